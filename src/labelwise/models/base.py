@@ -1,0 +1,152 @@
+"""What a signal model is: an equation for one voxel, with the acquisition bound to it.
+
+A model is a frozen `equinox.Module`. Its fields without a default are the acquisition, arrays of
+M settings each (b-values, echo times, ...); `parameters` says what is estimated; `signal` is the
+paper's equation for ONE voxel, scalars in, M values out. `vmap` makes it a million voxels.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from labelwise.types import Parameter
+
+
+def acquisition() -> Any:
+    """A field of a model that holds one setting per measurement; lists and tuples are accepted.
+
+    Example:
+        >>> class Decay(SignalModel):
+        ...     t: Float[Array, "M"] = acquisition()
+        ...     parameters = (Parameter("A", "a.u.", (0, 10)), Parameter("R", "1/ms", (0, 1)))
+        ...
+        ...     def signal(self, a, r):
+        ...         return a * jnp.exp(-r * self.t)
+        >>> Decay([0, 10, 20]).t
+        array([ 0., 10., 20.])
+    """
+    return eqx.field(converter=lambda values: np.asarray(values, dtype=float))
+
+
+class SignalModel(eqx.Module):
+    """A signal equation with its parameters and their bounds; the acquisition is its fields.
+
+    Subclasses give `parameters` and `signal`. A model whose `signal` cannot be traced by JAX (a
+    simulation, a dictionary look-up) sets `differentiable = False` and works on NumPy arrays.
+    """
+
+    parameters: eqx.AbstractClassVar[tuple[Parameter, ...]]
+    differentiable: ClassVar[bool] = True
+
+    @abstractmethod
+    def signal(self, *params: Any) -> Float[Array, " M"]:
+        """The noise-free signal of one voxel: one scalar per parameter in, M values out."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Find a plug-in's mistakes when its class is made."""
+        super().__init_subclass__(**options)
+        parameters = cls.__dict__.get("parameters")
+        if parameters is None:
+            return
+        if not isinstance(parameters, tuple) or not all(
+            isinstance(parameter, Parameter) for parameter in parameters
+        ):
+            raise TypeError(
+                f"{cls.__name__}.parameters: expected a tuple of labelwise.Parameter, "
+                f"got {parameters!r}"
+            )
+        names = [parameter.name for parameter in parameters]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{cls.__name__}.parameters: expected distinct names, got {names}")
+
+    def __check_init__(self) -> None:
+        """Refuse an acquisition that is not one finite number per measurement."""
+        sizes = {}
+        for name in acquisition_names(type(self)):
+            settings = getattr(self, name)
+            if not hasattr(settings, "shape") or len(settings.shape) != 1 or not len(settings):
+                raise ValueError(
+                    f"{type(self).__name__}.{name}: expected a 1D array with one value per "
+                    f"measurement, got {settings!r}"
+                )
+            if not np.all(np.isfinite(settings)):
+                raise ValueError(f"{type(self).__name__}.{name}: has NaN or infinite values")
+            sizes[name] = len(settings)
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"{type(self).__name__}: the acquisition's arrays differ in length: {sizes}"
+            )
+
+
+class SelfStarting(SignalModel):
+    """A signal model that can guess its parameters from a voxel's own measurements."""
+
+    @abstractmethod
+    def guess(self, signal: Float[Array, " M"]) -> tuple[Any, ...]:
+        """A rough estimate for one voxel, by linear or segmented fitting; bounds need not hold."""
+
+
+def log_linear(
+    x: Float[Array, " M"], signal: Float[Array, " M"], weight: Shaped[Array, " M"] | float = 1.0
+) -> tuple[Array, Array]:
+    """Amplitude a and rate r of signal = a exp(-r x), fitted to the log of one voxel's signal.
+
+    Weighted by `weight` times signal², which undoes what the logarithm does to the noise. Safe for
+    zeros and for fewer than two distinct x: then r is 0.
+    """
+    safe = jnp.maximum(signal, 1e-3 * jnp.max(signal) + 1e-30)
+    w = weight * (safe / jnp.max(safe)) ** 2 + 1e-12
+    y = jnp.log(safe)
+    x_mean, y_mean = jnp.sum(w * x) / jnp.sum(w), jnp.sum(w * y) / jnp.sum(w)
+    spread = jnp.sum(w * (x - x_mean) ** 2)
+    rate = -jnp.sum(w * (x - x_mean) * (y - y_mean)) / jnp.maximum(spread, 1e-20)
+    return jnp.exp(y_mean + rate * x_mean), rate
+
+
+def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
+    """The names of a model's acquisition fields: those without a default.
+
+    Example:
+        >>> from labelwise.models import IVIM
+        >>> acquisition_names(IVIM)
+        ('b',)
+    """
+    return tuple(
+        f.name
+        for f in dataclasses.fields(model)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+
+
+def measurements(model: SignalModel) -> int:
+    """M, the number of measurements of the acquisition bound to a model."""
+    return len(getattr(model, acquisition_names(type(model))[0]))
+
+
+def scale_parameter(model: SignalModel) -> int | None:
+    """The index of the parameter that multiplies the whole signal (S0), or None.
+
+    Found by trying: doubling it doubles the signal, at two points of the parameter space.
+    """
+    anchors = [[between(p.bounds, share) for p in model.parameters] for share in (0.3, 0.6)]
+    for index in range(len(model.parameters)):
+        if all(_doubles(model, anchor, index) for anchor in anchors):
+            return index
+    return None
+
+
+def between(bounds: tuple[float, float], share: float) -> float:
+    lower, upper = bounds
+    return lower + share * (min(upper, lower + 1.0) - lower)
+
+
+def _doubles(model: SignalModel, params: list[float], index: int) -> bool:
+    once = np.asarray(model.signal(*params))
+    doubled = [2 * value if i == index else value for i, value in enumerate(params)]
+    twice = np.asarray(model.signal(*doubled))
+    return bool(np.any(once != 0) and np.allclose(twice, 2 * once, rtol=1e-5, atol=0))

@@ -1,0 +1,232 @@
+"""Noise models: the sampler and the likelihood side by side, so that each tests the other.
+
+`sigma` is the standard deviation of the Gaussian noise in one channel (real or imaginary).
+Everything is elementwise and broadcasts; z = data * signal / sigma² may be 0 to 10⁶.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import i0e, i1e
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class NoiseModel(eqx.Module):
+    """How measurements scatter around a noise-free signal. Arguments broadcast elementwise."""
+
+    magnitude: eqx.AbstractClassVar[bool]
+    """Whether data are magnitudes, so that a negative measurement is bad input."""
+
+    @abstractmethod
+    def sample(self, key: PRNGKeyArray, signal: Array, sigma: Array) -> Array:
+        """Noisy measurements of `signal`, of its shape."""
+
+    @abstractmethod
+    def log_density(self, signal: Array, data: Array, sigma: Array) -> Array:
+        """Log of the probability density of `data`; -inf where `data` cannot occur."""
+
+    @abstractmethod
+    def nll(self, signal: Array, data: Array, sigma: Array) -> Array:
+        """Negative log-likelihood of `signal`, up to terms in `data` and `sigma` only."""
+
+    @abstractmethod
+    def score_and_curvature(self, signal: Array, data: Array, sigma: Array) -> tuple[Array, Array]:
+        """d nll / d signal, and a positive stand-in for its second derivative."""
+
+    @abstractmethod
+    def information(self, signal: Array, sigma: Array) -> Array:
+        """Fisher information of one measurement about its own noise-free signal."""
+
+    @abstractmethod
+    def mean(self, signal: Array, sigma: Array) -> Array:
+        """The expected measurement."""
+
+
+class Gaussian(NoiseModel):
+    """Additive normal noise: data = signal + sigma · N(0, 1).
+
+    Example:
+        >>> round(Gaussian().nll(signal=1.0, data=1.5, sigma=0.25), 3)
+        2.0...
+    """
+
+    magnitude: ClassVar[bool] = False
+
+    def sample(self, key, signal, sigma):
+        """See `NoiseModel`."""
+        signal = jnp.asarray(signal)
+        return signal + sigma * jax.random.normal(key, signal.shape, signal.dtype)
+
+    def log_density(self, signal, data, sigma):
+        """See `NoiseModel`."""
+        return -self.nll(signal, data, sigma) - jnp.log(sigma * np.sqrt(2 * np.pi))
+
+    def nll(self, signal, data, sigma):
+        """(data - signal)² / 2 sigma²."""
+        return 0.5 * ((data - signal) / sigma) ** 2
+
+    def score_and_curvature(self, signal, data, sigma):
+        """(signal - data) / sigma² and 1 / sigma², both exact."""
+        precision = 1 / (sigma * sigma)
+        score = (signal - data) * precision
+        return score, jnp.broadcast_to(precision, score.shape)
+
+    def information(self, signal, sigma):
+        """1 / sigma²."""
+        return jnp.broadcast_to(1 / (sigma * sigma), jnp.shape(signal))
+
+    def mean(self, signal, sigma):
+        """The signal itself."""
+        return jnp.asarray(signal)
+
+
+class Rician(NoiseModel):
+    """The magnitude of a complex signal: data = |signal + sigma · (N(0, 1) + i N(0, 1))|.
+
+    The nll is (data - signal)² / 2 sigma² - log(exp(-z) I0(z)), z = data · signal / sigma². The
+    data-only term log(data / sigma²), infinite where data is exactly 0, is left out of `nll` and
+    kept in `log_density`.
+
+    Source: Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618.
+
+    Example:
+        >>> bool(jnp.isfinite(Rician().nll(signal=1.0, data=0.0, sigma=0.1)))
+        True
+    """
+
+    magnitude: ClassVar[bool] = True
+
+    def sample(self, key, signal, sigma):
+        """See `NoiseModel`."""
+        signal = jnp.asarray(signal)
+        real, imaginary = jax.random.normal(key, (2, *signal.shape), signal.dtype)
+        return jnp.hypot(signal + sigma * real, sigma * imaginary)
+
+    def log_density(self, signal, data, sigma):
+        """See `NoiseModel`."""
+        possible = data > 0
+        log_data = jnp.log(jnp.where(possible, data, 1.0))
+        density = log_data - 2 * jnp.log(sigma) - self.nll(signal, data, sigma)
+        return jnp.where(possible, density, -jnp.inf)
+
+    def nll(self, signal, data, sigma):
+        """(data - signal)² / 2 sigma² - log(exp(-z) I0(z))."""
+        return 0.5 * ((data - signal) / sigma) ** 2 - log_i0e(signal * data / (sigma * sigma))
+
+    def score_and_curvature(self, signal, data, sigma):
+        """(signal - data A(z)) / sigma², and (1 - (data / sigma)² A'(z)) / sigma² kept >= 0.05.
+
+        A = I1 / I0. The exact second derivative falls to about -0.12 / sigma² where a measurement
+        is near the noise floor; 1 / sigma² would always be safe, but slower (expectation
+        maximisation).
+        """
+        precision = 1 / (sigma * sigma)
+        z = signal * data * precision
+        score = (signal - data * bessel_ratio(z)) * precision
+        curvature = 1 - data * data * precision * bessel_ratio_slope(z)
+        return score, jnp.clip(curvature, 0.05, 1.0) * precision
+
+    def information(self, signal, sigma):
+        """Var(score), from a series in t = s² / (s² + 2), s = signal / sigma (error < 3e-6)."""
+        snr_squared = (signal / sigma) ** 2
+        t = snr_squared / (snr_squared + 2)
+        return t * _chebyshev(_RICIAN_INFORMATION, 2 * t - 1) / (sigma * sigma)
+
+    def mean(self, signal, sigma):
+        """sigma √(π/2) L½(-s²/2), s = signal / sigma."""
+        half = 0.25 * (signal / sigma) ** 2
+        return sigma * np.sqrt(np.pi / 2) * ((1 + 2 * half) * i0e(half) + 2 * half * i1e(half))
+
+
+@jax.custom_jvp
+def log_i0e(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(exp(-z) I0(z)) for z >= 0."""
+    z = jnp.asarray(z)
+    if z.dtype == jnp.float64:
+        return jnp.log(i0e(z))
+    small, i0, _ = _short_bessel(z)
+    return jnp.log(i0) - jnp.where(small, z, 0.5 * jnp.log(jnp.maximum(z, _SPLIT)))
+
+
+@log_i0e.defjvp
+def _log_i0e_jvp(primals, tangents):
+    (z,), (dz,) = primals, tangents
+    return log_i0e(z), (bessel_ratio(z) - 1) * dz
+
+
+@jax.custom_jvp
+def bessel_ratio(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A(z) = I1(z) / I0(z) for z >= 0."""
+    z = jnp.asarray(z)
+    if z.dtype == jnp.float64:
+        return i1e(z) / i0e(z)
+    _, i0, i1 = _short_bessel(z)
+    return i1 / i0
+
+
+@bessel_ratio.defjvp
+def _bessel_ratio_jvp(primals, tangents):
+    (z,), (dz,) = primals, tangents
+    return bessel_ratio(z), bessel_ratio_slope(z) * dz
+
+
+def bessel_ratio_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A'(z) = 1 - A² - A/z; by its asymptotic series past z = 30, where that would cancel."""
+    z = jnp.asarray(z)
+    ratio = bessel_ratio(z)
+    ratio_over_z = jnp.where(z < 1e-3, 0.5, ratio / jnp.maximum(z, 1e-3))
+    u = 1 / jnp.maximum(z, 30.0)
+    series = u * u * (0.5 + u * (0.25 + u * (0.375 + u * 0.78125)))
+    return jnp.where(z < 30, 1 - ratio * ratio - ratio_over_z, series)
+
+
+# Abramowitz & Stegun 9.8.1 to 9.8.4 (about 2e-7): three times cheaper per fitter iteration than
+# jax.scipy's i0e and i1e, which sum two long Chebyshev series on both sides of a `where`.
+_SPLIT = 3.75
+_I0_SMALL = (1.0, 3.5156229, 3.0899424, 1.2067492, 0.2659732, 0.0360768, 0.0045813)
+_I1_SMALL = (0.5, 0.87890594, 0.51498869, 0.15084934, 0.02658733, 0.00301532, 0.00032411)
+_I0_LARGE = (
+    *(0.39894228, 0.01328592, 0.00225319, -0.00157565, 0.00916281),
+    *(-0.02057706, 0.02635537, -0.01647633, 0.00392377),
+)
+_I1_LARGE = (
+    *(0.39894228, -0.03988024, -0.00362018, 0.00163801, -0.01031555),
+    *(0.02282967, -0.02895312, 0.01787654, -0.00420059),
+)
+
+
+def _short_bessel(z: Array) -> tuple[Array, Array, Array]:
+    """Where z is small; and there I0 and I1, elsewhere √z exp(-z) times them."""
+    small = z < _SPLIT
+    t = (jnp.minimum(z, _SPLIT) / _SPLIT) ** 2
+    u = _SPLIT / jnp.maximum(z, _SPLIT)
+    i0 = jnp.where(small, _polynomial(_I0_SMALL, t), _polynomial(_I0_LARGE, u))
+    i1 = jnp.where(small, z * _polynomial(_I1_SMALL, t), _polynomial(_I1_LARGE, u))
+    return small, i0, i1
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total
+
+
+# Least-squares fit to Gauss-Legendre integrals of Var(score); tests compare both.
+_RICIAN_INFORMATION = (
+    *(1.45104971, -0.479168072, 0.0404019983, -0.0201559377, 0.00783549263),
+    *(-0.00033190507, 0.000746623985, -0.000279275824, -4.51134671e-05, -7.12973884e-05),
+    *(1.63209027e-06, 3.90184453e-06, 9.14060988e-06, 3.58471051e-06, 1.33264584e-06),
+)
+
+
+def _chebyshev(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Clenshaw's sum of a Chebyshev series."""
+    ahead, further = jnp.zeros_like(x), jnp.zeros_like(x)
+    for coefficient in coefficients[:0:-1]:
+        ahead, further = 2 * x * ahead - further + coefficient, ahead
+    return x * ahead - further + coefficients[0]

@@ -1,0 +1,118 @@
+"""The words every other file uses: parameter, status, estimate, estimator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One quantity that is estimated: its name, unit, bounds and symbol.
+
+    Args:
+        name: what maps and tables call it, e.g. `"D_slow"`; a Python identifier.
+        unit: its physical unit, e.g. `"µm²/ms"`; `"1"` for a fraction.
+        bounds: lowest and highest value an estimate may take, in that unit.
+        symbol: how it is typeset (mathtext without the dollars), e.g. `"D_{slow}"`.
+
+    Raises:
+        ValueError: if the name is no identifier, the unit is empty or the bounds are not ordered.
+
+    Example:
+        >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
+        (1.0, 2000.0)
+    """
+
+    name: str
+    unit: str
+    bounds: tuple[float, float]
+    symbol: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(
+                f"parameter name {self.name!r}: expected letters, digits and underscores "
+                "(maps are files named after it), e.g. 'D_slow'"
+            )
+        if not self.unit:
+            raise ValueError(f"parameter {self.name}: give its unit, or '1' if it has none")
+        lower, upper = (float(bound) for bound in self.bounds)
+        if math.isnan(lower) or math.isinf(lower) or not lower < upper:
+            raise ValueError(
+                f"parameter {self.name}: bounds {self.bounds} must be a finite lower bound "
+                "and a larger upper one"
+            )
+        object.__setattr__(self, "bounds", (lower, upper))
+        object.__setattr__(self, "symbol", self.symbol or self.name)
+
+
+class Status(IntEnum):
+    """What became of one voxel; the code written into status maps."""
+
+    NOT_FITTED = 0
+    CONVERGED = 1
+    ON_BOUND = 2
+    NOT_CONVERGED = 3
+    NOT_FINITE = 4
+    NEGATIVE = 5
+    ALL_ZERO = 6
+    BAD_SIGMA = 7
+
+    @property
+    def reason(self) -> str:
+        """The status as a short phrase for tables and sidecars."""
+        return _REASONS[self]
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the voxel's estimates are numbers; the others are NaN."""
+        return self in (Status.CONVERGED, Status.ON_BOUND)
+
+
+_REASONS = {
+    Status.NOT_FITTED: "outside the mask",
+    Status.CONVERGED: "converged",
+    Status.ON_BOUND: "converged on a bound",
+    Status.NOT_CONVERGED: "not converged",
+    Status.NOT_FINITE: "NaN or infinite measurement",
+    Status.NEGATIVE: "negative magnitude",
+    Status.ALL_ZERO: "all measurements zero",
+    Status.BAD_SIGMA: "sigma not positive and finite",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator says of N voxels and P parameters.
+
+    Args:
+        values: (N, P) in each parameter's unit; NaN where `status` says the voxel failed.
+        status: (N,) codes of `Status`.
+        stats: what else the estimator knows, by name: arrays (N,) or (N, P).
+    """
+
+    values: Float[np.ndarray, "N P"]
+    status: Int[np.ndarray, " N"]
+    stats: Mapping[str, Shaped[np.ndarray, "N *P"]] = field(default_factory=dict)
+
+
+class Estimator(Protocol):
+    """Anything that turns the signal of N voxels into an `Estimate`."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What the columns of `Estimate.values` are."""
+        ...
+
+    def __call__(
+        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N *#M"] | float
+    ) -> Estimate:
+        """Estimate every voxel; `sigma` is the noise of one channel, in the signal's unit."""
+        ...
