@@ -133,14 +133,15 @@ def scale_parameter(model: SignalModel) -> int | None:
 
     Found by trying: doubling it doubles the signal, at two points of the parameter space.
     """
-    anchors = [[between(p.bounds, share) for p in model.parameters] for share in (0.3, 0.6)]
+    anchors = [[within(p.bounds, share) for p in model.parameters] for share in (0.3, 0.6)]
     for index in range(len(model.parameters)):
         if all(_doubles(model, anchor, index) for anchor in anchors):
             return index
     return None
 
 
-def between(bounds: tuple[float, float], share: float) -> float:
+def within(bounds: tuple[float, float], share: float) -> float:
+    """A value at that share of the way between two bounds; an open range counts as one unit."""
     lower, upper = bounds
     return lower + share * (min(upper, lower + 1.0) - lower)
 
