@@ -9,7 +9,11 @@ from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
+from jax import Array
 from jaxtyping import Float, Int, Shaped
+
+Numbers = Array | np.ndarray | float
+"""What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
 
 
 @dataclass(frozen=True)

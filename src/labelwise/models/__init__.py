@@ -1,6 +1,23 @@
 """Signal models, one file each; the name of a model at the command line is the name of its file."""
 
+from labelwise.models.adc import ADC
 from labelwise.models.base import SelfStarting, SignalModel, acquisition
 from labelwise.models.ivim import IVIM
+from labelwise.models.kurtosis import Kurtosis
+from labelwise.models.t1_ir import T1InversionRecovery
+from labelwise.models.t2 import T2
+from labelwise.models.t2_biexponential import T2Biexponential
+from labelwise.models.t2_epg import T2EPG
 
-__all__ = ["IVIM", "SelfStarting", "SignalModel", "acquisition"]
+__all__ = [
+    "ADC",
+    "IVIM",
+    "T2",
+    "T2EPG",
+    "Kurtosis",
+    "SelfStarting",
+    "SignalModel",
+    "T1InversionRecovery",
+    "T2Biexponential",
+    "acquisition",
+]

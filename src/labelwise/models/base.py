@@ -42,10 +42,16 @@ class SignalModel(eqx.Module):
 
     parameters: eqx.AbstractClassVar[tuple[Parameter, ...]]
     differentiable: ClassVar[bool] = True
+    vectorized: ClassVar[bool] = False
+    """A non-differentiable model whose signal broadcasts over voxels: parameters (N, 1) in, (N, M)
+    out; without this it is called once per voxel."""
 
     @abstractmethod
-    def signal(self, *params: Any) -> Float[Array, " M"]:
-        """The noise-free signal of one voxel: one scalar per parameter in, M values out."""
+    def signal(self, *params: Any, **any_signature: Any) -> Float[Array, " M"]:
+        """The noise-free signal of one voxel: one scalar per parameter in, M values out.
+
+        A subclass names its parameters; `any_signature` only tells type checkers that it may.
+        """
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Find a plug-in's mistakes when its class is made."""

@@ -38,7 +38,7 @@ class IVIM(SelfStarting):
         return s0 * (f * jnp.exp(-self.b * (d_fast + d_slow)) + (1 - f) * jnp.exp(-self.b * d_slow))
 
     def guess(self, signal):
-        """Segmented: D_slow from b >= 0.2 ms/µm², where blood has vanished; f from its intercept."""
+        """Segmented: D_slow from b >= 0.2 ms/µm², where blood has gone; f from its intercept."""
         intercept, d_slow = log_linear(self.b, signal, weight=self.b >= 0.2)
         s0 = jnp.max(signal)
         return s0, 1 - intercept / s0, d_slow, 30.0

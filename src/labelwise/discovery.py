@@ -1,0 +1,175 @@
+"""From the name of a signal model to its class: built in, a user's file, or an installed plug-in.
+
+There is no registry: a built-in model is called after its file in `labelwise.models`, a user's own
+`FILE.py:Class`, and a plug-in after its entry point in the group `labelwise.models`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TypeGuard
+
+import labelwise.models
+from labelwise.models import SignalModel
+
+ENTRY_POINT_GROUP = "labelwise.models"
+
+
+def available_models() -> dict[str, type[SignalModel]]:
+    """Every model that has a name, built-in ones first; a built-in name cannot be taken over.
+
+    Raises:
+        ValueError: if an installed plug-in cannot be loaded, or is no signal model.
+
+    Example:
+        >>> sorted(available_models())[:3]
+        ['adc', 'ivim', 'kurtosis']
+    """
+    built_in = _built_in_models()
+    plug_ins = {point.name: point for point in _entry_points() if point.name not in built_in}
+    return built_in | {name: _load_entry_point(plug_ins[name]) for name in sorted(plug_ins)}
+
+
+def find_model(name: str) -> type[SignalModel]:
+    """The signal model of that name.
+
+    Args:
+        name: `"ivim"` (a file of `labelwise.models`), `"my_model.py:Kurtosis"` (a class in a Python
+            file, which is run) or the name of an installed entry point.
+
+    Raises:
+        ValueError: if there is no such model, or its file is broken.
+        FileNotFoundError: if there is no such file.
+        TypeError: if what was found is no signal model.
+
+    Example:
+        >>> find_model("ivim").__name__
+        'IVIM'
+    """
+    if _is_file(name):
+        return _model_from_file(name)
+    built_in = _built_in_models()
+    if name in built_in:
+        return built_in[name]
+    points = {point.name: point for point in _entry_points()}
+    if name in points:
+        return _load_entry_point(points[name])
+    known = [*built_in, *sorted(points.keys() - built_in.keys())]
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    suggestion = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f"model {name!r}: {suggestion}Known are {', '.join(known)}; your own is FILE.py:Class"
+    )
+
+
+def _built_in_models() -> dict[str, type[SignalModel]]:
+    modules = sorted(module.name for module in pkgutil.iter_modules(labelwise.models.__path__))
+    return {
+        name: model
+        for name in modules
+        for model in _models_in(importlib.import_module(f"{labelwise.models.__name__}.{name}"))
+    }
+
+
+def _models_in(module: ModuleType) -> list[type[SignalModel]]:
+    """The finished signal models defined (not imported) in a module, in the order written."""
+    return [
+        value
+        for value in vars(module).values()
+        if _is_model(value) and not _missing(value) and value.__module__ == module.__name__
+    ]
+
+
+def _is_model(value: object) -> TypeGuard[type[SignalModel]]:
+    return isinstance(value, type) and issubclass(value, SignalModel)
+
+
+def _missing(model: type[SignalModel]) -> list[str]:
+    """What a subclass of `SignalModel` still has to define."""
+    undefined = {*model.__abstractmethods__, *model.__abstractclassvars__, *model.__abstractvars__}
+    return sorted(undefined)
+
+
+def _checked(value: object, name: str) -> type[SignalModel]:
+    if not _is_model(value):
+        raise TypeError(f"{name}: expected a subclass of labelwise.SignalModel, got {_kind(value)}")
+    if missing := _missing(value):
+        raise TypeError(f"{name}: an unfinished signal model, define {' and '.join(missing)} in it")
+    return value
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+
+
+def _entry_points() -> list[EntryPoint]:
+    return list(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _load_entry_point(point: EntryPoint) -> type[SignalModel]:
+    name = f"installed model {point.name!r} ({point.value})"
+    try:
+        value = point.load()
+    except Exception as error:
+        raise ValueError(
+            f"{name}: cannot be imported, {type(error).__name__}: {error}; repair or uninstall it"
+        ) from error
+    return _checked(value, name)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or ".py:" in name
+
+
+def _model_from_file(name: str) -> type[SignalModel]:
+    path, _, class_name = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
+    module = _run(Path(path))
+    models = [model.__name__ for model in _models_in(module)]
+    has = f"it has {', '.join(models)}" if models else "it defines no signal model"
+    if not class_name:
+        raise ValueError(f"{path}: say which class to use, {path}:CLASS; {has}")
+    if not hasattr(module, class_name):
+        raise ValueError(f"{name}: no class {class_name!r} in {path}; {has}")
+    return _checked(getattr(module, class_name), name)
+
+
+def _run(path: Path) -> ModuleType:
+    """Execute a user's file as a module."""
+    if not path.is_file():
+        raise FileNotFoundError(f"model file {path}: no such file")
+    module_name = f"labelwise_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"model file {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # where dataclasses look up the annotations of a class
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(
+            f"model file {path}, line {_line(error, path)}: {type(error).__name__}: "
+            f"{_message(error)}"
+        ) from error
+    return module
+
+
+def _line(error: Exception, path: Path) -> int | str:
+    """The last line of the file that was being executed, or that cannot be parsed."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or "?"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    return lines[-1] or "?" if lines else "?"
+
+
+def _message(error: Exception) -> str:
+    return error.msg if isinstance(error, SyntaxError) else str(error)

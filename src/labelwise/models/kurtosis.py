@@ -1,0 +1,44 @@
+"""Diffusion kurtosis of a powder average: how far diffusion departs from a Gaussian."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from labelwise.models.base import SelfStarting, acquisition, log_linear
+from labelwise.types import Parameter
+
+
+class Kurtosis(SelfStarting):
+    """S(b) = S0 exp(-b D + (b D)² K / 6).
+
+    The first two terms of a series in b: use b up to 2.5 or 3 ms/µm². Beyond b = 3 / (D K) the
+    equation rises again, which no tissue does. For the signal averaged over directions; D is then
+    the mean diffusivity, and K also holds the spread of D over directions, so it is larger than
+    the mean of the kurtosis tensor.
+
+    Args:
+        b: (M,) diffusion weightings in ms/µm² (1 ms/µm² = 1000 s/mm²), two of them above zero.
+
+    Source: Jensen et al. 2005, doi:10.1002/mrm.20508.
+
+    Example:
+        >>> [round(float(s), 3) for s in Kurtosis([0, 1.0, 2.0]).signal(1.0, 1.0, 0.9)]
+        [1.0, 0.427, 0.247]
+    """
+
+    b: Float[Array, " M"] = acquisition()
+    parameters = (
+        Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
+        Parameter("D", "µm²/ms", (0.01, 4.0), "D"),
+        Parameter("K", "1", (0.0, 3.0), "K"),
+    )
+
+    def signal(self, s0, d, k):
+        """The equation above, for one voxel."""
+        bd = self.b * d
+        return s0 * jnp.exp(-bd + bd * bd * k / 6)
+
+    def guess(self, signal):
+        """S0 and D from b <= 1 ms/µm², where K hardly shows; K of brain tissue."""
+        s0, d = log_linear(self.b, signal, weight=self.b <= 1.0)
+        return s0, d, 1.0

@@ -1,0 +1,76 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from labelwise import IVIM, Parameter, SignalModel, acquisition
+from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
+
+S0, R = Parameter("S0", "a.u.", (0, np.inf)), Parameter("R", "1/ms", (0, 1))
+
+
+class TwoSettings(SignalModel):
+    te: Float[Array, " M"] = acquisition()
+    ti: Float[Array, " M"] = acquisition()
+    offset: float = 0.5
+    parameters = (R, S0)
+
+    def signal(self, r, s0):
+        return s0 * (jnp.exp(-r * self.te) + 0.1 * jnp.exp(-r * self.ti))
+
+
+class Offset(SignalModel):
+    te: Float[Array, " M"] = acquisition()
+    parameters = (S0, R)
+
+    def signal(self, s0, r):
+        return s0 + jnp.exp(-r * self.te)
+
+
+def test_acquisition_is_what_has_no_default():
+    assert acquisition_names(TwoSettings) == ("te", "ti")
+    assert measurements(TwoSettings([1, 2, 3], [4, 5, 6])) == 3
+
+
+def test_acquisition_accepts_lists_and_keeps_precision():
+    assert IVIM([0, 1]).b.dtype == np.float64
+
+
+def test_arrays_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="differ in length"):
+        TwoSettings([1, 2, 3], [4, 5])
+
+
+def test_scale_parameter_is_found_by_trying():
+    assert scale_parameter(TwoSettings([1, 2], [3, 4])) == 1
+    assert scale_parameter(Offset([1, 2])) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ([S0], TypeError, "expected a tuple of labelwise.Parameter"),
+        ((S0, "R"), TypeError, "expected a tuple of labelwise.Parameter"),
+        ((S0, S0), ValueError, "expected distinct names"),
+        ((), ValueError, "expected distinct names"),
+    ],
+)
+def test_a_plug_ins_mistakes_are_found_when_its_class_is_made(parameters, error, message):
+    with pytest.raises(error, match=message):
+        type("Broken", (SignalModel,), {"parameters": parameters, "__module__": __name__})
+
+
+def test_a_model_is_frozen():
+    with pytest.raises(AttributeError):
+        IVIM([0, 1]).b = np.zeros(2)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("signal", [np.zeros(3), np.array([0.0, 1.0, 0.0]), np.full(3, 1e-30)])
+def test_log_linear_survives_zeros(signal):
+    assert np.isfinite([float(value) for value in log_linear(np.arange(3.0), signal)]).all()
+
+
+def test_log_linear_of_a_single_setting_has_no_slope():
+    amplitude, rate = log_linear(np.full(4, 2.0), np.array([1.0, 1.1, 0.9, 1.0]))
+    assert float(rate) == pytest.approx(0, abs=1e-6)
+    assert float(amplitude) == pytest.approx(1, rel=0.1)
