@@ -1,19 +1,38 @@
 """Quantitative MRI: parameter maps from a series of images, by bounded maximum likelihood."""
 
-from labelwise.models import IVIM, SelfStarting, SignalModel, acquisition
+from labelwise.fitting import MaximumLikelihood
+from labelwise.models import (
+    ADC,
+    IVIM,
+    T2,
+    T2EPG,
+    Kurtosis,
+    SelfStarting,
+    SignalModel,
+    T1InversionRecovery,
+    T2Biexponential,
+    acquisition,
+)
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.types import Estimate, Estimator, Parameter, Status
 
 __all__ = [
+    "ADC",
     "IVIM",
+    "T2",
+    "T2EPG",
     "Estimate",
     "Estimator",
     "Gaussian",
+    "Kurtosis",
+    "MaximumLikelihood",
     "NoiseModel",
     "Parameter",
     "Rician",
     "SelfStarting",
     "SignalModel",
     "Status",
+    "T1InversionRecovery",
+    "T2Biexponential",
     "acquisition",
 ]

@@ -1,0 +1,287 @@
+"""The estimator: maximum likelihood within bounds, for any signal and noise model."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from labelwise.fitting.batching import WIDTH, solve
+from labelwise.fitting.engines import make_engine
+from labelwise.fitting.newton import Problem
+from labelwise.fitting.starts import Dictionary, find_starts
+from labelwise.models.base import SignalModel, measurements, scale_parameter
+from labelwise.noise import NoiseModel
+from labelwise.types import Estimate, Parameter, Status
+
+
+class MaximumLikelihood:
+    """Fits a signal model to every voxel by bounded maximum likelihood; an `Estimator`.
+
+    Each voxel is fitted on its own by damped Newton steps inside the bounds, from several starts
+    found without knowing the truth: entries of a coarse dictionary, and the model's own guess where
+    it has one. Voxels are divided by their largest measurement first, so that the unit of the
+    images does not matter.
+
+    Args:
+        model: the signal model with its acquisition.
+        noise: `Rician()` for magnitude images, `Gaussian()` for least squares.
+        bounds: replaces the bounds of parameters by name, e.g. `{"D_fast": (2, 100)}`.
+        max_iterations: a voxel that needs more is given up as NOT_CONVERGED.
+        tolerance: stop when a Newton step promises to lower the nll by less than this.
+        dtype: float32, or float64 for twice the time.
+        threads: how many cores to use; all of them if None.
+
+    Raises:
+        ValueError: a bound names no parameter, is not ordered or leaves the range open.
+
+    Example:
+        >>> import labelwise as lw
+        >>> model = lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
+        >>> signal = np.asarray(model.signal(500.0, 0.3, 1.0, 40.0))
+        >>> estimate = MaximumLikelihood(model, lw.Rician())(signal[None], sigma=5.0)
+        >>> estimate.values.round(1).tolist()
+        [[500.0, 0.3, 1.0, 40.0]]
+    """
+
+    def __init__(
+        self,
+        model: SignalModel,
+        noise: NoiseModel,
+        *,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        max_iterations: int = 200,
+        tolerance: float = 1e-4,
+        dtype: type[np.floating] = np.float32,
+        threads: int | None = None,
+    ) -> None:
+        self.model = model
+        self.noise = noise
+        self.parameters = _bounded(model.parameters, bounds or {})
+        self.max_iterations = max_iterations
+        self.dtype = np.dtype(dtype)
+        self.threads = (threads or available_cores()) if model.differentiable else 1
+        self._scale = scale_parameter(model)
+        _refuse_open_bounds(self.parameters, self._scale)
+        self._engine = make_engine(model, noise, self.parameters, tolerance)
+        self._dictionary = Dictionary(model, self.parameters, self._scale)
+
+    def __call__(
+        self,
+        signal: Float[np.ndarray, "N M"],
+        sigma: Float[np.ndarray, "#N *#M"] | float,
+        *,
+        start: Float[np.ndarray, "N *S P"] | None = None,
+    ) -> Estimate:
+        """Fit N voxels of M measurements.
+
+        Args:
+            signal: the measurements, in any unit.
+            sigma: noise of one channel in that unit: a number, (N,), (N, M) or (1, M).
+            start: (N, P) or (N, S, P) where to start instead, in the parameters' units.
+
+        Returns:
+            Values (N, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
+
+            - `nll` (N,): negative log-likelihood, up to terms in data and sigma only
+            - `residual` (N,): √(Σ ((data - expected) / sigma)² / (M - P)), about 1 for a good fit
+            - `iterations` (N,): of the start that won
+            - `standard_error` (N, P): from the Fisher information; NaN for one on a bound
+            - `on_bound` (N, P): -1 on the lower bound, +1 on the upper one, else 0
+
+        Raises:
+            ValueError: the shapes of signal, sigma or start do not fit the model.
+        """
+        signal = np.asarray(signal, self.dtype)
+        if signal.ndim != 2 or signal.shape[1] != measurements(self.model):
+            raise ValueError(
+                f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
+                f"the model's acquisition, got {signal.shape}"
+            )
+        sigma = self._sigma_of_voxels(sigma, len(signal))
+        start = self._start_of_voxels(start, len(signal))
+        status = _check_input(signal, sigma, self.noise)
+        good = np.flatnonzero(status == Status.CONVERGED)
+        if not len(good):
+            return _failed(status, len(self.parameters), self.dtype)
+
+        def fit(voxels: Int[np.ndarray, " n"]) -> Estimate:
+            return self._fit(
+                signal[voxels], sigma[voxels], None if start is None else start[voxels]
+            )
+
+        parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            fitted = list(pool.map(fit, parts))
+        return _assemble(status, good, fitted)
+
+    def _fit(
+        self,
+        signal: Float[np.ndarray, "N M"],
+        sigma: Float[np.ndarray, "N #M"],
+        start: Float[np.ndarray, "N S P"] | None,
+    ) -> Estimate:
+        """Fit valid voxels on this thread; NOT_CONVERGED ones keep their values here."""
+        scale = np.ones(len(signal), self.dtype)
+        if self._scale is not None:
+            scale = np.max(np.abs(signal), axis=1)
+        unit = np.array(self._engine.unit, self.dtype)[:, None]
+        lower, upper = self._box(scale)
+        data = signal.T / scale
+        if start is None:
+            q = find_starts(self.model, self._dictionary, data.T) / unit[:, None]
+        else:
+            q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
+        q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
+        problem = Problem(data, sigma.T / scale, lower, upper)
+        with jax.enable_x64(self.dtype == np.float64):
+            solution = solve(self._engine.advance, q, problem, self.max_iterations)
+        on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
+        errors, residual = self._describe(solution.q, problem, on_bound == 0)
+        bounds = np.array([p.bounds for p in self.parameters], self.dtype)[..., None]
+        values = np.clip(self._scaled(solution.q * unit, scale), *bounds.swapaxes(0, 1))
+        values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
+        status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
+        finished = solution.converged & np.isfinite(solution.nll)
+        return Estimate(
+            values=values.T,
+            status=np.where(finished, status, Status.NOT_CONVERGED),
+            stats={
+                "nll": solution.nll,
+                "residual": residual,
+                "iterations": solution.iterations,
+                "standard_error": self._scaled(errors * unit, scale).T,
+                "on_bound": on_bound.T,
+            },
+        )
+
+    def _describe(self, q, problem: Problem, free) -> tuple[np.ndarray, np.ndarray]:
+        """Standard errors and residual, in float64: the information matrix may be near-singular."""
+        problem = Problem(*(rows.astype(float) for rows in problem))
+        voxels = q.shape[1]
+        errors, residuals = [], []
+        with jax.enable_x64(True):
+            for first in range(0, voxels, WIDTH):
+                lanes = np.arange(first, first + WIDTH) % voxels
+                block = Problem(*(rows[:, lanes] for rows in problem))
+                error, residual = self._engine.describe(
+                    q[:, lanes].astype(float), block, free[:, lanes]
+                )
+                errors.append(np.asarray(error, self.dtype))
+                residuals.append(np.asarray(residual, self.dtype))
+        return np.concatenate(errors, -1)[:, :voxels], np.concatenate(residuals)[:voxels]
+
+    def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds (P, N) in coordinates."""
+        bounds = np.array([p.bounds for p in self.parameters]).T[:, :, None]
+        unit = np.array(self._engine.unit)[:, None]
+        lower, upper = (
+            self._scaled(np.repeat(rows, len(scale), axis=1), 1 / scale) / unit for rows in bounds
+        )
+        return lower.astype(self.dtype), upper.astype(self.dtype)
+
+    def _scaled(self, rows: Float[np.ndarray, "P *S N"], factor: Float[np.ndarray, " N"]):
+        """`rows` with the parameter that scales the signal multiplied by `factor`."""
+        if self._scale is not None:
+            rows = rows.copy()
+            rows[self._scale] *= factor
+        return rows
+
+    def _sigma_of_voxels(self, sigma, voxels: int) -> Float[np.ndarray, "N #M"]:
+        sigma = np.asarray(sigma, self.dtype)
+        if sigma.ndim < 2:
+            sigma = sigma.reshape(-1, 1)
+        count = measurements(self.model)
+        if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
+            raise ValueError(
+                f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
+            )
+        return np.broadcast_to(sigma, (voxels, sigma.shape[1]))
+
+    def _start_of_voxels(self, start, voxels: int) -> Float[np.ndarray, "N S P"] | None:
+        if start is None:
+            return None
+        start = np.asarray(start, self.dtype)
+        size = len(self.parameters)
+        if start.ndim == 2:
+            start = start[:, None]
+        if start.ndim != 3 or start.shape[0] != voxels or start.shape[2] != size:
+            raise ValueError(
+                f"start: expected ({voxels}, {size}) or ({voxels}, starts, {size}) parameters, "
+                f"got {start.shape}"
+            )
+        if not np.all(np.isfinite(start)):
+            raise ValueError("start: has NaN or infinite values; leave `start` out to search")
+        return start
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which a cluster's scheduler may have limited."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def _bounded(
+    parameters: tuple[Parameter, ...], bounds: Mapping[str, tuple[float, float]]
+) -> tuple[Parameter, ...]:
+    names = [parameter.name for parameter in parameters]
+    unknown = [name for name in bounds if name not in names]
+    if unknown:
+        raise ValueError(f"bounds: no parameter {unknown[0]!r}; the model has {', '.join(names)}")
+    return tuple(replace(p, bounds=bounds.get(p.name, p.bounds)) for p in parameters)
+
+
+def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) -> None:
+    for index, parameter in enumerate(parameters):
+        if index != scale and np.isinf(parameter.bounds[1]):
+            raise ValueError(
+                f"bounds: {parameter.name} has no upper bound; only a parameter that multiplies "
+                f'the whole signal may be open, so give one, e.g. {{"{parameter.name}": (0, 10)}}'
+            )
+
+
+def _check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
+    """CONVERGED where a voxel may be fitted, else what is wrong with it; later lines win."""
+    status = np.full(len(signal), Status.CONVERGED, np.uint8)
+    status[~np.any(signal, axis=1)] = Status.ALL_ZERO
+    if noise.magnitude:
+        status[np.any(signal < 0, axis=1)] = Status.NEGATIVE
+    status[~np.all(np.isfinite(signal), axis=1)] = Status.NOT_FINITE
+    status[~np.all(np.isfinite(sigma) & (sigma > 0), axis=1)] = Status.BAD_SIGMA
+    return status
+
+
+def _failed(status: Int[np.ndarray, " N"], size: int, dtype: np.dtype) -> Estimate:
+    """An estimate of which no voxel was fitted."""
+    voxels = len(status)
+    nothing = np.full((voxels, size), np.nan, dtype)
+    return Estimate(
+        values=nothing,
+        status=status,
+        stats={
+            "nll": nothing[:, 0].copy(),
+            "residual": nothing[:, 0].copy(),
+            "iterations": np.zeros(voxels, np.int32),
+            "standard_error": nothing.copy(),
+            "on_bound": np.zeros((voxels, size), np.int8),
+        },
+    )
+
+
+def _assemble(
+    status: Int[np.ndarray, " N"], good: Int[np.ndarray, " n"], fitted: list[Estimate]
+) -> Estimate:
+    """Put the fitted voxels back among the failed ones; a fit that did not converge is NaN too."""
+    size, dtype = fitted[0].values.shape[1], fitted[0].values.dtype
+    whole = _failed(status, size, dtype)
+    whole.status[good] = np.concatenate([part.status for part in fitted])
+    kept = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
+    whole.values[good[kept]] = np.concatenate([part.values for part in fitted])[kept]
+    for name, rows in whole.stats.items():
+        rows[good[kept]] = np.concatenate([part.stats[name] for part in fitted])[kept]
+    return whole

@@ -1,0 +1,308 @@
+"""The fitter's laws, and an independent optimiser beside it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Array, Float
+from scipy.optimize import minimize
+from scipy.special import ive
+
+import labelwise as lw
+from labelwise.bounds import cramer_rao
+from labelwise.fitting import MaximumLikelihood
+from labelwise.fitting.engines import is_separable
+
+B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
+PAPER_BOUNDS = {"S0": (0, 1e4)}
+NOISES = [lw.Gaussian(), lw.Rician()]
+TIMES = np.array([25, 75, 150, 300, 600, 1200, 2400, 4000.0])
+MODELS = {
+    "ivim": (lw.IVIM(B), (1.0, 0.3, 1.2, 40.0)),
+    "adc": (lw.ADC([0, 0.1, 0.4, 0.8]), (1.0, 1.3)),
+    "kurtosis": (lw.Kurtosis([0, 0.5, 1, 1.5, 2, 2.5]), (1.0, 1.1, 0.9)),
+    "t2": (lw.T2(np.arange(10, 170, 10.0)), (1.0, 60.0)),
+    "t2_biexponential": (lw.T2Biexponential(np.arange(4, 324, 8.0)), (1.0, 0.25, 15.0, 90.0)),
+    "t1_ir": (lw.T1InversionRecovery(TIMES), (1.0, 850.0, 1.9)),
+}
+
+
+def ivim_signals(count, sigma, noise, seed=0):
+    """The paper's problem: uniform parameters, (N, 4), and their noisy signals, (N, 10)."""
+    rng = np.random.default_rng(seed)
+    params = rng.uniform([0.8, 0.1, 0.4, 10], [1.2, 0.5, 3.0, 150], (count, 4))
+    clean = ivim_equation(params)
+    real, imaginary = rng.normal(0, sigma, (2, *clean.shape))
+    if noise.magnitude:
+        return params, np.hypot(clean + real, imaginary)
+    return params, clean + real
+
+
+def ivim_equation(params):
+    s0, f, d_slow, d_fast = np.moveaxis(np.asarray(params)[..., None], -2, 0)
+    return s0 * (f * np.exp(-B * (d_slow + d_fast)) + (1 - f) * np.exp(-B * d_slow))
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=["gaussian", "rician"])
+@pytest.mark.parametrize("name", MODELS)
+def test_noise_free_signals_give_the_parameters_back(name, noise):
+    model, truth = MODELS[name]
+    signal = np.asarray(model.signal(*truth))[None]
+    # float64 and a small sigma: otherwise the Rician mean is not the signal, and rounding shows
+    estimate = MaximumLikelihood(model, noise, dtype=np.float64)(700 * signal, sigma=7e-3)
+    expected = np.array(truth) * np.array([700, *[1] * (len(truth) - 1)])
+    np.testing.assert_allclose(estimate.values[0], expected, rtol=1e-3)
+    assert estimate.status[0] == lw.Status.CONVERGED
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=["gaussian", "rician"])
+def test_likelihood_is_no_worse_than_scipys_from_the_same_start(noise):
+    sigma = 1 / 15
+    params, data = ivim_signals(150, sigma, noise)
+    fitter = MaximumLikelihood(lw.IVIM(B), noise, bounds=PAPER_BOUNDS)
+    ours = fitter(data, sigma, start=params)
+
+    def nll(p, voxel):
+        signal = ivim_equation(p)
+        if not noise.magnitude:
+            return 0.5 * np.sum(((voxel - signal) / sigma) ** 2)
+        log_bessel = np.log(ive(0, voxel * signal / sigma**2))
+        return np.sum(0.5 * ((voxel - signal) / sigma) ** 2 - log_bessel)
+
+    bounds = [p.bounds for p in fitter.parameters]
+    theirs = np.array(
+        [
+            minimize(nll, start, args=(voxel,), method="L-BFGS-B", bounds=bounds).fun
+            for start, voxel in zip(params, data, strict=True)
+        ]
+    )
+    ours_checked = [nll(p, voxel) for p, voxel in zip(ours.values, data, strict=True)]
+    assert np.mean(ours_checked <= theirs + 1e-3) >= 0.98
+    np.testing.assert_allclose(ours.stats["nll"], ours_checked, atol=2e-3)
+
+
+def test_search_finds_what_a_start_at_the_truth_finds():
+    params, data = ivim_signals(1000, 1 / 15, lw.Rician())
+    fitter = MaximumLikelihood(lw.IVIM(B), lw.Rician())
+    searched = fitter(data, 1 / 15).stats["nll"]
+    seeded = fitter(data, 1 / 15, start=params).stats["nll"]
+    assert np.mean(searched <= seeded + 1e-3) > 0.995
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=["gaussian", "rician"])
+def test_variance_meets_cramer_rao_at_snr_100(noise):
+    model, truth, sigma = lw.IVIM(B), np.array([[1.0, 0.3, 1.2, 40.0]]), 0.01
+    rng = np.random.default_rng(1)
+    clean = np.repeat(ivim_equation(truth), 20_000, axis=0)
+    real, imaginary = rng.normal(0, sigma, (2, *clean.shape))
+    data = np.hypot(clean + real, imaginary) if noise.magnitude else clean + real
+    estimate = MaximumLikelihood(model, noise)(data, sigma)
+    bound = np.asarray(cramer_rao(model, noise, truth, sigma))[0]
+    np.testing.assert_allclose(estimate.values.std(axis=0), bound, rtol=0.05)
+    np.testing.assert_allclose(
+        np.median(estimate.stats["standard_error"], axis=0), bound, rtol=0.05
+    )
+
+
+def test_float32_and_float64_agree():
+    _, data = ivim_signals(300, 1 / 30, lw.Rician())
+    single = MaximumLikelihood(lw.IVIM(B), lw.Rician())(data, 1 / 30)
+    double = MaximumLikelihood(lw.IVIM(B), lw.Rician(), dtype=np.float64)(data, 1 / 30)
+    assert single.values.dtype == np.float32
+    assert double.values.dtype == np.float64
+    assert np.mean(np.abs(single.stats["nll"] - double.stats["nll"]) < 1e-3) > 0.99
+
+
+@pytest.fixture(scope="module")
+def fitter():
+    return MaximumLikelihood(lw.IVIM(B), lw.Rician())
+
+
+@pytest.fixture(scope="module")
+def signals():
+    return ivim_signals(1500, 1 / 15, lw.Rician(), seed=3)[1].astype(np.float32)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 1500))
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_permuting_and_cutting_voxels_changes_nothing(fitter, signals, seed, size):
+    order = np.random.default_rng(seed).permutation(len(signals))[:size]
+    whole, part = fitter(signals, 1 / 15), fitter(signals[order], 1 / 15)
+    np.testing.assert_array_equal(part.values, whole.values[order])
+    np.testing.assert_array_equal(part.status, whole.status[order])
+
+
+def test_threads_change_nothing(signals):
+    one, two = (
+        MaximumLikelihood(lw.IVIM(B), lw.Rician(), threads=threads)(signals, 1 / 15)
+        for threads in (1, 2)
+    )
+    np.testing.assert_array_equal(one.values, two.values)
+
+
+@pytest.mark.parametrize(
+    ("voxel", "status"),
+    [
+        (np.zeros(10), lw.Status.ALL_ZERO),
+        (np.full(10, np.nan), lw.Status.NOT_FINITE),
+        (np.r_[1.0, np.inf, np.ones(8)], lw.Status.NOT_FINITE),
+        (np.r_[1.0, -0.1, np.ones(8)], lw.Status.NEGATIVE),
+    ],
+)
+def test_a_bad_voxel_is_nan_with_its_reason_and_touches_no_other(fitter, signals, voxel, status):
+    good = signals[:50]
+    spoilt = np.insert(good, 20, voxel, axis=0)
+    alone, beside = fitter(good, 1 / 15), fitter(spoilt, 1 / 15)
+    assert beside.status[20] == status
+    assert np.all(np.isnan(beside.values[20]))
+    assert np.isnan(beside.stats["nll"][20])
+    np.testing.assert_array_equal(np.delete(beside.values, 20, axis=0), alone.values)
+
+
+def test_negative_measurements_are_data_under_gaussian_noise(signals):
+    voxel = np.r_[1.0, np.full(8, 0.2), -0.01][None]
+    estimate = MaximumLikelihood(lw.IVIM(B), lw.Gaussian())(voxel, 0.05)
+    assert lw.Status(estimate.status[0]).has_values
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
+def test_a_voxel_without_a_valid_sigma_fails_alone(fitter, signals, sigma):
+    sigmas = np.full(20, 1 / 15)
+    sigmas[3] = sigma
+    estimate = fitter(signals[:20], sigmas)
+    assert estimate.status[3] == lw.Status.BAD_SIGMA
+    assert np.all(np.isfinite(np.delete(estimate.values, 3, axis=0)))
+
+
+def test_no_voxel_to_fit_is_no_error(fitter):
+    estimate = fitter(np.zeros((3, 10)), 0.1)
+    assert list(estimate.status) == [lw.Status.ALL_ZERO] * 3
+    assert fitter(np.zeros((0, 10)), 0.1).values.shape == (0, 4)
+
+
+def test_bounds_bind_and_are_named():
+    _, data = ivim_signals(400, 1 / 10, lw.Rician())
+    fitter = MaximumLikelihood(lw.IVIM(B), lw.Rician(), bounds={"D_fast": (20, 60)})
+    estimate = fitter(data, 1 / 10)
+    lower, upper = np.array([p.bounds for p in fitter.parameters], np.float32).T
+    assert np.all(estimate.values >= lower)
+    assert np.all(estimate.values <= upper)
+    on_bound = estimate.stats["on_bound"]
+    np.testing.assert_array_equal(on_bound[:, 3] == 1, estimate.values[:, 3] == np.float32(60))
+    np.testing.assert_array_equal(on_bound[:, 3] == -1, estimate.values[:, 3] == np.float32(20))
+    assert (on_bound[:, 3] == 1).any()
+    assert (on_bound[:, 3] == -1).any()
+    np.testing.assert_array_equal(estimate.status == lw.Status.ON_BOUND, on_bound.any(axis=1))
+    np.testing.assert_array_equal(np.isnan(estimate.stats["standard_error"]), on_bound != 0)
+
+
+def test_a_fit_cut_short_is_not_converged(signals):
+    fitter = MaximumLikelihood(lw.IVIM(B), lw.Rician(), max_iterations=2)
+    estimate = fitter(signals[:200], 1 / 15)
+    failed = estimate.status == lw.Status.NOT_CONVERGED
+    assert failed.mean() > 0.5
+    assert np.all(np.isnan(estimate.values[failed]))
+
+
+def test_the_unit_of_the_images_does_not_matter(fitter, signals):
+    once, scaled = fitter(signals[:200], 1 / 15), fitter(4096 * signals[:200], 4096 / 15)
+    np.testing.assert_allclose(scaled.values[:, 1:], once.values[:, 1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scaled.values[:, 0], 4096 * once.values[:, 0], rtol=1e-4)
+
+
+def test_sigma_may_differ_between_voxels_and_measurements(fitter, signals):
+    one = fitter(signals[:30], 1 / 15)
+    np.testing.assert_array_equal(one.values, fitter(signals[:30], np.full(30, 1 / 15)).values)
+    np.testing.assert_allclose(
+        one.values, fitter(signals[:30], np.full((1, 10), 1 / 15)).values, rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"signal": np.ones((5, 9)), "sigma": 1.0}, r"signal: expected \(N, 10\).*got \(5, 9\)"),
+        ({"signal": np.ones((5, 10)), "sigma": np.ones(4)}, r"sigma: expected .*got \(4, 1\)"),
+        (
+            {"signal": np.ones((5, 10)), "sigma": 1.0, "start": np.ones((5, 3))},
+            r"start: expected \(5, 4\)",
+        ),
+    ],
+)
+def test_wrong_shapes_are_refused_in_a_sentence(fitter, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fitter(**arguments)
+
+
+def test_bounds_of_an_unknown_parameter_are_refused():
+    with pytest.raises(ValueError, match=r"no parameter 'Dfast'; the model has S0, f, D_slow"):
+        MaximumLikelihood(lw.IVIM(B), lw.Rician(), bounds={"Dfast": (1, 2)})
+
+
+class Coupled(lw.SignalModel):
+    """A series divided by its own mean: no measurement stands alone."""
+
+    t: Float[Array, " M"] = lw.acquisition()
+    parameters = (
+        lw.Parameter("A", "a.u.", (0, np.inf)),
+        lw.Parameter("R", "1/ms", (0.001, 0.1)),
+    )
+
+    def signal(self, a, r):
+        decay = jnp.exp(-r * self.t)
+        return a * decay / jnp.mean(decay)
+
+
+class CoupledBlackBox(lw.SignalModel):
+    """The same, in NumPy, one voxel at a time."""
+
+    t: Float[Array, " M"] = lw.acquisition()
+    parameters = Coupled.parameters
+    differentiable = False
+
+    def signal(self, a, r):
+        decay = np.exp(-r * self.t)
+        return a * decay / np.mean(decay)
+
+
+@pytest.mark.parametrize("model", [Coupled, CoupledBlackBox])
+def test_models_whose_measurements_are_coupled_are_fitted_whole(model):
+    t = np.arange(0, 100, 10.0)
+    signal = np.asarray(Coupled(t).signal(3.0, 0.02))[None]
+    estimate = MaximumLikelihood(model(t), lw.Gaussian())(signal, 0.01)
+    np.testing.assert_allclose(estimate.values, [[3.0, 0.02]], rtol=1e-3)
+    assert not is_separable(Coupled(t))
+    assert is_separable(lw.IVIM(B))
+
+
+class HiddenIVIM(lw.SignalModel):
+    """IVIM behind NumPy."""
+
+    b: Float[Array, " M"] = lw.acquisition()
+    parameters = lw.IVIM.parameters
+    differentiable = False
+    vectorized = True
+
+    def signal(self, s0, f, d_slow, d_fast):
+        return s0 * (f * np.exp(-self.b * (d_slow + d_fast)) + (1 - f) * np.exp(-self.b * d_slow))
+
+
+def test_a_black_box_gives_what_the_differentiable_model_gives():
+    data = ivim_signals(200, 1 / 30, lw.Rician())[1]
+    hidden = MaximumLikelihood(HiddenIVIM(B), lw.Rician())(data, 1 / 30)
+    known = MaximumLikelihood(lw.IVIM(B), lw.Rician())(data, 1 / 30)
+    assert np.mean(np.abs(hidden.stats["nll"] - known.stats["nll"]) < 1e-2) > 0.95
+
+
+def test_a_dictionary_look_up_is_fitted():
+    model = lw.T2EPG(np.arange(1, 17) * 10.0)
+    truth = np.array([[1.0, 80.0, 0.8], [1.0, 120.0, 0.95]])
+    signal = np.stack([model.signal(*params) for params in truth])
+    estimate = MaximumLikelihood(model, lw.Gaussian())(signal, 0.002)
+    np.testing.assert_allclose(estimate.values, truth, rtol=0.02)
+
+
+def test_a_parameter_other_than_the_scale_needs_both_bounds():
+    with pytest.raises(ValueError, match=r"D_fast has no upper bound"):
+        MaximumLikelihood(lw.IVIM(B), lw.Rician(), bounds={"D_fast": (2, np.inf)})
