@@ -1,0 +1,339 @@
+"""Images out: parameter maps with their sidecars, all in place or none.
+
+Files are staged in a hidden folder inside the output folder and moved into place at the end, one
+by one, `run.json` last: where there is a `run.json`, the run is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Shaped
+
+from labelwise.images import OUT_OF_SPACE, Series
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a folder with an open file in it cannot be removed anyway
+    fcntl = None
+
+RUN = "run.json"
+FILES = "labelwise_files"  # so named that nobody else's run.json makes us remove a file
+PARTIAL = ".labelwise-partial-"
+_LOCK = ".lock"
+_GEOMETRY = (
+    *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
+
+class Output:
+    """An output folder that gets all files of a run, or none.
+
+    Use it in a `with` statement around the whole computation: that the folder can be written is
+    found on entering, the files appear in it on leaving. After an exception (Ctrl-C included)
+    nothing is left that was not there before. What a killed run leaves is a hidden folder
+    `.labelwise-partial-*`, which the next run removes.
+
+    Args:
+        folder: where the files go; made if missing.
+        like: the series whose grid the maps have.
+        overwrite: replace the files of an earlier run, and remove those of its other files that
+            its `run.json` lists.
+        names: files that are going to be written, to refuse before the work rather than after it.
+
+    Raises:
+        FileExistsError: if the folder holds an earlier run or a file that would be written, and
+            `overwrite` is not set; or if another run is writing there.
+        OSError: if the folder cannot be written, or the disk is full.
+
+    Example:
+        >>> from labelwise.images import open_series
+        >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(image, f"{folder}/dwi.nii")
+        ...     with open_series(f"{folder}/dwi.nii") as series:
+        ...         with Output(f"{folder}/maps", like=series) as out:
+        ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
+        ...             out.write_run({"model": "adc"})
+        ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
+        ['D.json', 'D.nii.gz', 'run.json']
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        like: Series,
+        overwrite: bool = False,
+        names: Collection[str] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self._like = like
+        self._overwrite = overwrite
+        self._names = names
+        self._staging = Path()
+        self._made: list[Path] = []
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Output:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder}: the output must be a folder, not a file")
+        self._refuse({RUN, *self._names})
+        try:
+            for missing in _missing_folders(self.folder):
+                missing.mkdir(exist_ok=True)
+                self._made.append(missing)
+            self._remove_partial_runs()
+            self._staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
+            self._lock = _hold(self._staging)
+        except BaseException as error:
+            self._clean()
+            if isinstance(error, OSError) and error.strerror:
+                raise OSError(
+                    f"{self.folder}: cannot write there ({error.strerror}); choose another "
+                    "output folder"
+                ) from error
+            raise
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._move_into_place()
+                self._made = []
+        finally:
+            self._clean()
+        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+            raise OSError(self._failure("the results", error)) from error
+
+    def write_map(
+        self, name: str, values: Shaped[np.ndarray, "V *K"], sidecar: Mapping[str, Any]
+    ) -> None:
+        """Stage `name.nii.gz`, and `name.json` beside it.
+
+        Floats become float32, 8-bit integers stay what they are, other integers become int32. The
+        same values give the same bytes.
+
+        Args:
+            name: the file's name without its ending.
+            values: one value, or K, for every voxel of the series in flat order; (V,) makes a 3D
+                image, (V, K) a 4D one. Outside the mask the caller puts NaN, or 0 for integers.
+            sidecar: what `name.json` says, such as the unit.
+
+        Raises:
+            ValueError: if there is not one row for every voxel.
+            OSError: if the disk is full.
+        """
+        values = np.asarray(values)
+        if values.ndim not in (1, 2) or len(values) != self._like.voxels:
+            raise ValueError(
+                f"map {name}: expected one value (or row) for each of the {self._like.voxels} "
+                f"voxels of {self._like.path}, got shape {values.shape}"
+            )
+        image = _image(name, values, self._like)
+        try:
+            with (
+                open(self.path(f"{name}.nii.gz"), "wb") as file,
+                gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed,
+            ):
+                image.to_stream(compressed)
+            self.path(f"{name}.json").write_text(as_json(sidecar), encoding="utf-8")
+        except OSError as error:
+            raise OSError(self._failure(f"{name}.nii.gz", error)) from error
+
+    def write_run(self, record: Mapping[str, Any]) -> None:
+        """Stage `run.json`, the record of the run; to be written last.
+
+        Adds `labelwise_files`, the list of all that is staged, so that a later run that overwrites
+        this one can remove what it does not replace.
+        """
+        record = {**record, FILES: [*self._staged(), RUN]}
+        try:
+            self.path(RUN).write_text(as_json(record), encoding="utf-8")
+        except OSError as error:
+            raise OSError(self._failure(RUN, error)) from error
+
+    def path(self, name: str) -> Path:
+        """Where to write another file of the run (`maps.png`), for it to be moved into place."""
+        if not _is_plain(name) or name == _LOCK:
+            raise ValueError(f"output file {name!r}: expected a plain file name, without a folder")
+        return self._staging / name
+
+    def _staged(self) -> list[str]:
+        names = {path.name for path in self._staging.iterdir()} - {_LOCK, RUN}
+        return sorted(names)
+
+    def _refuse(self, names: Collection[str]) -> None:
+        present = [name for name in sorted(names) if (self.folder / name).exists()]
+        if present and not self._overwrite:
+            raise FileExistsError(
+                f"{self.folder}: it already holds {', '.join(present)}; choose another output "
+                "folder, or allow overwriting"
+            )
+        for name in present:
+            if (self.folder / name).is_dir():
+                raise FileExistsError(f"{self.folder / name}: a folder is where a file should go")
+
+    def _move_into_place(self) -> None:
+        names = self._staged()
+        if (self._staging / RUN).exists():
+            names.append(RUN)
+        self._refuse({RUN, *names})
+        earlier = _listed_files(self.folder / RUN)
+        (self.folder / RUN).unlink(missing_ok=True)
+        moved: list[Path] = []
+        try:
+            for name in earlier - set(names):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in names:
+                moved.append(self.folder / name)
+                os.replace(self._staging / name, self.folder / name)
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _remove_partial_runs(self) -> None:
+        for staging in self.folder.glob(f"{PARTIAL}*"):
+            if _is_held(staging):
+                raise FileExistsError(
+                    f"{self.folder}: another labelwise run is writing there; wait for it, or "
+                    "choose another output folder"
+                )
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _clean(self) -> None:
+        if self._lock:
+            self._lock.close()
+        if self._staging.name.startswith(PARTIAL):
+            shutil.rmtree(self._staging, ignore_errors=True)
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _failure(self, what: str, error: OSError) -> str:
+        return (
+            f"{self.folder}: could not write {what} ({error.strerror or error}); nothing is left "
+            "there: make room or choose another output folder"
+        )
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as JSON text that every reader takes, in the record's own order.
+
+    Arrays become lists, paths text, NaN `null` and infinities `"inf"` and `"-inf"`.
+
+    Example:
+        >>> print(as_json({"unit": "µm²/ms", "bounds": (0.0, np.inf), "sigma": np.float32(2)}))
+        {
+          "unit": "µm²/ms",
+          "bounds": [
+            0.0,
+            "inf"
+          ],
+          "sigma": 2.0
+        }
+        <BLANKLINE>
+    """
+    return json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """The same, made of what JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
+    """The map as an image: the series' geometry and nothing else of its header.
+
+    Display windows, scalings and descriptions of the series would be wrong here, and its free
+    text and extensions may name the patient.
+    """
+    kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
+    header = kind.header_class()
+    for field in _GEOMETRY:
+        header[field] = like.header[field]
+    header["pixdim"][:4] = like.header["pixdim"][:4]
+    header["descrip"] = f"labelwise {name}".encode("ascii", "replace")[:79]
+    if np.issubdtype(values.dtype, np.floating):
+        dtype = np.dtype(np.float32)
+    elif values.dtype in (np.int8, np.uint8, np.bool_):
+        dtype = np.dtype(np.int8 if values.dtype == np.int8 else np.uint8)
+    elif np.abs(values).max(initial=0) < 2**31:
+        dtype = np.dtype(np.int32)
+    else:
+        raise ValueError(f"map {name}: has integers beyond 32 bits; give them as floats")
+    header.set_data_dtype(dtype)
+    header.set_data_shape((*like.shape, *values.shape[1:]))  # the affine may depend on it
+    with np.errstate(over="ignore"):
+        data = values.astype(dtype).reshape(header.get_data_shape(), order="F")
+    return kind(data, header.get_best_affine(), header)
+
+
+def _missing_folders(folder: Path) -> Iterator[Path]:
+    """The folder and those above it that do not exist, outermost first."""
+    chain = [folder, *folder.parents]
+    return reversed([path for path in chain if not path.exists()])
+
+
+def _is_plain(name: str) -> bool:
+    """Whether this names a file in a folder, not another place."""
+    return Path(name).name == name and name not in ("", "..")
+
+
+def _listed_files(run: Path) -> set[str]:
+    """The files of an earlier run, by its own record; plain names of files only."""
+    try:
+        names = json.loads(run.read_text(encoding="utf-8"))[FILES]
+        return {name for name in names if _is_plain(name) and (run.parent / name).is_file()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _hold(staging: Path) -> IO[str]:
+    """A lock that shows the run is alive; the system drops it even when the run is killed."""
+    lock = open(staging / _LOCK, "w")  # noqa: SIM115 (open as long as the run)
+    try:
+        if fcntl:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.write(f"{os.getpid()}\n")  # finds a full disk before the work does
+        lock.flush()
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _is_held(staging: Path) -> bool:
+    if not fcntl:
+        return False
+    try:
+        with open(staging / _LOCK, "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,260 @@
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelwise.acquisition import (
+    average,
+    average_settings,
+    group_equal,
+    read_bvals,
+    read_table,
+    read_times,
+    sigma_factor,
+    zero_b,
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 10 800\n",
+        "0\n10\n800\n",
+        "0\t10\t800",
+        " 0  10 800 \r\n\r\n",
+        "0, 10, 800",
+        "\ufeff0 10 800",
+    ],
+    ids=["row", "column", "tabs", "blanks", "commas", "byte-order mark"],
+)
+def test_bvals_are_converted_from_s_per_mm2(write, text):
+    np.testing.assert_allclose(read_bvals(write("dwi.bval", text)), [0, 0.01, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 10 b800", r"dwi.bval: expected numbers, got 'b800'"),
+        ("0 -10 800", r"expected values >= 0 s/mm², got -10 in .*dwi.bval"),
+        ("0 nan 800", r"dwi.bval has NaN or infinite values"),
+        ("0 inf 800", r"dwi.bval has NaN or infinite values"),
+        ("", r"dwi.bval is empty"),
+        ("0 1 0\n0 0 1\n1 0 0\n", r"one row or one column of numbers, got 3 rows of 3"),
+        (b"\x93NUMPY\xff\xfe\x00", r"dwi.bval: expected a text file, got binary data"),
+    ],
+    ids=["word", "negative", "NaN", "infinite", "empty", "bvec", "binary"],
+)
+def test_bad_bvals_are_refused_with_a_sentence(write, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_bvals(write("dwi.bval", text))
+
+
+def test_missing_bvals_name_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.bval"):
+        read_bvals(tmp_path / "missing.bval")
+
+
+@pytest.mark.parametrize("text", ["0 0.5 1 3", "0 1e6"], ids=["ms/µm²", "s/m²"])
+def test_bvals_in_another_unit_warn_once_with_the_number(write, text):
+    with pytest.warns(UserWarning, match=r"largest value .* expected 20 to 30000 s/mm²") as caught:
+        read_bvals(write("dwi.bval", text))
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("text", ["10,20,30", "10 20 30", "10, 20, 30"])
+def test_times_from_a_list(text):
+    np.testing.assert_array_equal(read_times(text, "te"), [10, 20, 30])
+
+
+@pytest.mark.parametrize("text", ["10,20,30", "10\n20\n30\n"])
+def test_times_from_a_file(write, text):
+    np.testing.assert_array_equal(read_times(str(write("echo.txt", text)), "te"), [10, 20, 30])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10,twenty", r"ti: expected times in ms .* got '10,twenty'"),
+        ("no/such/file.txt", r"an existing text file of them, got 'no/such/file.txt'"),
+        ("10,-20", r"ti: expected values >= 0 ms, got -20"),
+        ("10,nan", r"ti: .* NaN"),
+        (",", r"ti: .* is empty"),
+    ],
+)
+def test_bad_times_are_refused_with_a_sentence(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_times(text, "ti")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("0.01,0.08", "te"), ("10000,80000", "te"), ("0.05,3", "ti"), ("50000,3e6", "ti")],
+)
+def test_times_in_another_unit_warn(text, name):
+    with pytest.warns(UserWarning, match=f"{name}: .* check that its unit is ms"):
+        read_times(text, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("acq.json", json.dumps({"b": [0, 500], "te": [60, 80.0], "profile": ["a", "b"]})),
+        ("acq.tsv", "b\tte\tprofile\n0\t60\ta\n500\t80\tb\n"),
+        ("ACQ.TSV", "b\tte\tprofile\r\n0\t60\ta\r\n\r\n500\t80\tb"),
+    ],
+)
+def test_tables_give_numbers_by_name_and_leave_labels_out(write, name, content):
+    table = read_table(write(name, content))
+    assert list(table) == ["b", "te"]
+    np.testing.assert_allclose(table["b"], [0, 0.5])
+    np.testing.assert_allclose(table["te"], [60, 80])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("acq.csv", "b\n0\n", r"expected a .json or .tsv table"),
+        ("acq.json", "[0, 500]", r"expected an object of lists"),
+        ("acq.json", '{"b": 500}', r"expected an object of lists"),
+        ("acq.json", '{"b": [0,', r"not valid JSON"),
+        ("acq.json", '{"b": [0, null]}', r"column b: expected numbers, got None"),
+        ("acq.json", '{"b": [0, true]}', r"column b: expected numbers, got True"),
+        ("acq.json", '{"b": [0, NaN]}', r"b: .* NaN"),
+        ("acq.json", '{"b": [0, 500], "te": [60]}', r"columns differ in length: .*'te': 1"),
+        ("acq.json", '{"b": []}', r"b: .* is empty"),
+        ("acq.json", "{}", r"no column of numbers"),
+        ("acq.tsv", "", r"no column of numbers"),
+        ("acq.tsv", "b\tte\n0\t60\n500\n", r"line 3 has 1 entries, the header names 2"),
+        ("acq.tsv", "b\tb\n0\t500\n", r"distinct column names"),
+        ("acq.tsv", "b\tx\n0\t1\n500\tn/a\n", r"column x: expected numbers, got 'n/a'"),
+        ("acq.tsv", "b\nlow\nhigh\n", r"column b: expected numbers, got 'low'"),
+        ("acq.tsv", "b\n0\n-500\n", r"expected values >= 0 s/mm², got -500"),
+    ],
+)
+def test_bad_tables_are_refused_with_a_sentence(write, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_table(write(name, content))
+
+
+def test_zero_b_goes_by_value_not_by_position():
+    b = np.array([0.005, 0.8, 0.0, 0.001])
+    np.testing.assert_array_equal(zero_b(b, 0.0), [False, False, True, False])
+    np.testing.assert_array_equal(zero_b(b, 0.001), [False, False, True, True])
+
+
+@pytest.mark.parametrize(
+    ("b", "tolerance", "expected"),
+    [
+        ([0.8, 0, 0.8, 0], 0.0, [[1, 3], [0, 2]]),
+        ([0.8, 0, 0.81, 0], 0.0, [[1, 3], [0], [2]]),
+        ([0.8, 0, 0.81, 0], 0.01, [[1, 3], [0, 2]]),
+        ([0.995, 1.0, 1.005], 0.005, [[0, 1], [2]]),  # no chains
+    ],
+    ids=["equal", "not unasked", "tolerance", "chain"],
+)
+def test_groups_of_equal_b(b, tolerance, expected):
+    groups = group_equal({"b": np.array(b)}, tolerance)
+    assert [group.tolist() for group in groups] == expected
+
+
+def test_measurements_of_other_settings_stay_apart():
+    groups = group_equal(
+        {"te": np.array([80, 60, 60, 80.0]), "b": np.array([0.5, 0.5, 0.501, 0.5])}, 0.01
+    )
+    assert [group.tolist() for group in groups] == [[1, 2], [0, 3]]
+
+
+def test_the_tolerance_is_about_b_alone():
+    groups = group_equal({"te": np.array([60.0, 60.001])}, 0.01)
+    assert [group.tolist() for group in groups] == [[0], [1]]
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=30),
+    st.integers(0, 10),
+    st.randoms(use_true_random=False),
+)
+def test_groups_are_a_partition_that_does_not_depend_on_the_order(b, tolerance, random):
+    b = np.array(b) / 10
+    order = np.array(random.sample(range(len(b)), len(b)))
+    groups, shuffled = (group_equal({"b": x}, tolerance / 10) for x in (b, b[order]))
+    assert sorted(np.concatenate(groups)) == list(range(len(b)))
+    assert all(np.ptp(b[group]) <= tolerance / 10 + 1e-9 for group in groups)
+    firsts = [b[group].min() for group in groups]
+    assert firsts == sorted(firsts)
+    assert [sorted(order[group]) for group in shuffled] == [group.tolist() for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("how", "reference"), [("geometric", scipy.stats.gmean), ("arithmetic", np.mean)]
+)
+def test_averages_agree_with_scipys_and_numpys(how, reference):
+    signal = np.random.default_rng(3).uniform(1, 100, (50, 6)).astype(np.float32)
+    groups = [np.array([1, 4]), np.array([0, 2, 5]), np.array([3])]
+    mean = average(signal, groups, how)
+    expected = [reference(signal[:, group].astype(float), axis=1) for group in groups]
+    np.testing.assert_allclose(mean, np.stack(expected, axis=1), rtol=1e-6)
+    assert mean.dtype == np.float32
+
+
+def test_geometric_average_of_directions_has_the_mean_diffusivity():
+    b, d = 0.8, np.array([[0.5, 1.0, 2.4]])
+    signal = average(100 * np.exp(-b * d), [np.arange(3)], "geometric")
+    np.testing.assert_allclose(-np.log(signal / 100) / b, d.mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["geometric", "arithmetic"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_measurement_that_is_not_finite_stays_visible_in_its_own_voxel(how, bad):
+    signal = np.array([[4.0, bad], [4.0, 4.0]])
+    mean = average(signal, [np.array([0, 1])], how)
+    assert not np.isfinite(mean[0, 0])
+    assert mean[1, 0] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([4, 0], 0), ([4, -1], np.nan), ([0, -1], np.nan), ([0, 0], 0)]
+)
+def test_geometric_average_of_zero_is_zero_and_of_negative_is_nan(values, expected):
+    mean = average(np.array([values], dtype=float), [np.array([0, 1])], "geometric")
+    np.testing.assert_array_equal(mean, [[expected]])
+
+
+def test_a_group_of_one_is_passed_on_untouched():
+    signal = np.array([[-1.0, 3.3]])
+    groups = [np.array([0]), np.array([1])]
+    np.testing.assert_array_equal(average(signal, groups, "geometric"), signal)
+
+
+def test_another_average_is_refused():
+    with pytest.raises(ValueError, match="'geometric' or 'arithmetic', got 'median'"):
+        average(np.ones((1, 1)), [np.array([0])], "median")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["geometric", "arithmetic"])
+def test_averaging_shrinks_the_noise_by_the_sigma_factor(how):
+    rng = np.random.default_rng(11)
+    noise = rng.standard_normal((20_000, 6)) + 1j * rng.standard_normal((20_000, 6))
+    groups = [np.array([0]), np.array([1, 2, 3, 4, 5])]
+    spread = average(np.abs(30 + noise), groups, how).std(axis=0)
+    np.testing.assert_allclose(spread, sigma_factor(groups), rtol=0.02)
+
+
+def test_settings_are_averaged_like_the_signal():
+    acquisition = {"b": np.array([0, 1, 1.01]), "te": np.array([60, 70, 70])}
+    mean = average_settings(acquisition, group_equal(acquisition, 0.01))
+    np.testing.assert_allclose(mean["b"], [0, 1.005])
+    np.testing.assert_allclose(mean["te"], [60, 70])
