@@ -7,7 +7,17 @@ import pytest
 from jaxtyping import Array, Float
 from scipy import optimize
 
-from labelwise import ADC, IVIM, T2, T2EPG, Gaussian, Parameter, Rician, SignalModel, acquisition
+from labelwise import (
+    ADC,
+    IVIM,
+    T2,
+    T2EPG,
+    Gaussian,
+    Parameter,
+    Rician,
+    SignalModel,
+    per_measurement,
+)
 from labelwise.bounds import cramer_rao, differences, fisher_information, jacobian, signals
 
 B = np.array([0.0, 0.2, 0.5, 1.0])
@@ -18,7 +28,7 @@ VOXELS = np.array([[100.0, 0.8], [50.0, 2.0], [10.0, 0.3]])
 class NumpyADC(SignalModel):
     """ADC as a black box, one voxel at a time."""
 
-    b: Float[Array, " M"] = acquisition()
+    b: Float[Array, " M"] = per_measurement()
     differentiable = False
     parameters = ADC.parameters
 
@@ -38,7 +48,7 @@ class OnlyInside(NumpyADC):
 class Twice(SignalModel):
     """Two parameters of which only the sum is seen."""
 
-    b: Float[Array, " M"] = acquisition()
+    b: Float[Array, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0, np.inf)),
         Parameter("D1", "µm²/ms", (0, 4)),

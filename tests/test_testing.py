@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from labelwise import IVIM, T2EPG, Parameter, SelfStarting, SignalModel, acquisition
+from labelwise import IVIM, T2EPG, Parameter, SelfStarting, SignalModel, per_measurement
 from labelwise.testing import check_signal_model
 
 B = [0.0, 0.3, 0.7, 1.0]
@@ -20,7 +20,7 @@ K = Parameter("K", "1", (0, 3))
 class Model(SignalModel):
     """A good model; those below break one thing each."""
 
-    b: Float[Array, " M"] = acquisition()
+    b: Float[Array, " M"] = per_measurement()
     parameters = (S0, D)
 
     def signal(self, s0, d):
@@ -117,7 +117,7 @@ class JointlyBlind(Model):
 
 
 class BadGuess(SelfStarting):
-    b: Float[Array, " M"] = acquisition()
+    b: Float[Array, " M"] = per_measurement()
     parameters = (S0, D)
 
     def signal(self, s0, d):

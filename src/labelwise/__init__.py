@@ -1,5 +1,6 @@
 """Quantitative MRI: parameter maps from a series of images, by bounded maximum likelihood."""
 
+from labelwise.compiler import ask_for_fused_kernels
 from labelwise.fitting import MaximumLikelihood
 from labelwise.models import (
     ADC,
@@ -11,10 +12,12 @@ from labelwise.models import (
     SignalModel,
     T1InversionRecovery,
     T2Biexponential,
-    acquisition,
+    per_measurement,
 )
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.types import Estimate, Estimator, Parameter, Status
+
+ask_for_fused_kernels()
 
 __all__ = [
     "ADC",
@@ -34,5 +37,5 @@ __all__ = [
     "Status",
     "T1InversionRecovery",
     "T2Biexponential",
-    "acquisition",
+    "per_measurement",
 ]

@@ -243,7 +243,7 @@ def test_bounds_of_an_unknown_parameter_are_refused():
 class Coupled(lw.SignalModel):
     """A series divided by its own mean: no measurement stands alone."""
 
-    t: Float[Array, " M"] = lw.acquisition()
+    t: Float[Array, " M"] = lw.per_measurement()
     parameters = (
         lw.Parameter("A", "a.u.", (0, np.inf)),
         lw.Parameter("R", "1/ms", (0.001, 0.1)),
@@ -257,7 +257,7 @@ class Coupled(lw.SignalModel):
 class CoupledBlackBox(lw.SignalModel):
     """The same, in NumPy, one voxel at a time."""
 
-    t: Float[Array, " M"] = lw.acquisition()
+    t: Float[Array, " M"] = lw.per_measurement()
     parameters = Coupled.parameters
     differentiable = False
 
@@ -279,7 +279,7 @@ def test_models_whose_measurements_are_coupled_are_fitted_whole(model):
 class HiddenIVIM(lw.SignalModel):
     """IVIM behind NumPy."""
 
-    b: Float[Array, " M"] = lw.acquisition()
+    b: Float[Array, " M"] = lw.per_measurement()
     parameters = lw.IVIM.parameters
     differentiable = False
     vectorized = True

@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from labelwise import IVIM, Parameter, SignalModel, acquisition
+from labelwise import IVIM, Parameter, SignalModel, per_measurement
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
 
 S0, R = Parameter("S0", "a.u.", (0, np.inf)), Parameter("R", "1/ms", (0, 1))
 
 
 class TwoSettings(SignalModel):
-    te: Float[Array, " M"] = acquisition()
-    ti: Float[Array, " M"] = acquisition()
+    te: Float[Array, " M"] = per_measurement()
+    ti: Float[Array, " M"] = per_measurement()
     offset: float = 0.5
     parameters = (R, S0)
 
@@ -20,7 +20,7 @@ class TwoSettings(SignalModel):
 
 
 class Offset(SignalModel):
-    te: Float[Array, " M"] = acquisition()
+    te: Float[Array, " M"] = per_measurement()
     parameters = (S0, R)
 
     def signal(self, s0, r):

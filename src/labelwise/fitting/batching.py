@@ -55,23 +55,24 @@ def solve(
         iterations=np.empty(fits, np.int32),
         converged=np.empty(fits, bool),
     )
-    waiting, ids, state = 0, np.empty(0, int), _fresh(start[:, :0])
-    while waiting < fits or len(ids):
-        entering = np.arange(waiting, min(fits, waiting + WIDTH - len(ids)))
+    ids, waiting = np.arange(WIDTH) % fits, min(WIDTH, fits)  # a short queue is repeated
+    busy = np.arange(WIDTH) < fits
+    state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
+    while busy.any():
+        state = jax.tree.map(np.array, advance(state, part))
+        over = (state.verdict != RUNNING) | (state.iterations >= max_iterations)
+        done = np.flatnonzero(over & busy)
+        ended.q[:, ids[done]] = state.q[:, done]
+        ended.nll[ids[done]] = state.nll[done]
+        ended.iterations[ids[done]] = state.iterations[done]
+        ended.converged[ids[done]] = state.verdict[done] == CONVERGED
+        entering = np.arange(waiting, min(fits, waiting + len(done)))
         waiting += len(entering)
-        ids = np.concatenate([ids, entering])
-        state = _join(state, _fresh(start[:, entering]))
-        lanes = np.arange(WIDTH) % len(ids)  # fills the width with repeats, which are ignored
-        batch = advance(_take(state, lanes), _take(problem, ids[lanes] % voxels))
-        batch = jax.tree.map(np.asarray, batch)
-        verdict, iterations = batch.verdict[: len(ids)], batch.iterations[: len(ids)]
-        over = (verdict != RUNNING) | (iterations >= max_iterations)
-        out, done = ids[over], np.flatnonzero(over)
-        ended.q[:, out] = batch.q[:, done]
-        ended.nll[out] = batch.nll[done]
-        ended.iterations[out] = iterations[done]
-        ended.converged[out] = verdict[done] == CONVERGED
-        ids, state = ids[~over], _take(batch, np.flatnonzero(~over))
+        filled, emptied = np.split(done, [len(entering)])
+        busy[emptied] = False
+        ids[filled] = entering
+        _put(state, filled, _fresh(start[:, entering]))
+        _put(part, filled, _take(problem, entering % voxels))
     best = np.argmin(ended.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
     return _take(ended, best)
 
@@ -93,5 +94,6 @@ def _take(arrays: Batch, index: Int[np.ndarray, " W"]) -> Batch:
     return jax.tree.map(lambda rows: np.take(rows, index, axis=-1), arrays)
 
 
-def _join(one: State, other: State) -> State:
-    return jax.tree.map(lambda a, b: np.concatenate([a, b], axis=-1), one, other)
+def _put(arrays: State | Problem, index: Int[np.ndarray, " n"], new: State | Problem) -> None:
+    for rows, values in zip(arrays, new, strict=True):
+        rows[..., index] = values

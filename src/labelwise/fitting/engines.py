@@ -28,8 +28,8 @@ from labelwise.models.base import SignalModel, acquisition_names, within
 from labelwise.noise import NoiseModel
 from labelwise.types import Parameter
 
-STEPS = 4
-"""Iterations between two harvests: more are wasted on finished fits, fewer on the host's work."""
+STEPS = 5
+"""Iterations between two harvests: more waste work on finished fits, fewer on the host."""
 DIFFERENCE = 1e-3
 """Half-width of a finite difference, as a share of the bounds' width."""
 

@@ -130,13 +130,13 @@ class MaximumLikelihood:
             scale = np.max(np.abs(signal), axis=1)
         unit = np.array(self._engine.unit, self.dtype)[:, None]
         lower, upper = self._box(scale)
-        data = signal.T / scale
+        data = np.ascontiguousarray(signal.T) / scale  # voxels last, in memory too
         if start is None:
-            q = find_starts(self.model, self._dictionary, data.T) / unit[:, None]
+            q = find_starts(self.model, self._dictionary, signal / scale[:, None]) / unit[:, None]
         else:
             q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-        problem = Problem(data, sigma.T / scale, lower, upper)
+        problem = Problem(data, np.ascontiguousarray(sigma.T) / scale, lower, upper)
         with jax.enable_x64(self.dtype == np.float64):
             solution = solve(self._engine.advance, q, problem, self.max_iterations)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)

@@ -1,17 +1,17 @@
 """Where a fit starts when nobody tells it: a coarse dictionary, and the model's own guess.
 
-A likelihood with several optima needs several starts, and different ones. The dictionary covers the
-bounds; its best entry for a voxel is the first start, and for each parameter the best entry of the
-other half of that parameter's range is a further one. For IVIM at SNR 15 these four starts reach
-the best known likelihood in 99.7 % of voxels; the best entry alone in 96.9 %, the four best in
-98 % (they sit side by side).
+A likelihood with several optima needs several starts, and different ones. The optima of a signal
+model lie apart along the parameter that the acquisition determines worst (D_fast for IVIM), so a
+voxel starts from the best entry of the whole dictionary and from the best entry at each of three
+values of that parameter. For IVIM at SNR 15 these four reach the best known likelihood in 99.9 % of
+voxels; the four best entries, which sit side by side, in 98 %; the best alone in 97 %.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from labelwise.models.base import SelfStarting, SignalModel
 from labelwise.types import Parameter
@@ -35,38 +35,45 @@ class Dictionary:
         self, model: SignalModel, parameters: tuple[Parameter, ...], scale: int | None
     ) -> None:
         searched = [i for i in range(len(parameters)) if i != scale]
-        points = int(ENTRIES ** (1 / max(1, len(searched))) + 1e-9) // 2 * 2
-        points = min(max(2, points), 64)
+        points = min(64, max(2, int(ENTRIES ** (1 / max(1, len(searched))) + 1e-9)))
         axes = [_centres(parameters[i].bounds, points) for i in searched]
-        entries = np.ones((len(parameters), points ** len(searched)))
-        for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
-            entries[i] = values.ravel()
-        self.params = entries
         self.scale = scale
-        self.shape = (points,) * len(searched)
-        signal = np.stack([np.asarray(model.signal(*entry)) for entry in entries.T])
+        self.params = np.ones((len(parameters), points ** len(searched)))
+        for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
+            self.params[i] = values.ravel()
+        signal = np.stack([np.asarray(model.signal(*entry)) for entry in self.params.T])
         usable = np.isfinite(signal).all(axis=1, keepdims=True)  # a model may overflow in a corner
         self.signal = np.where(usable, signal, 0.0)
+        shape = (points,) * len(searched)
+        grid = np.moveaxis(np.arange(signal.shape[0]).reshape(shape), self._worst(shape), 0)
+        self.strata = [grid.ravel()]
+        if searched:
+            self.strata += [grid[points * third // 3 - 1].ravel() for third in (1, 2, 3)]
+
+    def _worst(self, shape: tuple[int, ...]) -> int:
+        """The axis along which the signal, the others let free, changes least from step to step."""
+        if len(shape) < 2:
+            return 0
+        grid = self.signal.reshape(*shape, -1)
+        changes = list(np.gradient(grid, axis=tuple(range(len(shape)))))
+        changes += [grid] if self.scale is not None else []
+        slopes = np.stack(changes, axis=-2)
+        information = slopes @ slopes.swapaxes(-1, -2) + 1e-9 * np.eye(len(changes))
+        variance = np.diagonal(np.linalg.inv(information), axis1=-2, axis2=-1)
+        return int(np.argmax(np.median(variance.reshape(-1, len(changes)), axis=0)[: len(shape)]))
 
     def starts(self, signal: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "P S N"]:
-        """The best entry for each voxel, then the best in the other half of each searched range."""
+        """The best entry for each voxel: of all of them, and of each stratum."""
         norm = np.sqrt(np.sum(self.signal**2, axis=1)) + 1e-30
         if self.scale is None:
             likeness = signal @ self.signal.T.astype(signal.dtype) - 0.5 * norm**2
         else:
             likeness = signal @ (self.signal.T / norm).astype(signal.dtype)
-        picks = _diverse(likeness, self.shape)
+        picks = np.stack([s[np.argmax(likeness[:, s], axis=1)] for s in self.strata])
         starts = self.params[:, picks]
         if self.scale is not None:
             starts[self.scale] = np.take_along_axis(likeness, picks.T, axis=1).T / norm[picks]
         return starts.astype(signal.dtype)
-
-
-@eqx.filter_jit
-def guesses(model: SelfStarting, signal: Float[np.ndarray, "N M"]) -> list[Float[Array, " N"]]:
-    """The model's own guess for every voxel, one array per parameter."""
-    guess = jax.vmap(model.guess)(signal)
-    return [jnp.broadcast_to(rows, len(signal)) for rows in guess]
 
 
 def find_starts(
@@ -78,13 +85,24 @@ def find_starts(
     and a voxel's estimate must not depend on how many others it came with.
     """
     found = []
-    for block in (np.arange(-(-len(signal) // BLOCK) * BLOCK) % len(signal)).reshape(-1, BLOCK):
+    for block in _full_blocks(len(signal)):
         starts = dictionary.starts(signal[block])
         if isinstance(model, SelfStarting):
-            guess = np.nan_to_num(np.stack(guesses(model, signal[block])))
+            guess = np.nan_to_num(np.stack(_guesses(model, signal[block])))
             starts = np.concatenate([starts, guess[:, None]], axis=1)
         found.append(starts)
     return np.concatenate(found, axis=-1)[..., : len(signal)]
+
+
+def _full_blocks(voxels: int) -> Int[np.ndarray, "K BLOCK"]:
+    blocks = -(-voxels // BLOCK)
+    return (np.arange(blocks * BLOCK) % voxels).reshape(blocks, BLOCK)
+
+
+@eqx.filter_jit
+def _guesses(model: SelfStarting, signal: Float[np.ndarray, "N M"]) -> list[Float[Array, " N"]]:
+    guess = jax.vmap(model.guess)(signal)
+    return [jnp.broadcast_to(rows, len(signal)) for rows in guess]
 
 
 def _centres(bounds: tuple[float, float], points: int) -> Float[np.ndarray, " points"]:
@@ -95,18 +113,3 @@ def _centres(bounds: tuple[float, float], points: int) -> Float[np.ndarray, " po
         lower = max(lower, upper / 100)
         return lower * (upper / lower) ** share
     return lower + share * (upper - lower)
-
-
-def _diverse(likeness: Float[np.ndarray, "N D"], shape: tuple[int, ...]) -> np.ndarray:
-    """(S, N) entries: the best, then for each axis the best in the half that it is not in."""
-    voxels = np.arange(len(likeness))
-    entries = np.arange(likeness.shape[1]).reshape(shape)
-    picks = []
-    for axis, points in enumerate(shape):
-        halves = [np.take(entries, side, axis).ravel() for side in np.split(np.arange(points), 2)]
-        best = np.stack([half[np.argmax(likeness[:, half], axis=1)] for half in halves])
-        lower_wins = likeness[voxels, best[0]] >= likeness[voxels, best[1]]
-        if axis == 0:
-            picks.append(np.where(lower_wins, *best))
-        picks.append(np.where(lower_wins, best[1], best[0]))
-    return np.stack(picks) if picks else np.argmax(likeness, axis=1)[None]

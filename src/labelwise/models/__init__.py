@@ -1,7 +1,7 @@
 """Signal models, one file each; the name of a model at the command line is the name of its file."""
 
 from labelwise.models.adc import ADC
-from labelwise.models.base import SelfStarting, SignalModel, acquisition
+from labelwise.models.base import SelfStarting, SignalModel, per_measurement
 from labelwise.models.ivim import IVIM
 from labelwise.models.kurtosis import Kurtosis
 from labelwise.models.t1_ir import T1InversionRecovery
@@ -19,5 +19,5 @@ __all__ = [
     "SignalModel",
     "T1InversionRecovery",
     "T2Biexponential",
-    "acquisition",
+    "per_measurement",
 ]

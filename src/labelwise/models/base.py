@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, Shaped
 from labelwise.types import Parameter
 
 
-def acquisition() -> Any:
+def per_measurement() -> Any:
     """A field of a model that holds one setting per measurement; lists and tuples are accepted.
 
     Example:
         >>> class Decay(SignalModel):
-        ...     t: Float[Array, "M"] = acquisition()
+        ...     t: Float[Array, "M"] = per_measurement()
         ...     parameters = (Parameter("A", "a.u.", (0, 10)), Parameter("R", "1/ms", (0, 1)))
         ...
         ...     def signal(self, a, r):

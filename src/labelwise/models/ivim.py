@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, acquisition, log_linear
+from labelwise.models.base import SelfStarting, log_linear, per_measurement
 from labelwise.types import Parameter
 
 
@@ -25,7 +25,7 @@ class IVIM(SelfStarting):
         [1.0, 0.635, 0.315]
     """
 
-    b: Float[Array, " M"] = acquisition()
+    b: Float[Array, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.01, 0.5), "f"),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, acquisition, log_linear
+from labelwise.models.base import SelfStarting, log_linear, per_measurement
 from labelwise.types import Parameter
 
 
@@ -25,7 +25,7 @@ class T2(SelfStarting):
         [1.0, 0.607, 0.368]
     """
 
-    te: Float[Array, " M"] = acquisition()
+    te: Float[Array, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", (1.0, 2000.0), "T_2"),

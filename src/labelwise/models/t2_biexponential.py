@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SignalModel, acquisition
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 
@@ -25,7 +25,7 @@ class T2Biexponential(SignalModel):
         [1.0, 0.697, 0.298]
     """
 
-    te: Float[Array, " M"] = acquisition()
+    te: Float[Array, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.0, 1.0), "f"),

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SignalModel, acquisition
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 _T2_BOUNDS = (5.0, 2000.0)
@@ -44,7 +44,7 @@ class T2EPG(SignalModel):
         [0.701, 0.777, 0.601]
     """
 
-    te: Float[Array, " M"] = acquisition()
+    te: Float[Array, " M"] = per_measurement()
     t1: float = 1000.0
     differentiable: ClassVar[bool] = False
     vectorized: ClassVar[bool] = True

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from labelwise.figures import parameter_maps
+from labelwise.models import IVIM
+from labelwise.types import Parameter, Status
+
+SHAPE = (20, 12, 3)
+
+
+def parameters(count):
+    more = tuple(Parameter(f"extra_{n}", "ms", (0, 1)) for n in range(3))
+    return (*IVIM.parameters, *more)[:count]
+
+
+def draw(count=4, shape=SHAPE, status=None, **options):
+    rng = np.random.default_rng(0)
+    status = np.full(shape, Status.CONVERGED) if status is None else status
+    maps = {p.name: rng.uniform(0.1, 1, shape) for p in parameters(count)}
+    return parameter_maps(maps, parameters(count), status, index=1, standard_errors=maps, **options)
+
+
+def titles(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def margins(figure):
+    """Inches between what is drawn and the figure's edges: left, bottom, right, top."""
+    figure.draw_without_rendering()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+@pytest.mark.parametrize("shape", [(20, 12, 3), (12, 20, 3), (64, 8, 3)])
+def test_any_number_of_parameters_and_any_shape_of_image_fit_on_the_page(count, shape):
+    status = np.resize(np.array(Status), shape)
+    figure = draw(count, shape, status)
+    assert len(titles(figure)) == 2 * count + 1
+    assert min(margins(figure)) > 0
+
+
+def test_titles_carry_symbol_and_unit():
+    assert titles(draw())[:6:2] == ["$S_0$ (a.u.)", "$f$", "$D_{slow}$ (µm²/ms)"]
+
+
+def test_a_symbol_that_cannot_be_typeset_falls_back_to_the_name():
+    broken = Parameter("T2", "ms", (0, 1), r"T_{2")
+    maps = {"T2": np.ones(SHAPE)}
+    status = np.ones(SHAPE, int)
+    figure = parameter_maps(maps, [broken], status, index=0, standard_errors=maps)
+    assert titles(figure)[0] == "T2 (ms)"
+    figure.draw_without_rendering()
+
+
+def test_x_points_right_and_y_up_in_true_proportions():
+    status = np.ones((20, 10, 3), int)
+    image = draw(1, (20, 10, 3), status, zooms=(1.0, 4.0)).axes[0]
+    assert image.images[0].get_array().shape == (10, 20)
+    assert image.images[0].origin == "lower"
+    box = image.get_window_extent()
+    assert box.height / box.width == pytest.approx(2.0)
+
+
+def test_the_picture_is_cropped_to_the_mask_with_a_margin():
+    status = np.zeros(SHAPE, int)
+    status[5:10, 4:6, 1] = Status.CONVERGED
+    assert draw(1, status=status).axes[0].images[0].get_array().shape == (6, 9)
+
+
+def test_voxels_on_a_bound_do_not_stretch_the_colours():
+    status = np.full(SHAPE, Status.CONVERGED)
+    values = np.linspace(1.0, 2.0, status.size).reshape(SHAPE)
+    status[:5], values[:5] = Status.ON_BOUND, 300.0
+    maps = {"D": values}
+    parameter = Parameter("D", "µm²/ms", (0, 300))
+    figure = parameter_maps(maps, [parameter], status, index=0, standard_errors=maps)
+    assert figure.axes[0].images[0].get_clim()[1] <= 2.0
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5], ids=["nothing fitted", "constant"])
+def test_maps_without_contrast_are_drawn(value):
+    maps = {"D": np.full(SHAPE, value)}
+    parameter = Parameter("D", "µm²/ms", (0, 1))
+    status = np.zeros(SHAPE, int)
+    figure = parameter_maps(maps, [parameter], status, index=0, standard_errors=maps)
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low < high
+
+
+def test_the_legend_names_each_status_that_occurs():
+    status = np.full(SHAPE, Status.CONVERGED)
+    status[0, 0, 1] = Status.NEGATIVE
+    legends = [axes.get_legend() for axes in draw(2, status=status).axes if axes.get_legend()]
+    assert [text.get_text() for text in legends[0].get_texts()] == [
+        Status.CONVERGED.reason,
+        Status.NEGATIVE.reason,
+    ]

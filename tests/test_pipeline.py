@@ -1,0 +1,395 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import dipy.data
+import jax
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import pytest
+
+from labelwise.acquisition import read_bvals, read_times
+from labelwise.images import file_hash
+from labelwise.models import ADC, IVIM, T1InversionRecovery
+from labelwise.noise import Gaussian, Rician
+from labelwise.pipeline import fit_image
+from labelwise.request import FitRequest
+from labelwise.types import Status
+
+SHAPE = (9, 8, 2)
+B = np.array([0, 0, 0, 0, 100, 400, 400, 800]) / 1000
+SIGMA = 10.0
+TRUTH = (500.0, 1.2)
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
+DIPY = Path(dipy.data.__file__).parent / "files"
+SCANS = Path(__file__).parents[2] / "shared" / "data"
+
+
+def inside():
+    mask = np.zeros(SHAPE, bool)
+    mask[2:-2, 2:-2] = True
+    return mask
+
+
+def save(path, data, affine=AFFINE):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Tissue with ADC 1.2 µm²/ms in air, Rician noise."""
+    signal = np.asarray(ADC(b=B).signal(*TRUTH)) * inside()[..., None]
+    noisy = Rician().sample(jax.random.key(3), signal, np.float32(SIGMA))
+    return np.asarray(noisy, np.float32)
+
+
+@pytest.fixture
+def ask(tmp_path, data):
+    """A request to fit that series; options replace what it asks for."""
+
+    def request(values=data, **options):
+        asked = FitRequest(
+            image=save(tmp_path / "dwi.nii.gz", values),
+            model=ADC(b=B),
+            noise=Rician(),
+            sigma=SIGMA,
+            folder=tmp_path / "maps",
+            mask=save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
+        )
+        return replace(asked, **options)
+
+    return request
+
+
+def load(folder, name):
+    return np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)
+
+
+def sidecar(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, data):
+    """One plain run, for the tests that only look at what it wrote."""
+    folder = tmp_path_factory.mktemp("fitted")
+    bvals = folder / "dwi.bval"
+    bvals.write_text(" ".join(f"{1000 * b:g}" for b in B))
+    seen = []
+    request = FitRequest(
+        image=save(folder / "dwi.nii.gz", data),
+        model=ADC(b=read_bvals(bvals)),
+        noise=Rician(),
+        sigma="repeats",
+        folder=folder / "maps",
+        mask=save(folder / "mask.nii.gz", inside().astype(np.uint8)),
+        bounds={"ADC": (0.1, 3.0)},
+        sources={"b": bvals},
+        command="labelwise fit ...",
+    )
+    report = fit_image(request, lambda *progress: seen.append(progress))
+    return request, report, seen
+
+
+def test_every_map_is_there_with_a_sidecar(fitted):
+    folder = fitted[0].folder
+    names = [
+        *("S0", "S0_standard_error", "ADC", "ADC_standard_error"),
+        *("status", "on_bound", "nll", "residual", "iterations"),
+    ]
+    written = {path.name for path in folder.iterdir()}
+    maps = {f"{name}.{ending}" for name in names for ending in ("nii.gz", "json")}
+    assert written == maps | {"run.json", "maps.png"}
+
+
+def test_the_truth_comes_back(fitted):
+    request, report, _ = fitted
+    for summary, truth in zip(report.parameters, TRUTH, strict=True):
+        assert summary.quartiles[1] == pytest.approx(truth, rel=0.02)
+    assert report.residual == pytest.approx(1, abs=0.2)
+    values, errors = load(request.folder, "ADC"), load(request.folder, "ADC_standard_error")
+    z = (values - TRUTH[1])[inside()] / errors[inside()]
+    assert 0.6 < z.std() < 1.5
+
+
+def test_maps_keep_the_geometry_and_leave_out_what_is_outside_the_mask(fitted):
+    folder = fitted[0].folder
+    image = nib.load(folder / "ADC.nii.gz")
+    np.testing.assert_array_equal(image.affine, AFFINE)
+    assert image.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.isfinite(load(folder, "ADC")), inside())
+    status = load(folder, "status")
+    assert np.all(status[~inside()] == Status.NOT_FITTED)
+    assert np.all(status[inside()] == Status.CONVERGED)
+    assert load(folder, "on_bound").shape == (*SHAPE, 2)
+
+
+def test_sidecars_say_what_one_must_know(fitted):
+    request, report, _ = fitted
+    said = sidecar(request.folder, "ADC")
+    assert (said["unit"], said["bounds"]) == ("µm²/ms", [0.1, 3.0])
+    assert said["model"]["equation"] == "S(b) = S0 exp(-b ADC)."
+    assert said["noise"] == "Rician"
+    assert said["sigma"]["method"] == "repeats"
+    assert said["sigma"]["sigma"] == report.sigma.sigma
+    assert said["acquisition"]["settings"]["b"] == {
+        "unit": "s/mm²",
+        "values": (1000 * B).tolist(),
+    }
+    assert said["command"] == "labelwise fit ..."
+    assert {"labelwise", "jax", "numpy", "nibabel", "python"} <= said["versions"].keys()
+    paths = [request.image, request.mask, request.sources["b"]]
+    assert said["inputs"] == {str(path): file_hash(path) for path in paths}
+    assert sidecar(request.folder, "status")["codes"]["3"] == "not converged"
+
+
+def test_the_record_of_the_run(fitted):
+    request, report, _ = fitted
+    run = sidecar(request.folder, "run")
+    assert run["voxels"] == {"inside": 40, "status": {"converged": 40}}
+    assert [p["name"] for p in run["parameters"]] == ["S0", "ADC"]
+    assert run["parameters"][1]["median"] == report.parameters[1].quartiles[1]
+    assert set(run["seconds"]) == {"prepare", "fit", "write"}
+    assert run["notes"] == []
+
+
+def test_the_picture_is_one(fitted):
+    assert matplotlib.image.imread(fitted[0].folder / "maps.png").shape[2] == 4
+
+
+def test_progress_begins_at_none_and_ends_at_all(fitted):
+    assert fitted[2] == [(0, 40), (40, 40)]
+
+
+def test_both_estimates_of_sigma_are_recorded(fitted):
+    _, report, _ = fitted
+    assert report.sigma.sigma == pytest.approx(SIGMA, rel=0.2)
+    (other,) = report.other_sigma
+    assert other.method == "background"
+    assert other.sigma == pytest.approx(SIGMA, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (np.nan, Status.NOT_FINITE),
+        (np.inf, Status.NOT_FINITE),
+        (-1.0, Status.NEGATIVE),
+        (0.0, Status.ALL_ZERO),
+    ],
+)
+def test_a_bad_voxel_changes_no_other(ask, data, tmp_path, value, status):
+    fit_image(ask())
+    clean = {name: load(tmp_path / "maps", name) for name in ("S0", "ADC", "nll", "status")}
+    bad = data.copy()
+    bad[4, 4, 1] = value
+    report = fit_image(ask(bad, folder=tmp_path / "again"))
+    assert report.voxels[status] == 1
+    others = np.ones(SHAPE, bool)
+    others[4, 4, 1] = False
+    for name, values in clean.items():
+        np.testing.assert_array_equal(load(tmp_path / "again", name)[others], values[others])
+    assert np.isnan(load(tmp_path / "again", "ADC")[4, 4, 1])
+    assert load(tmp_path / "again", "status")[4, 4, 1] == status
+
+
+def test_blocks_change_nothing(ask, tmp_path, monkeypatch):
+    from labelwise.images import Series
+
+    fit_image(ask())
+    blocks = Series.blocks
+    monkeypatch.setattr(
+        Series, "blocks", lambda self, mask, size=7, volumes=None: blocks(self, mask, 7, volumes)
+    )
+    fit_image(ask(folder=tmp_path / "again"))
+    for name in ("S0", "ADC", "status"):
+        np.testing.assert_array_equal(load(tmp_path / "again", name), load(tmp_path / "maps", name))
+
+
+def test_a_map_of_sigma_is_used_voxel_by_voxel_and_written_down(ask, tmp_path):
+    sigma = np.full(SHAPE, SIGMA, np.float32)
+    sigma[4, 4, 0] = 0.0
+    report = fit_image(ask(sigma=save(tmp_path / "sigma.nii.gz", sigma)))
+    assert report.voxels == {Status.CONVERGED: 39, Status.BAD_SIGMA: 1}
+    assert (report.sigma.method, report.sigma.sigma) == ("map", SIGMA)
+    np.testing.assert_array_equal(load(tmp_path / "maps", "sigma")[inside()], sigma[inside()])
+    values = load(tmp_path / "maps", "ADC")
+    fit_image(ask(folder=tmp_path / "again"))
+    fitted = np.isfinite(values)
+    np.testing.assert_array_equal(values[fitted], load(tmp_path / "again", "ADC")[fitted])
+
+
+def test_averaging_is_a_fit_of_the_averages(ask, data, tmp_path):
+    report = fit_image(ask(average="arithmetic", noise=Gaussian()))
+    groups = [[0, 1, 2, 3], [4], [5, 6], [7]]
+    means = np.stack([data[..., group].mean(-1) for group in groups], -1)
+    assert report.residual == pytest.approx(1, abs=0.4)
+    said = sidecar(tmp_path / "maps", "ADC")["acquisition"]
+    assert said["averaged_volumes"] == [4, 1, 2, 1]
+    assert said["sigma_factor"] == pytest.approx([0.5, 1, 2**-0.5, 1])
+    assert said["fitted_settings"]["b"]["values"] == [0, 100, 400, 800]
+    s0, adc = (load(tmp_path / "maps", name)[inside()] for name in ("S0", "ADC"))
+    weights = np.array([4, 1, 2, 1])
+
+    def misfit(s0, adc):
+        model = s0[:, None] * np.exp(-np.outer(adc, [0, 0.1, 0.4, 0.8]))
+        return (weights * (means[inside()] - model) ** 2).sum(1)
+
+    best = misfit(s0, adc)
+    for s0_step, adc_step in [(1, 0), (-1, 0), (0, 0.01), (0, -0.01)]:
+        assert np.all(misfit(s0 + s0_step, adc + adc_step) > best)
+
+
+def test_the_order_of_the_volumes_does_not_matter(ask, data, tmp_path):
+    fit_image(ask(sigma="repeats"))
+    order = np.random.default_rng(0).permutation(len(B))
+    shuffled = ask(
+        data[..., order], model=ADC(b=B[order]), sigma="repeats", folder=tmp_path / "again"
+    )
+    fit_image(shuffled)
+    np.testing.assert_allclose(
+        load(tmp_path / "again", "ADC"), load(tmp_path / "maps", "ADC"), rtol=1e-4
+    )
+
+
+def test_b_up_to_the_tolerance_is_a_repeat_of_0(ask):
+    b = np.where(B == 0, [0, 0.005, 0.005, 0.005, 1, 1, 1, 1], B)
+    with pytest.raises(ValueError, match=r"at least 2 volumes at b = 0 \(up to 1 s/mm²\), got 1"):
+        fit_image(ask(model=ADC(b=b), sigma="repeats"))
+    report = fit_image(ask(model=ADC(b=b), sigma="repeats", b_tolerance=0.005))
+    assert "4 repeats" in report.sigma.note
+
+
+def refuse(request, match):
+    with pytest.raises(ValueError, match=match):
+        fit_image(request)
+    assert not request.folder.exists()
+
+
+def test_counts_must_agree(ask, tmp_path):
+    request = ask(model=ADC(b=[*B, 1.0]), sources={"b": tmp_path / "dwi.bval"})
+    refuse(request, r"^b-values: 9 in dwi\.bval, but dwi\.nii\.gz has 8 volumes$")
+
+
+def test_fewer_measurements_than_parameters(ask, data):
+    model = IVIM(b=[0, 0.1, 0.8])
+    refuse(ask(data[..., :3], model=model), "3 measurements cannot determine 4 parameters")
+
+
+def test_a_single_distinct_b(ask):
+    refuse(ask(model=ADC(b=np.full(8, 0.8))), "b-values: all 8 are the same")
+
+
+def test_a_single_distinct_b_within_the_tolerance(ask):
+    refuse(ask(model=ADC(b=0.8 + 1e-4 * np.arange(8))), "b-values: all 8 are the same")
+
+
+def test_few_distinct_settings_are_noted(ask, data):
+    kept = B != 0.1
+    with pytest.warns(UserWarning, match="only 3 distinct ones for 4 parameters"):
+        report = fit_image(ask(data[..., kept], model=IVIM(b=B[kept])))
+    assert "only 3 distinct" in report.notes[0]
+
+
+def test_background_needs_a_mask(ask):
+    refuse(ask(sigma="background", mask=None), "a mask must say where the background is")
+
+
+def test_bounds_of_no_parameter(ask):
+    refuse(ask(bounds={"D_fast": (1, 2)}), "no parameter 'D_fast'")
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
+def test_sigma_must_be_positive(ask, sigma):
+    refuse(ask(sigma=sigma), "sigma: expected a positive number")
+
+
+def test_a_sigma_that_others_contradict_is_noted(ask):
+    with pytest.warns(UserWarning, match="sigma") as caught:
+        report = fit_image(ask(sigma=2.0))
+    assert [str(warning.message) for warning in caught] == list(report.notes)
+    assert "repeats would say 1" in report.notes[0]
+    assert "background would say" in report.notes[1]
+    assert "residuals are" in report.notes[2]
+
+
+def test_as_many_measurements_as_parameters_say_nothing_of_the_fit(ask, data):
+    report = fit_image(ask(data[..., [0, 7]], model=ADC(b=[0, 0.8])))
+    assert np.isnan(report.residual)
+    assert report.notes == ()
+
+
+def test_clipped_images_are_noted(ask, data):
+    with pytest.warns(UserWarning, match="voxels .* share the largest value of the series, 512"):
+        fit_image(ask(np.minimum(data, 512)))
+
+
+def test_nothing_fitted_is_noted(ask, data):
+    with pytest.warns(UserWarning, match="no voxel could be fitted"):
+        report = fit_image(ask(np.zeros_like(data)))
+    assert report.voxels == {Status.ALL_ZERO: 40}
+    assert report.as_dict()["voxels"]["status"] == {"all measurements zero": 40}
+
+
+def test_a_full_disk_leaves_nothing(ask, monkeypatch):
+    from labelwise.outputs import Output
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Output, "write_run", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit_image(ask())
+    assert not ask().folder.exists()
+
+
+def test_real_multi_shell_diffusion(tmp_path):
+    """A 102-volume scan, b up to about 4000 s/mm², one b = 15: diffusivity of brain tissue."""
+    b = read_bvals(DIPY / "small_101D.bval")
+    low = b <= 1.5
+    series = nib.load(DIPY / "small_101D.nii.gz")
+    image = save(tmp_path / "dwi.nii.gz", np.asarray(series.dataobj)[..., low], series.affine)
+    request = FitRequest(image, ADC(b=b[low]), Rician(), 20.0, tmp_path / "maps")
+    report = fit_image(request)
+    fitted = report.voxels[Status.CONVERGED] + report.voxels.get(Status.ON_BOUND, 0)
+    assert fitted > 0.9 * 600
+    assert 0.4 < report.parameters[1].quartiles[1] < 1.5
+    np.testing.assert_array_equal(nib.load(tmp_path / "maps/ADC.nii.gz").affine, series.affine)
+
+
+@pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
+def test_real_abdomen(tmp_path):
+    scan = SCANS / "abdomen_ivim_repeats"
+    request = FitRequest(
+        image=scan / "dwi.nii.gz",
+        model=IVIM(b=read_bvals(scan / "dwi.bval")),
+        noise=Rician(),
+        sigma="repeats",
+        folder=tmp_path / "maps",
+        mask=scan / "mask.nii.gz",
+    )
+    with pytest.warns(UserWarning, match="background would say"):
+        report = fit_image(request)
+    assert 3.0 < report.sigma.sigma < 6.0
+    liver = np.asarray(nib.load(scan / "rois.nii.gz").dataobj).reshape(100, 96) == 2
+    d_slow = load(tmp_path / "maps", "D_slow").reshape(100, 96)[liver]
+    assert 0.6 < np.nanmedian(d_slow) < 1.6
+
+
+@pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
+def test_real_t1_phantom(tmp_path):
+    scan = SCANS / "t1_phantom"
+    times = read_times(str(scan / "inversion_recovery.ti"), "ti")
+    request = FitRequest(
+        scan / "inversion_recovery.nii.gz",
+        T1InversionRecovery(ti=times),
+        Rician(),
+        5.0,
+        tmp_path / "maps",
+    )
+    with pytest.warns(UserWarning, match="share the largest value of the series, 4095"):
+        fit_image(request)
+    water = load(tmp_path / "maps", "T1")[120:136, 60:70]
+    assert 2000 < np.nanmedian(water) < 4000

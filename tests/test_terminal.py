@@ -1,0 +1,44 @@
+import errno
+import warnings
+
+import pytest
+
+from labelwise.terminal import notes, number, sentence
+
+
+def test_a_note_is_shown_once_and_other_kinds_of_warning_not_at_all(capsys):
+    with notes():
+        for message in ("b is large [s/mm²]", "b is large [s/mm²]", "sigma differs"):
+            warnings.warn(message, stacklevel=1)
+        warnings.warn("an old name", DeprecationWarning, stacklevel=1)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "note: b is large [s/mm²]\nnote: sigma differs\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("two\n  lines"), "two lines"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "dwi.bval"), "dwi.bval: No such file"),
+        (OSError("maps: no room"), "maps: no room"),
+    ],
+)
+def test_an_error_is_one_sentence(error, words):
+    assert sentence(error) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.0099999998, "0.0100"),
+        (-1.5, "-1.50"),
+        (99.99, "100"),
+        (12345.6, "12,300"),
+        (1e7, "1e+07"),
+        (float("nan"), "none"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
