@@ -1,7 +1,7 @@
 """The command `labelwise`: options in, one call of the main job, a table out.
 
-Words become objects here. Modules that need JAX or matplotlib are imported inside the commands:
-they take seconds, and `labelwise --help` and shell completion should not.
+Words become objects here. The main job is imported inside the commands that do it: matplotlib,
+nibabel and the list of models take longer to import than `labelwise --help` to answer.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Everything is elementwise and broadcasts; z = data * signal / sigma² may be 0 t
 """
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -15,11 +16,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from labelwise.types import Numbers
 
+if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
 
 class NoiseModel(eqx.Module):
     """How measurements scatter around a noise-free signal. Arguments broadcast elementwise."""
 
-    magnitude: eqx.AbstractClassVar[bool]
+    magnitude: AbstractClassVar[bool]
     """Whether data are magnitudes, so that a negative measurement is bad input."""
 
     @abstractmethod

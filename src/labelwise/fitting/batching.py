@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, State
+from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, State, Stop
 
 WIDTH = 2048
 """Fits in a batch: fewer pay for the calls, more for the stragglers and for leaving the cache."""
@@ -36,7 +36,7 @@ def solve(
     advance: Callable[[State, Problem], State],
     start: Float[np.ndarray, "P S N"],
     problem: Problem,
-    max_iterations: int,
+    stop: Stop,
 ) -> Solution:
     """Fit each of N voxels from each of its S starts; keep the start with the lowest nll.
 
@@ -44,7 +44,7 @@ def solve(
         advance: takes a batch of WIDTH fits a few iterations further.
         start: the coordinates that the fits start from, inside the box.
         problem: the N voxels, NumPy arrays.
-        max_iterations: a fit still running after as many is given up where it stands.
+        stop: a fit still running after its `max_iterations` is not converged.
     """
     size, starts, voxels = start.shape
     fits = starts * voxels
@@ -60,7 +60,7 @@ def solve(
     state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
     while busy.any():
         state = jax.tree.map(np.array, advance(state, part))
-        over = (state.verdict != RUNNING) | (state.iterations >= max_iterations)
+        over = (state.verdict != RUNNING) | (state.iterations >= stop.max_iterations)
         done = np.flatnonzero(over & busy)
         ended.q[:, ids[done]] = state.q[:, done]
         ended.nll[ids[done]] = state.nll[done]

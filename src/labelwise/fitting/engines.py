@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from labelwise.fitting.newton import (
     Problem,
     State,
+    Stop,
     Symmetric,
     advance,
     cholesky,
@@ -63,7 +64,7 @@ class Compiled:
     model: SignalModel
     noise: NoiseModel
     unit: Unit
-    tolerance: float
+    stop: Stop
 
     @cached_property
     def separable(self) -> bool:
@@ -72,7 +73,7 @@ class Compiled:
 
     def advance(self, state: State, problem: Problem) -> State:
         """See `Engine`."""
-        setting = (self.model, self.noise, self.unit, self.separable, self.tolerance)
+        setting = (self.model, self.noise, self.unit, self.separable, self.stop)
         return _advance(*setting, state, problem)
 
     def describe(self, q, problem, free):
@@ -91,16 +92,14 @@ class BlackBox:
     model: SignalModel
     noise: NoiseModel
     unit: Unit
-    tolerance: float
+    stop: Stop
 
     def advance(self, state: State, problem: Problem) -> State:
         """See `Engine`."""
         for _ in range(STEPS):
             trial, promised = _propose(state, problem)
             signal, slopes = self._evaluate(np.stack(trial), problem)
-            state = _judge(
-                self.noise, self.tolerance, state, trial, promised, problem, signal, slopes
-            )
+            state = _judge(self.noise, self.stop, state, trial, promised, problem, signal, slopes)
         return state
 
     def describe(self, q, problem, free):
@@ -129,12 +128,12 @@ class BlackBox:
 
 
 def make_engine(
-    model: SignalModel, noise: NoiseModel, parameters: tuple[Parameter, ...], tolerance: float
+    model: SignalModel, noise: NoiseModel, parameters: tuple[Parameter, ...], stop: Stop
 ) -> Engine:
     """The engine that a model asks for; coordinates are scaled by the bounds' width."""
     widths = [p.bounds[1] - p.bounds[0] for p in parameters]
     unit = tuple(width if np.isfinite(width) else 1.0 for width in widths)
-    return (Compiled if model.differentiable else BlackBox)(model, noise, unit, tolerance)
+    return (Compiled if model.differentiable else BlackBox)(model, noise, unit, stop)
 
 
 def is_separable(model: SignalModel) -> bool:
@@ -183,9 +182,9 @@ def _measurement_by_measurement(
 
 
 @eqx.filter_jit
-def _advance(model, noise, unit, separable, tolerance, state, problem):
+def _advance(model, noise, unit, separable, stop, state, problem):
     signal = batched_signal(model, unit, separable)
-    return advance(signal, noise, state, problem, tolerance, STEPS)
+    return advance(signal, noise, state, problem, stop, STEPS)
 
 
 @eqx.filter_jit
@@ -233,6 +232,6 @@ _uncertainty = eqx.filter_jit(uncertainty)
 
 
 @eqx.filter_jit
-def _judge(noise, tolerance, state, trial, promised, problem, signal, slopes):
+def _judge(noise, stop, state, trial, promised, problem, signal, slopes):
     evaluated = normal_equations(noise, problem, signal, slopes)
-    return judge(state, trial, promised, evaluated, tolerance)
+    return judge(state, trial, promised, evaluated, stop)

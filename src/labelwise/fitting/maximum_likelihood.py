@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from labelwise.fitting.batching import WIDTH, solve
 from labelwise.fitting.engines import make_engine
-from labelwise.fitting.newton import Problem
+from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
 from labelwise.models.base import SignalModel, measurements, scale_parameter
 from labelwise.noise import NoiseModel
@@ -61,12 +61,12 @@ class MaximumLikelihood:
         self.model = model
         self.noise = noise
         self.parameters = _bounded(model.parameters, bounds or {})
-        self.max_iterations = max_iterations
         self.dtype = np.dtype(dtype)
         self.threads = (threads or available_cores()) if model.differentiable else 1
+        self._stop = Stop(tolerance, max_iterations)
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
-        self._engine = make_engine(model, noise, self.parameters, tolerance)
+        self._engine = make_engine(model, noise, self.parameters, self._stop)
         self._dictionary = Dictionary(model, self.parameters, self._scale)
 
     def __call__(
@@ -138,7 +138,7 @@ class MaximumLikelihood:
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
         problem = Problem(data, np.ascontiguousarray(sigma.T) / scale, lower, upper)
         with jax.enable_x64(self.dtype == np.float64):
-            solution = solve(self._engine.advance, q, problem, self.max_iterations)
+            solution = solve(self._engine.advance, q, problem, self._stop)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
         errors, residual = self._describe(solution.q, problem, on_bound == 0)
         bounds = np.array([p.bounds for p in self.parameters], self.dtype)[..., None]

@@ -51,6 +51,15 @@ class State(NamedTuple):
     verdict: Int[Array | np.ndarray, " W"]
 
 
+class Stop(NamedTuple):
+    """When a fit ends."""
+
+    tolerance: float
+    """A step that promises to lower the nll by less ends it as CONVERGED."""
+    max_iterations: int
+    """After so many it is given up where it stands, still RUNNING."""
+
+
 def lower_triangle(size: int) -> list[tuple[int, int]]:
     """The (row, column) pairs of a symmetric matrix's lower triangle, in storage order."""
     return [(i, j) for i in range(size) for j in range(i + 1)]
@@ -131,15 +140,15 @@ def judge(
     trial: Rows,
     promised: Array,
     evaluated: tuple[Array, Rows, Symmetric],
-    tolerance: float,
+    stop: Stop,
 ) -> State:
     """Keep the trial point where the nll improved; adapt the damping; stop where all is done.
 
-    A fit has converged when the undamped step promises less than `tolerance`, or when no step,
+    A fit has converged when the undamped step promises less than the tolerance, or when no step,
     however short, improves the nll any more (a kink, or the precision of the numbers).
     """
     nll, gradient, hessian = evaluated
-    running = state.verdict == RUNNING
+    running = (state.verdict == RUNNING) & (state.iterations < stop.max_iterations)
     fresh = jnp.isinf(state.nll)
     rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(nll)
     decrease = state.nll - nll
@@ -147,7 +156,7 @@ def judge(
     faithful = decrease / jnp.maximum(promised, 1e-12)
     eased = jnp.where(faithful > 0.75, 0.1, jnp.where(faithful < 0.25, 4.0, 1.0))
     damping = state.damping * jnp.where(fresh & better, 1.0, jnp.where(better, eased, 8.0))
-    negligible = (promised >= 0) & (promised < tolerance + rounding) & (state.damping <= 0.1)
+    negligible = (promised >= 0) & (promised < stop.tolerance + rounding) & (state.damping <= 0.1)
     stopped = (negligible & ~fresh) | (state.damping > 1e7)
     return State(
         q=_choose(better, trial, state.q),
@@ -165,7 +174,7 @@ def advance(
     noise: NoiseModel,
     state: State,
     problem: Problem,
-    tolerance: float,
+    stop: Stop,
     steps: int,
 ) -> State:
     """Take `steps` iterations with a differentiable batched `signal(*q)`."""
@@ -173,7 +182,7 @@ def advance(
     def iterate(_, state: State) -> State:
         trial, promised = propose(state, problem)
         evaluated = normal_equations(noise, problem, signal(*trial), slopes(signal, trial))
-        return judge(state, trial, promised, evaluated, tolerance)
+        return judge(state, trial, promised, evaluated, stop)
 
     return jax.lax.fori_loop(0, steps, iterate, state)
 

@@ -88,7 +88,7 @@ def find_starts(
     for block in _full_blocks(len(signal)):
         starts = dictionary.starts(signal[block])
         if isinstance(model, SelfStarting):
-            guess = np.nan_to_num(np.stack(_guesses(model, signal[block])))
+            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(signal[block]))))
             starts = np.concatenate([starts, guess[:, None]], axis=1)
         found.append(starts)
     return np.concatenate(found, axis=-1)[..., : len(signal)]
@@ -100,7 +100,7 @@ def _full_blocks(voxels: int) -> Int[np.ndarray, "K BLOCK"]:
 
 
 @eqx.filter_jit
-def _guesses(model: SelfStarting, signal: Float[np.ndarray, "N M"]) -> list[Float[Array, " N"]]:
+def _guesses(model: SelfStarting, signal: Float[Array, "N M"]) -> list[Float[Array, " N"]]:
     guess = jax.vmap(model.guess)(signal)
     return [jnp.broadcast_to(rows, len(signal)) for rows in guess]
 

@@ -25,7 +25,7 @@ class ADC(SelfStarting):
         [1.0, 0.368, 0.135]
     """
 
-    b: Float[Array, " M"] = per_measurement()
+    b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("ADC", "µm²/ms", (0.0, 5.0), "ADC"),

@@ -7,7 +7,7 @@ paper's equation for ONE voxel, scalars in, M values out. `vmap` makes it a mill
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,6 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from labelwise.types import Parameter
+
+if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
 
 
 def per_measurement() -> Any:
@@ -40,7 +45,7 @@ class SignalModel(eqx.Module):
     simulation, a dictionary look-up) sets `differentiable = False` and works on NumPy arrays.
     """
 
-    parameters: eqx.AbstractClassVar[tuple[Parameter, ...]]
+    parameters: AbstractClassVar[tuple[Parameter, ...]]
     differentiable: ClassVar[bool] = True
     vectorized: ClassVar[bool] = False
     """A non-differentiable model whose signal broadcasts over voxels: parameters (N, 1) in, (N, M)
@@ -98,7 +103,9 @@ class SelfStarting(SignalModel):
 
 
 def log_linear(
-    x: Float[Array, " M"], signal: Float[Array, " M"], weight: Shaped[Array, " M"] | float = 1.0
+    x: Float[Array | np.ndarray, " M"],
+    signal: Float[Array, " M"],
+    weight: Shaped[Array | np.ndarray, " M"] | float = 1.0,
 ) -> tuple[Array, Array]:
     """Amplitude a and rate r of signal = a exp(-r x), fitted to the log of one voxel's signal.
 

@@ -25,7 +25,7 @@ class IVIM(SelfStarting):
         [1.0, 0.635, 0.315]
     """
 
-    b: Float[Array, " M"] = per_measurement()
+    b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.01, 0.5), "f"),

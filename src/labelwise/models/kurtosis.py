@@ -26,7 +26,7 @@ class Kurtosis(SelfStarting):
         [1.0, 0.427, 0.247]
     """
 
-    b: Float[Array, " M"] = per_measurement()
+    b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("D", "µm²/ms", (0.01, 4.0), "D"),

@@ -26,7 +26,7 @@ class T1InversionRecovery(SignalModel):
         [1.0, 0.007, 0.9]
     """
 
-    ti: Float[Array, " M"] = per_measurement()
+    ti: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T1", "ms", (50.0, 6000.0), "T_1"),

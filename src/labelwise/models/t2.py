@@ -25,7 +25,7 @@ class T2(SelfStarting):
         [1.0, 0.607, 0.368]
     """
 
-    te: Float[Array, " M"] = per_measurement()
+    te: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", (1.0, 2000.0), "T_2"),

@@ -25,7 +25,7 @@ class T2Biexponential(SignalModel):
         [1.0, 0.697, 0.298]
     """
 
-    te: Float[Array, " M"] = per_measurement()
+    te: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.0, 1.0), "f"),

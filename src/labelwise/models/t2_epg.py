@@ -44,7 +44,7 @@ class T2EPG(SignalModel):
         [0.701, 0.777, 0.601]
     """
 
-    te: Float[Array, " M"] = per_measurement()
+    te: Float[Array | np.ndarray, " M"] = per_measurement()
     t1: float = 1000.0
     differentiable: ClassVar[bool] = False
     vectorized: ClassVar[bool] = True
