@@ -43,8 +43,8 @@ class MaximumLikelihood:
         >>> model = lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
         >>> signal = np.asarray(model.signal(500.0, 0.3, 1.0, 40.0))
         >>> estimate = MaximumLikelihood(model, lw.Rician())(signal[None], sigma=5.0)
-        >>> estimate.values.round(1).tolist()
-        [[500.0, 0.3, 1.0, 40.0]]
+        >>> [round(float(value), 1) for value in estimate.values[0]]
+        [500.0, 0.3, 1.0, 40.0]
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class Dictionary:
         self.params = np.ones((len(parameters), points ** len(searched)))
         for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
             self.params[i] = values.ravel()
-        signal = np.stack([np.asarray(model.signal(*entry)) for entry in self.params.T])
+        signal = np.stack([np.asarray(model.signal(*entry), float) for entry in self.params.T])
         usable = np.isfinite(signal).all(axis=1, keepdims=True)  # a model may overflow in a corner
         self.signal = np.where(usable, signal, 0.0)
         shape = (points,) * len(searched)
@@ -54,7 +54,8 @@ class Dictionary:
         """The axis along which the signal, the others let free, changes least from step to step."""
         if len(shape) < 2:
             return 0
-        grid = self.signal.reshape(*shape, -1)
+        size = np.linalg.norm(self.signal, axis=1, keepdims=True) + 1e-30
+        grid = (self.signal / size if self.scale is not None else self.signal).reshape(*shape, -1)
         changes = list(np.gradient(grid, axis=tuple(range(len(shape)))))
         changes += [grid] if self.scale is not None else []
         slopes = np.stack(changes, axis=-2)

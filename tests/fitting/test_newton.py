@@ -1,0 +1,74 @@
+"""One iteration: its linear algebra and its step inside the box, against SciPy and NumPy."""
+
+import numpy as np
+import pytest
+from scipy.optimize import lsq_linear
+
+from labelwise.fitting.newton import (
+    Problem,
+    State,
+    cholesky,
+    cholesky_solve,
+    lower_triangle,
+    propose,
+)
+
+
+def random_problem(seed, size=4):
+    """A well-conditioned quadratic model, (P, P) and (P,), of one voxel."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size + 3, size))
+    return root.T @ root, rng.normal(size=size), root
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+def test_cholesky_solves_what_numpy_solves(size):
+    matrix, target, _ = random_problem(size, size)
+    entries = {(i, j): np.array([matrix[i, j]], np.float32) for i, j in lower_triangle(size)}
+    factor = cholesky(entries, size)
+    solution = cholesky_solve(factor, [np.array([x], np.float32) for x in target])
+    np.testing.assert_allclose(
+        np.ravel(solution), np.linalg.solve(matrix, target), rtol=1e-3, atol=1e-4
+    )
+
+
+def propose_from_zero(hessian, gradient, lower, upper, damping=1e-7):
+    """The step (P,) proposed for one voxel at the origin, and the decrease it promises."""
+    state = State(
+        q=np.zeros((4, 1), np.float32),
+        nll=np.zeros(1, np.float32),
+        gradient=gradient[:, None].astype(np.float32),
+        hessian=np.array([[hessian[i, j]] for i, j in lower_triangle(4)], np.float32),
+        damping=np.full(1, damping, np.float32),
+        iterations=np.zeros(1, np.int32),
+        verdict=np.zeros(1, np.int32),
+    )
+    box = lower[:, None].astype(np.float32), upper[:, None].astype(np.float32)
+    trial, promised = propose(state, Problem(np.zeros((1, 1)), np.ones((1, 1)), *box))
+    return np.ravel(trial), float(promised[0])
+
+
+@pytest.mark.parametrize("bounded", range(4))
+@pytest.mark.parametrize("seed", range(4))
+def test_the_step_minimises_the_quadratic_model_when_a_bound_binds(seed, bounded):
+    hessian, gradient, root = random_problem(seed)
+    newton = -np.linalg.solve(hessian, gradient)
+    lower, upper = np.full(4, -100.0), np.full(4, 100.0)
+    upper[bounded] = abs(newton[bounded]) / 3
+    lower[bounded] = -upper[bounded]
+    step, promised = propose_from_zero(hessian, gradient, lower, upper)
+    target = -np.linalg.lstsq(root.T, gradient, rcond=None)[0]
+    best = lsq_linear(root, target, bounds=(lower, upper), tol=1e-12).x
+    np.testing.assert_allclose(step, best, rtol=1e-3, atol=1e-4)
+    model = gradient @ step + 0.5 * step @ hessian @ step
+    np.testing.assert_allclose(promised, -model, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damped_step_in_a_tight_box_stays_inside_and_promises_a_decrease(seed):
+    hessian, gradient, _ = random_problem(seed)
+    rng = np.random.default_rng(100 + seed)
+    lower, upper = -rng.uniform(0.0, 0.4, 4), rng.uniform(0.0, 0.4, 4)
+    step, promised = propose_from_zero(hessian, gradient, lower, upper, damping=1e3)
+    assert np.all((step >= np.float32(lower)) & (step <= np.float32(upper)))
+    assert promised > 0
