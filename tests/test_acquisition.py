@@ -258,3 +258,8 @@ def test_settings_are_averaged_like_the_signal():
     mean = average_settings(acquisition, group_equal(acquisition, 0.01))
     np.testing.assert_allclose(mean["b"], [0, 1.005])
     np.testing.assert_allclose(mean["te"], [60, 70])
+
+
+def test_a_list_longer_than_a_file_name_may_be():
+    times = ",".join(str(10 * echo) for echo in range(1, 200))
+    assert len(read_times(times, "te")) == 199

@@ -286,11 +286,50 @@ def test_a_single_distinct_b_within_the_tolerance(ask):
     refuse(ask(model=ADC(b=0.8 + 1e-4 * np.arange(8))), "b-values: all 8 are the same")
 
 
+ON_BOUND = pytest.mark.filterwarnings("ignore:.*of the fitted voxels lie on a bound")
+
+
+@ON_BOUND
 def test_few_distinct_settings_are_noted(ask, data):
     kept = B != 0.1
     with pytest.warns(UserWarning, match="only 3 distinct ones for 4 parameters"):
         report = fit_image(ask(data[..., kept], model=IVIM(b=B[kept])))
     assert "only 3 distinct" in report.notes[0]
+
+
+@pytest.mark.filterwarnings("ignore:residuals are")
+def test_most_voxels_on_a_bound_are_noted(ask):
+    with pytest.warns(UserWarning, match="100 % of the fitted voxels lie on a bound"):
+        fit_image(ask(bounds={"ADC": (2.9, 3.0)}))
+
+
+def test_an_input_is_never_replaced_by_a_result(ask, tmp_path):
+    request = ask(overwrite=True)
+    series = request.image.rename(tmp_path / "ADC.nii.gz")
+    before = series.read_bytes()
+    with pytest.raises(ValueError, match=r"ADC\.nii\.gz: is an input of this run"):
+        fit_image(replace(request, image=series, folder=tmp_path))
+    assert series.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["geometric", "arithmetic"])
+def test_an_average_hides_no_negative_measurement(ask, data, tmp_path, how):
+    spoilt = data.copy()
+    spoilt[4, 4, 1, 3] = -1
+    with pytest.warns(UserWarning, match="averaged magnitudes"):
+        fit_image(ask(spoilt, average=how))
+    assert load(tmp_path / "maps", "status")[4, 4, 1] == Status.NEGATIVE
+    assert np.isnan(load(tmp_path / "maps", "ADC")[4, 4, 1])
+
+
+def test_bounds_beyond_the_models_own_are_noted(ask):
+    with pytest.warns(UserWarning, match="bounds: ADC from -1 to 3 goes beyond the model's own"):
+        fit_image(ask(bounds={"ADC": (-1, 3)}))
+
+
+def test_averaged_magnitudes_are_noted(ask):
+    with pytest.warns(UserWarning, match="averaged magnitudes are not Rician any more"):
+        fit_image(ask(average="arithmetic"))
 
 
 def test_background_needs_a_mask(ask):
@@ -359,6 +398,7 @@ def test_real_multi_shell_diffusion(tmp_path):
     np.testing.assert_array_equal(nib.load(tmp_path / "maps/ADC.nii.gz").affine, series.affine)
 
 
+@ON_BOUND
 @pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
 def test_real_abdomen(tmp_path):
     scan = SCANS / "abdomen_ivim_repeats"
@@ -378,6 +418,7 @@ def test_real_abdomen(tmp_path):
     assert 0.6 < np.nanmedian(d_slow) < 1.6
 
 
+@ON_BOUND
 @pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
 def test_real_t1_phantom(tmp_path):
     scan = SCANS / "t1_phantom"

@@ -58,11 +58,11 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
         >>> read_times("10, 20,30", "te")
         array([10., 20., 30.])
     """
-    if Path(text).is_file():
-        return _checked(name, _read_numbers(Path(text)), text)
     try:
         values = [float(token) for token in text.replace(",", " ").split()]
     except ValueError:
+        if Path(text).is_file():
+            return _checked(name, _read_numbers(Path(text)), text)
         raise ValueError(
             f"{name}: expected times in ms such as '10,20,30', or an existing text file of them, "
             f"got {text!r}"

@@ -197,6 +197,8 @@ def fit(
 
     _keep_compiled_programs()
     settings, sources = _settings(bvals, te, ti, acquisition)
+    if ".py" in model:
+        sources["model"] = Path(model.rpartition(":")[0])
     chosen = [name for name, given in (("b", bvals), ("te", te), ("ti", ti)) if given is not None]
     request = FitRequest(
         image=image,
@@ -295,7 +297,7 @@ def _settings(
         if text is not None:
             settings[name] = read_times(text, name)
             sources.pop(name, None)
-            if Path(text).is_file():
+            if len(text) < 256 and Path(text).is_file():  # a longer one is a list
                 sources[name] = Path(text)
     return settings, sources
 
@@ -320,7 +322,12 @@ def _model(
             f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
             f"table with a column {missing[0]!r}"
         )
-    return kind(**{setting: settings[setting] for setting in needed})
+    made = kind(**{setting: settings[setting] for setting in needed})
+    if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
+        from labelwise.testing import check_signal_model
+
+        check_signal_model(made)
+    return made
 
 
 def _sigma(text: str) -> Any:

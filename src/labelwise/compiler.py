@@ -2,9 +2,9 @@
 
 One iteration of a fit has a few dozen small results from the same few inputs. By default XLA on
 CPUs makes a kernel for each; with multi-output fusion they share kernels, and a short loop is one
-kernel: 2.2 times more iterations per second (measured by `benchmarks/mle.py`, see
-`docs/decisions/0003-one-fused-kernel.md`). XLA reads its options once, from the environment, when
-the first computation starts; one that started before labelwise was imported only runs slower.
+kernel. `docs/decisions/0003-one-fused-kernel.md` says how to measure what that gains. XLA reads its
+options once, from the environment, when the first computation starts; one that started before
+labelwise was imported only runs slower.
 """
 
 import os

@@ -12,6 +12,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
+from contextlib import redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -152,7 +153,8 @@ def _run(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # where dataclasses look up the annotations of a class
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # what the file prints is not our result
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
         raise ValueError(
@@ -164,11 +166,15 @@ def _run(path: Path) -> ModuleType:
 
 def _line(error: Exception, path: Path) -> int | str:
     """The last line of the file that was being executed, or that cannot be parsed."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    if isinstance(error, SyntaxError) and _same(error.filename, path):
         return error.lineno or "?"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    lines = [frame.lineno for frame in frames if _same(frame.filename, path)]
     return lines[-1] or "?" if lines else "?"
+
+
+def _same(filename: str | None, path: Path) -> bool:
+    return filename is not None and Path(filename).resolve() == path.resolve()
 
 
 def _message(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Images out: parameter maps with their sidecars, all in place or none.
+"""Images out: parameter maps with their sidecars, moved into place when all are written.
 
 Files are staged in a hidden folder inside the output folder and moved into place at the end, one
 by one, `run.json` last: where there is a `run.json`, the run is whole.
@@ -39,7 +39,7 @@ _GEOMETRY = (
 
 
 class Output:
-    """An output folder that gets all files of a run, or none.
+    """An output folder that gets the files of a run when all of them are written.
 
     Use it in a `with` statement around the whole computation: that the folder can be written is
     found on entering, the files appear in it on leaving. After an exception (Ctrl-C included)
@@ -177,9 +177,10 @@ class Output:
     def _refuse(self, names: Collection[str]) -> None:
         present = [name for name in sorted(names) if (self.folder / name).exists()]
         if present and not self._overwrite:
+            more = f" and {len(present) - 3} more" if len(present) > 3 else ""
             raise FileExistsError(
-                f"{self.folder}: it already holds {', '.join(present)}; choose another output "
-                "folder, or allow overwriting"
+                f"{self.folder}: it already holds {', '.join(present[:3])}{more}; choose another "
+                "output folder, or overwrite (--overwrite)"
             )
         for name in present:
             if (self.folder / name).is_dir():

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from labelwise.acquisition import average, sigma_factor, zero_b
 from labelwise.figures import parameter_maps
-from labelwise.fitting import MaximumLikelihood
+from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.images import Series, open_series, read_map, read_mask
 from labelwise.noise_level import NoiseLevel, from_background, from_repeats
 from labelwise.outputs import Output
@@ -35,7 +35,7 @@ from labelwise.types import Estimate, Estimator, Parameter, Status
 _BACKGROUND_SAMPLES = 2_000_000
 _STATISTICS = {  # unit and meaning of the maps that are not parameters
     "nll": ("1", "negative log-likelihood, up to terms in data and sigma only"),
-    "residual": ("1", "√(Σ ((data - expected) / sigma)² / (M - P)); about 1 for a good fit"),
+    "residual": ("1", "√(Σ (data - expected)² / variance / (M - P)); about 1 for a good fit"),
     "iterations": ("1", "iterations of the fit"),
 }
 
@@ -76,7 +76,9 @@ def fit_image(request: FitRequest, progress: Callable[[int, int], None] | None =
         inside = np.ones(series.voxels, bool)
         if request.mask is not None:
             inside = read_mask(request.mask, like=series)
-        names = [f"{name}.nii.gz" for name in _map_names(estimator.parameters)]
+        maps = [*_map_names(estimator.parameters), *["sigma"] * isinstance(request.sigma, Path)]
+        names = [f"{name}{end}" for name in maps for end in (".nii.gz", ".json")] + ["maps.png"]
+        _spare_inputs(request, names)
         with Output(request.folder, series, request.overwrite, names) as out:
             sigma, levels = _noise_level(request, series, inside)
             clock.append(time.perf_counter())
@@ -192,6 +194,8 @@ def _estimate(
     """Fit block by block; the estimate of all voxels, and the largest measurement of each."""
     groups, how = request.groups, request.average or "arithmetic"
     factor = sigma_factor(groups)
+    if np.all(factor == factor[0]):
+        factor = factor[:1]  # one sigma for all measurements of a voxel
     tell = progress or (lambda done, total: None)
     values = np.full((series.voxels, len(estimator.parameters)), np.nan, np.float32)
     status = np.full(series.voxels, Status.NOT_FITTED, np.uint8)
@@ -201,8 +205,12 @@ def _estimate(
     tell(done, total)
     for index, signal in series.blocks(inside):
         here = np.reshape(sigma[index] if isinstance(sigma, np.ndarray) else sigma, (-1, 1))
-        part = estimator(average(signal, groups, how), here * factor)
-        values[index], status[index], peak[index] = part.values, part.status, signal.max(axis=1)
+        measured = average(signal, groups, how)
+        raw = check_input(signal, here, request.noise)  # an average can hide what is wrong
+        measured = np.where(raw[:, None] == Status.CONVERGED, measured, np.nan)
+        part = estimator(measured, here * factor)
+        values[index], peak[index] = part.values, signal.max(axis=1)
+        status[index] = np.where(raw == Status.CONVERGED, part.status, raw)
         for name, rows in part.stats.items():
             if name not in stats:
                 stats[name] = _blank(series.voxels, rows)
@@ -216,6 +224,16 @@ def _blank(voxels: int, like: np.ndarray) -> np.ndarray:
     """Rows for all voxels where nothing was fitted yet: NaN, or 0 for integers."""
     empty = np.nan if np.issubdtype(like.dtype, np.floating) else 0
     return np.full((voxels, *like.shape[1:]), empty, like.dtype)
+
+
+def _spare_inputs(request: FitRequest, names: list[str]) -> None:
+    inputs = {path.resolve() for path in request.inputs}
+    for name in names:
+        if (request.folder / name).resolve() in inputs:
+            raise ValueError(
+                f"{request.folder / name}: is an input of this run and would be replaced by a "
+                "result; choose another output folder"
+            )
 
 
 def _map_names(parameters: tuple[Parameter, ...]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ class FitRequest:
                 f"{words}: {count} in {source.name if source else 'the list given'}, but "
                 f"{series.path.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
             )
-        if isinstance(self.sigma, float) and not 0 < self.sigma < np.inf:
+        if not isinstance(self.sigma, str | Path) and not 0 < self.sigma < np.inf:
             raise ValueError(f"sigma: expected a positive number, got {self.sigma:g}")
         parameters = [parameter.name for parameter in self.model.parameters]
         fitted, distinct = len(self.groups), len(self.equal)
@@ -111,14 +111,32 @@ class FitRequest:
                 f"{series.path.name}: {fitted} measurements cannot determine {needs}; acquire "
                 "more, or choose a model with fewer parameters"
             )
+        notes = []
         if distinct < len(parameters):
-            return [
+            notes.append(
                 f"{words}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "
                 "large standard errors"
-            ]
+            )
         if self.average and distinct == count:
-            return [f"{words}: no two are equal, so there was nothing to average"]
-        return []
+            notes.append(f"{words}: no two are equal, so there was nothing to average")
+        elif self.average and fitted > count / 2:
+            notes.append(
+                f"{words}: averaging made {fitted} measurements of {count} volumes; values that "
+                "should be equal may need a larger --b-tolerance"
+            )
+        if self.average and distinct < count and self.noise.magnitude:
+            notes.append(
+                "averaged magnitudes are not Rician any more: where the signal falls below about "
+                "3 sigma of one volume, the estimates are biased; without --average they are not"
+            )
+        for parameter in self.model.parameters:
+            lower, upper = self.bounds.get(parameter.name, parameter.bounds)
+            if lower < parameter.bounds[0] or upper > parameter.bounds[1]:
+                notes.append(
+                    f"bounds: {parameter.name} from {lower:g} to {upper:g} goes beyond the "
+                    f"model's own {parameter.bounds[0]:g} to {parameter.bounds[1]:g}"
+                )
+        return notes
 
     def provenance(self) -> dict[str, Any]:
         """Everything about the run that was known before it: what a sidecar must say."""
@@ -128,8 +146,15 @@ class FitRequest:
             "model": {
                 "class": f"{kind.__module__}.{kind.__qualname__}",
                 "equation": equation(kind),
+                "constants": {
+                    each.name: getattr(self.model, each.name)
+                    for each in fields(self.model)
+                    if each.name not in self.acquisition
+                    and isinstance(getattr(self.model, each.name), int | float | str)
+                },
             },
             "noise": type(self.noise).__name__,
+            "max_iterations": self.max_iterations,
             "acquisition": {
                 "settings": describe_settings(self.acquisition),
                 "b_tolerance": {"unit": "s/mm²", "value": 1000 * self.b_tolerance},

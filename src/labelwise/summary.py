@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import chi2
 
 from labelwise.noise_level import NoiseLevel
 from labelwise.types import Estimate, Parameter, Status
@@ -43,7 +44,7 @@ class FitReport:
         folder: where the maps are.
         voxels: how many voxels inside the mask ended with each status.
         parameters: one summary for each parameter.
-        residual: median of √(Σ ((data - expected) / sigma)² / (M - P)); 1 if all is right.
+        residual: median of √(Σ (data - expected)² / variance / (M - P)); 1 if all is right.
         sigma: the noise level that was used; the median of a map.
         other_sigma: what other methods say of it, where they could be used.
         seconds: wall time by part of the work; `fit` includes reading and compiling.
@@ -152,10 +153,15 @@ def _share(flags: Bool[np.ndarray, " n"]) -> float:
 
 
 def median_residual(estimate: Estimate, measurements: int) -> float:
-    """Over the voxels that have values; NaN if no measurement is left over to judge the fit by."""
-    if measurements <= estimate.values.shape[1]:
+    """Over the voxels that have values, relative to what chance makes it: 1 if all is right.
+
+    NaN if no measurement is left over to judge the fit by.
+    """
+    freedom = measurements - estimate.values.shape[1]
+    if freedom <= 0:
         return math.nan
-    return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1]
+    expected = math.sqrt(chi2.median(freedom) / freedom)
+    return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1] / expected
 
 
 def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
@@ -169,7 +175,8 @@ def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> lis
                 f"sigma: {used.sigma:.3g} ({used.method}) was used, {other.method} would say "
                 f"{other.sigma:.3g}, which differs by a factor of {ratio:.1f}"
             )
-    if not has_values(estimate.status).any():
+    fitted = has_values(estimate.status)
+    if not fitted.any():
         notes.append("no voxel could be fitted; the status map says why")
     elif residual > _DISAGREE:
         notes.append(
@@ -178,6 +185,12 @@ def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> lis
         )
     elif residual < 1 / _DISAGREE:
         notes.append(f"residuals are {residual:.2g} of what sigma predicts: sigma is too large")
+    share = np.mean(estimate.status[fitted] == Status.ON_BOUND) if fitted.any() else 0.0
+    if share > 0.5:
+        notes.append(
+            f"{100 * share:.0f} % of the fitted voxels lie on a bound: these measurements hardly "
+            "determine the model there, and medians over such voxels mean little"
+        )
     return notes
 
 

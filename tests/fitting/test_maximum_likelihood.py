@@ -276,6 +276,68 @@ def test_models_whose_measurements_are_coupled_are_fitted_whole(model):
     assert is_separable(lw.IVIM(B))
 
 
+class OffsetByMean(lw.SignalModel):
+    """T2 whose amplitude depends on the mean echo time: coupled, in a way that shows at long T2."""
+
+    te: Float[Array, " M"] = lw.per_measurement()
+    parameters = lw.T2.parameters
+
+    def signal(self, s0, t2):
+        return s0 * jnp.exp(-self.te / t2) * (1 + jnp.tanh(jnp.mean(self.te) / 100))
+
+
+def test_coupling_is_found_over_the_whole_range_of_the_bounds():
+    model = OffsetByMean(np.arange(20, 140, 20.0))
+    signal = np.asarray(model.signal(1000.0, 90.0))[None]
+    estimate = MaximumLikelihood(model, lw.Gaussian())(signal, 1.0)
+    np.testing.assert_allclose(estimate.values, [[1000.0, 90.0]], rtol=1e-3)
+
+
+def test_long_echo_times_do_not_hide_that_s0_scales_the_signal():
+    model = lw.T2([150, 200, 300, 400])
+    signal = np.asarray(model.signal(800.0, 120.0))[None]
+    estimate = MaximumLikelihood(model, lw.Rician())(signal, 1.0)
+    np.testing.assert_allclose(estimate.values, [[800.0, 120.0]], rtol=1e-2)
+
+
+def test_a_parameter_without_effect_has_an_infinite_error_and_spoils_no_other():
+    model = lw.T2Biexponential(np.arange(10, 330, 10.0))
+    rng = np.random.default_rng(0)
+    clean = np.asarray(model.signal(1000.0, 0.0, 20.0, 80.0))
+    data = clean + rng.normal(0, 10, (1000, 32))
+    fitter = MaximumLikelihood(model, lw.Gaussian(), bounds={"f": (0.0, 0.5)})
+    estimate = fitter(data, 10.0)
+    on_bound, errors = estimate.stats["on_bound"], estimate.stats["standard_error"]
+    blind = (on_bound[:, 1] == -1) & (on_bound[:, 2] == 0)
+    assert blind.sum() > 5
+    assert np.all(np.isinf(errors[blind, 2]))
+    assert np.all(errors[blind][:, [0, 3]] < [20, 3])
+
+
+class Careless(lw.SignalModel):
+    """A power of b, whose slope at b = 0 is not finite."""
+
+    b: Float[Array, " M"] = lw.per_measurement()
+    parameters = (lw.Parameter("S0", "a.u.", (0, np.inf)), lw.Parameter("a", "1", (0.3, 1)))
+
+    def signal(self, s0, a):
+        return s0 * jnp.exp(-((self.b * a) ** 0.5))
+
+
+def test_a_fit_whose_slopes_are_not_finite_has_not_converged():
+    data = np.full((3, 4), 0.5)
+    estimate = MaximumLikelihood(Careless([0, 1, 2, 3]), lw.Gaussian())(data, 0.1)
+    assert list(estimate.status) == [lw.Status.NOT_CONVERGED] * 3
+    assert np.all(np.isnan(estimate.values))
+
+
+@pytest.mark.parametrize("snr", [3, 30])
+def test_the_residual_of_the_right_model_is_one_at_any_snr(snr):
+    _, data = ivim_signals(2000, 1 / snr, lw.Rician())
+    residual = MaximumLikelihood(lw.IVIM(B), lw.Rician())(data, 1 / snr).stats["residual"]
+    assert np.sqrt(np.nanmean(residual**2)) == pytest.approx(1, abs=0.1)
+
+
 class HiddenIVIM(lw.SignalModel):
     """IVIM behind NumPy."""
 

@@ -1,10 +1,9 @@
 """Keep a batch full: a fit that has converged makes room for the next one.
 
-Convergence has a long tail (half of the IVIM voxels at SNR 15 need 5 iterations, one in a thousand
-needs 40), so a batch that waits for its slowest fit wastes most of its work. Here a compiled
-program takes a batch a few iterations further; then the finished fits are harvested, the others
-move together, and fits from the queue fill the gap. One width, hence one compilation for any number
-of voxels, and the same bytes for a voxel wherever it stands.
+Convergence has a long tail, so a batch that waits for its slowest fit wastes most of its work. Here
+a compiled program takes a batch a few iterations further; then the finished fits are harvested, the
+others move together, and fits from the queue fill the gap. One width, hence one compilation for any
+number of voxels, and the same bytes for a voxel wherever it stands.
 """
 
 from collections.abc import Callable

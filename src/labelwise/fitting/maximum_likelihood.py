@@ -87,7 +87,7 @@ class MaximumLikelihood:
             Values (N, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
 
             - `nll` (N,): negative log-likelihood, up to terms in data and sigma only
-            - `residual` (N,): √(Σ ((data - expected) / sigma)² / (M - P)), about 1 for a good fit
+            - `residual` (N,): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good fit
             - `iterations` (N,): of the start that won
             - `standard_error` (N, P): from the Fisher information; NaN for one on a bound
             - `on_bound` (N, P): -1 on the lower bound, +1 on the upper one, else 0
@@ -103,7 +103,7 @@ class MaximumLikelihood:
             )
         sigma = self._sigma_of_voxels(sigma, len(signal))
         start = self._start_of_voxels(start, len(signal))
-        status = _check_input(signal, sigma, self.noise)
+        status = check_input(signal, sigma, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)
         if not len(good):
             return _failed(status, len(self.parameters), self.dtype)
@@ -160,13 +160,12 @@ class MaximumLikelihood:
 
     def _describe(self, q, problem: Problem, free) -> tuple[np.ndarray, np.ndarray]:
         """Standard errors and residual, in float64: the information matrix may be near-singular."""
-        problem = Problem(*(rows.astype(float) for rows in problem))
         voxels = q.shape[1]
         errors, residuals = [], []
         with jax.enable_x64(True):
             for first in range(0, voxels, WIDTH):
                 lanes = np.arange(first, first + WIDTH) % voxels
-                block = Problem(*(rows[:, lanes] for rows in problem))
+                block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
                 error, residual = self._engine.describe(
                     q[:, lanes].astype(float), block, free[:, lanes]
                 )
@@ -245,15 +244,15 @@ def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) ->
             )
 
 
-def _check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
+def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
     """CONVERGED where a voxel may be fitted, else what is wrong with it; later lines win."""
     status = np.full(len(signal), Status.CONVERGED, np.uint8)
     status[~np.any(signal, axis=1)] = Status.ALL_ZERO
     if noise.magnitude:
         status[np.any(signal < 0, axis=1)] = Status.NEGATIVE
     status[~np.all(np.isfinite(signal), axis=1)] = Status.NOT_FINITE
-    status[~np.all(np.isfinite(sigma) & (sigma > 0), axis=1)] = Status.BAD_SIGMA
-    return status
+    valid = np.all(np.isfinite(sigma) & (sigma > 0), axis=1)
+    return np.where(valid, status, np.uint8(Status.BAD_SIGMA))
 
 
 def _failed(status: Int[np.ndarray, " N"], size: int, dtype: np.dtype) -> Estimate:

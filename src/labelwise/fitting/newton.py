@@ -4,10 +4,9 @@ Minimises the negative log-likelihood of each voxel over a box. One iteration so
 model of the likelihood inside the box (Levenberg-Marquardt damping, active bounds), evaluates the
 likelihood once at the proposed point, and keeps the point where the likelihood improved.
 
-Everything here is a batch: voxels are the last axis, so that XLA vectorises over them (measured
-6 times faster than voxels first), and small symmetric systems are unrolled (batched
-`jnp.linalg.solve` is far slower on P x P matrices). Coordinates q are parameters divided by their
-unit of length, the width of their bounds.
+Everything here is a batch: voxels are the last axis, so that XLA vectorises over them, and small
+symmetric systems are unrolled (batched `jnp.linalg.solve` is far slower). Coordinates q are
+parameters divided by their unit of length, the width of their bounds.
 
 Source: Nocedal & Wright 2006, chapters 10 and 16, doi:10.1007/978-0-387-40065-5.
 """
@@ -27,7 +26,7 @@ Rows = tuple[Float[Array, " W"], ...]
 Symmetric = dict[tuple[int, int], Float[Array, " W"]]
 """The lower triangle of a P x P matrix, by (row, column), each entry over the batch."""
 
-RUNNING, CONVERGED = 0, 1
+RUNNING, CONVERGED, STUCK = 0, 1, 2
 
 
 class Problem(NamedTuple):
@@ -99,7 +98,7 @@ def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
     ]
     step = [jnp.zeros_like(x) for x in q]
     # Where the step leaves the box, the parameter is fixed on the bound and the others are solved
-    # again. Without this, 8 % of IVIM voxels at SNR 15 stop short of the optimum; 3 passes do.
+    # again; see docs/decisions/0002-solve-the-box-in-every-step.md.
     for _ in range(3):
         matrix = {
             (i, j): jnp.where(free[i], value, 1.0)
@@ -144,8 +143,9 @@ def judge(
 ) -> State:
     """Keep the trial point where the nll improved; adapt the damping; stop where all is done.
 
-    A fit has converged when the undamped step promises less than the tolerance, or when no step,
-    however short, improves the nll any more (a kink, or the precision of the numbers).
+    A fit has converged when a hardly damped step promises less than the tolerance, or when no step,
+    however short, improves the nll any more (a kink, or the precision of the numbers). It is STUCK
+    where no step can be computed, since the likelihood or its slopes are not finite.
     """
     nll, gradient, hessian = evaluated
     running = (state.verdict == RUNNING) & (state.iterations < stop.max_iterations)
@@ -157,7 +157,9 @@ def judge(
     eased = jnp.where(faithful > 0.75, 0.1, jnp.where(faithful < 0.25, 4.0, 1.0))
     damping = state.damping * jnp.where(fresh & better, 1.0, jnp.where(better, eased, 8.0))
     negligible = (promised >= 0) & (promised < stop.tolerance + rounding) & (state.damping <= 0.1)
-    stopped = (negligible & ~fresh) | (state.damping > 1e7)
+    hopeless = state.damping > 1e7
+    stopped = (negligible & ~fresh) | hopeless
+    end = jnp.where(hopeless & ~jnp.isfinite(state.nll + promised), STUCK, CONVERGED)
     return State(
         q=_choose(better, trial, state.q),
         nll=jnp.where(better, nll, state.nll),
@@ -165,7 +167,7 @@ def judge(
         hessian=_choose(better, hessian.values(), state.hessian),
         damping=jnp.where(running, jnp.maximum(damping, 1e-7), state.damping),
         iterations=state.iterations + running,
-        verdict=jnp.where(running & stopped, CONVERGED, state.verdict),
+        verdict=jnp.where(running & stopped, end, state.verdict),
     )
 
 
@@ -199,17 +201,17 @@ def slopes(signal: Callable[..., Float[Array, "M W"]], at: Rows) -> list[Float[A
     return [along(index) for index in range(len(at))]
 
 
-def cholesky(matrix: Symmetric, size: int) -> Symmetric:
+def cholesky(matrix: Symmetric, size: int, floor: float = 1e-6) -> Symmetric:
     """L with L Lᵀ = matrix, unrolled over a small size.
 
-    Pivots that rounding makes negative or tiny are raised to a millionth of the diagonal. The
-    divisions matter: XLA keeps a quotient but computes a product again wherever it is used, and
-    multiplying by inverted pivots instead was 20 times slower.
+    Pivots that rounding makes negative or tiny are raised to `floor` times the diagonal. The
+    divisions matter: XLA keeps a quotient but computes a product again wherever it is used, so
+    multiplying by inverted pivots instead is slower by far.
     """
     factor: Symmetric = {}
     for j in range(size):
         pivot = matrix[j, j] - sum(factor[j, k] ** 2 for k in range(j))
-        factor[j, j] = jnp.sqrt(jnp.maximum(pivot, 1e-6 * matrix[j, j]))
+        factor[j, j] = jnp.sqrt(jnp.maximum(pivot, floor * matrix[j, j]))
         for i in range(j + 1, size):
             rest = matrix[i, j] - sum(factor[i, k] * factor[j, k] for k in range(j))
             factor[i, j] = rest / factor[j, j]

@@ -3,8 +3,8 @@
 A likelihood with several optima needs several starts, and different ones. The optima of a signal
 model lie apart along the parameter that the acquisition determines worst (D_fast for IVIM), so a
 voxel starts from the best entry of the whole dictionary and from the best entry at each of three
-values of that parameter. For IVIM at SNR 15 these four reach the best known likelihood in 99.9 % of
-voxels; the four best entries, which sit side by side, in 98 %; the best alone in 97 %.
+values of that parameter; the best few entries of the whole would sit side by side.
+`benchmarks/mle.py` prints in how many voxels they find the best known likelihood.
 """
 
 import equinox as eqx
@@ -48,14 +48,16 @@ class Dictionary:
         grid = np.moveaxis(np.arange(signal.shape[0]).reshape(shape), self._worst(shape), 0)
         self.strata = [grid.ravel()]
         if searched:
-            self.strata += [grid[points * third // 3 - 1].ravel() for third in (1, 2, 3)]
+            values = {max(0, points * third // 3 - 1) for third in (1, 2, 3)}
+            self.strata += [grid[value].ravel() for value in sorted(values)]
 
     def _worst(self, shape: tuple[int, ...]) -> int:
         """The axis along which the signal, the others let free, changes least from step to step."""
         if len(shape) < 2:
             return 0
         size = np.linalg.norm(self.signal, axis=1, keepdims=True) + 1e-30
-        grid = (self.signal / size if self.scale is not None else self.signal).reshape(*shape, -1)
+        grid = self.signal / (size if self.scale is not None else size.max())
+        grid = grid.reshape(*shape, -1)
         changes = list(np.gradient(grid, axis=tuple(range(len(shape)))))
         changes += [grid] if self.scale is not None else []
         slopes = np.stack(changes, axis=-2)

@@ -156,7 +156,7 @@ def scale_parameter(model: SignalModel) -> int | None:
 def within(bounds: tuple[float, float], share: float) -> float:
     """A value at that share of the way between two bounds; an open range counts as one unit."""
     lower, upper = bounds
-    return lower + share * (min(upper, lower + 1.0) - lower)
+    return lower + share * ((upper if np.isfinite(upper) else lower + 1.0) - lower)
 
 
 def _doubles(model: SignalModel, params: list[float], index: int) -> bool:
