@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from labelwise.bounds import differences, jacobian, signals
 from labelwise.models import SelfStarting, SignalModel
-from labelwise.models.base import acquisition_names, measurements, scale_parameter
+from labelwise.models.base import acquisition_names, measurements, scale_parameter, within
 
 _INTERIOR = 40
 """Random points inside the bounds that are tried."""
@@ -234,12 +234,7 @@ def _corners(model: SignalModel) -> Float[np.ndarray, "2**P P"]:
 
 def _point(model: SignalModel, shares: Float[np.ndarray, " P"]) -> list[float]:
     pairs = zip(model.parameters, shares, strict=True)
-    return [_between(parameter.bounds, share) for parameter, share in pairs]
-
-
-def _between(bounds: tuple[float, float], share: float) -> float:
-    lower, upper = bounds
-    return lower + share * (upper - lower if np.isfinite(upper) else 1.0)
+    return [within(parameter.bounds, share) for parameter, share in pairs]
 
 
 def _widths(model: SignalModel) -> Float[np.ndarray, " P"]:
