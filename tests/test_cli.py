@@ -10,6 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
+from labelwise.labels import describe_model
+from labelwise.models import ADC
+from labelwise.networks import Architecture, Scaling
+from labelwise.trained import Blend, TrainedNetwork
 
 SHAPE = (6, 5, 2)
 B = [0, 0, 0, 0, 100, 400, 800]
@@ -268,6 +272,104 @@ def test_debugging_shows_the_traceback(scan, monkeypatch):
     monkeypatch.setenv("LABELWISE_DEBUG", "1")
     counts(scan)
     assert isinstance(run(*USUAL).exception, ValueError)
+
+
+MAP = ("map", "dwi.nii.gz", "--out", "maps", "--bvals", "dwi.bval", "--sigma", "5")
+
+
+@pytest.fixture
+def net(scan):
+    """A dial of two networks with random weights for that acquisition."""
+    model = ADC(b=np.array(B) / 1000)
+    architecture = Architecture(5, 2, 8)
+    scaling = Scaling(
+        groups=((0, 1, 2, 3), (4,), (5,), (6,)),
+        reference=(0, 1, 2, 3),
+        scale=0,
+        conditioned=True,
+        centre=(0.5,) * 4 + (-4.0,),
+        spread=(0.3,) * 4 + (1.0,),
+        unit=(1.0, 1.5),
+    )
+    card = {
+        "model": describe_model(model),
+        "noise": "Rician",
+        "label": {"kind": "random"},
+        "noise_range": [0.001, 0.5],
+        "ranges": [[0.8, 1.2], [0.0, 100.0]],
+    }
+    weights = [architecture.initial(np.random.default_rng(seed)) for seed in (0, 1)]
+    pair = [TrainedNetwork(architecture, scaling, w, model.parameters, card) for w in weights]
+    Blend(1.0, *pair).save(scan / "dial.safetensors")
+    pair[0].save(scan / "single.safetensors")
+    return scan
+
+
+def test_map_ends_with_a_table_that_names_the_network(net):
+    result = run(*MAP, "--net", "dial.safetensors", "--alpha", "ADC=0.5", "--mask", "mask.nii.gz")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[-3:] == ["below,", "above", "range"]
+    (network,) = [line for line in lines if line.startswith("network")]
+    assert network.split(maxsplit=1)[1].strip() == (
+        "dial.safetensors, trained for SNR 2 to 1,000, alpha S0 1, ADC 0.5"
+    )
+    assert "voxels/s" in result.stdout
+    assert "compiling" in result.stdout
+    assert max(len(line) for line in lines) <= 100
+    assert (net / "maps" / "ADC.nii.gz").exists()
+
+
+def test_map_can_be_quiet_or_say_json_only(net):
+    quiet = run(*MAP, "--net", "single.safetensors", "--model", "adc", "--quiet")
+    assert (quiet.exit_code, quiet.stdout) == (0, "")
+    result = run(*MAP, "--net", "single.safetensors", "--json", "--overwrite")
+    assert json.loads(result.stdout) == json.loads((net / "maps" / "run.json").read_text())
+    assert json.loads(result.stdout)["network"]["alpha"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--model is required: a name from `labelwise models`"),
+        (("--model", "acd"), "did you mean 'adc'?"),
+        (("--net", "none.safetensors"), "none.safetensors: there is no such network file"),
+        (("--net", "mask.nii.gz"), "mask.nii.gz: not a network of labelwise, or damaged"),
+        (("--net", "dial.safetensors", "--model", "kurtosis"), "for the model ADC"),
+        (("--net", "dial.safetensors", "--noise", "gaussian"), "give --noise rician"),
+        (("--net", "dial.safetensors", "--alpha", "2"), "alpha: expected a number from 0"),
+        (("--net", "dial.safetensors", "--alpha", "f=1"), "no parameter 'f'"),
+        (("--net", "dial.safetensors", "--prior", "ADC=0:1"), "--prior cannot change it"),
+        (("--net", "single.safetensors", "--alpha", "1"), "single.safetensors holds a single"),
+        (("--model", "adc", "--alpha", "much"), "--alpha much: expected a number from 0 to 1"),
+        (("--model", "adc", "--alpha", "1", "--alpha", "ADC=0"), "--alpha 1: is for all param"),
+        (("--model", "adc", "--prior", "ADC=1"), "--prior ADC=1: expected NAME=LOW:HIGH"),
+        (("--model", "adc", "--prior", "D=0:1"), "no parameter 'D'"),
+        (("--model", "adc", "--prior", "ADC=3:1"), "ADC"),
+        (("--model", "adc", "--sigma", "much"), "--sigma much: the noise of one channel"),
+        (("--model", "adc", "--mask", "none.nii.gz"), "none.nii.gz: there is no such file"),
+    ],
+)
+def test_map_refuses_with_a_sentence(net, options, words):
+    assert words in complaint(run(*MAP, *options))
+    assert not (net / "maps").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda scan: (scan / "dwi.bval").write_text("0 0 0 0 100 400 900"), "of volume 7 is 900"),
+        (lambda scan: (scan / "dwi.bval").write_text("0 0 0 0 100 400"), "6 values of b where"),
+        (lambda scan: (scan / "dwi.nii.gz").write_text("hello"), "dwi.nii.gz: not a NIfTI file"),
+        (lambda scan: save("mask.nii.gz", np.zeros(SHAPE, np.uint8)), "the mask is empty"),
+    ],
+)
+def test_map_refuses_bad_files_and_leaves_nothing(net, damage, words):
+    damage(net)
+    before = sorted(path.name for path in net.iterdir())
+    result = run(*MAP, "--net", "dial.safetensors", "--mask", "mask.nii.gz")
+    assert words in complaint(result)
+    assert sorted(path.name for path in net.iterdir()) == before
 
 
 @pytest.mark.parametrize("source", ["list", "file", "json", "tsv"])

@@ -56,19 +56,26 @@ def test_a_phantom_is_not_overwritten_unasked(phantom):
     write_phantom(phantom.folder, overwrite=True)
 
 
+@pytest.mark.slow
 def test_the_demo_finds_the_truth(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELWISE_CACHE", "off")
+    monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "a folder"
     result = CliRunner().invoke(app, ["demo", str(out)])
     assert result.exit_code == 0, result.stderr
     phantom = Phantom(out)
-    command = shlex.join(["labelwise", *phantom.arguments])
-    assert command in result.stdout.splitlines()
-    assert json.loads((phantom.maps / "run.json").read_text())["command"] == command
+    for folder, arguments in zip((phantom.fitted, phantom.mapped), phantom.arguments, strict=True):
+        command = shlex.join(["labelwise", *arguments])
+        assert command in result.stdout.splitlines()
+        assert json.loads((folder / "run.json").read_text())["command"] == command
+    assert "trained now in" in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.splitlines() if str(out) not in line)
     rows = {(row.tissue, row.parameter.name): row for row in compare(phantom)}
     assert len(rows) == 4 * len(TISSUES)
     for tissue in ("liver", "kidney", "spleen", "pancreas"):
-        for name, tolerance in {"S0": 0.02, "f": 0.1, "D_slow": 0.1, "D_fast": 0.15}.items():
+        tolerances = {"S0": (0.02, 0.02), "f": (0.1, 0.2), "D_slow": (0.1, 0.15)}
+        for name, tolerance in tolerances.items() | {("D_fast", (0.15, 0.3))}:
             row = rows[tissue, name]
-            assert row.estimate == pytest.approx(row.truth, rel=tolerance)
+            for estimate, allowed in zip(row.estimates, tolerance, strict=True):
+                assert estimate == pytest.approx(row.truth, rel=allowed), (tissue, name)
         assert tissue in result.stdout

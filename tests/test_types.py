@@ -56,11 +56,21 @@ def test_status_codes_do_not_change():
         "NEGATIVE": 5,
         "ALL_ZERO": 6,
         "BAD_SIGMA": 7,
+        "NO_REFERENCE": 8,
+        "PREDICTED": 9,
+        "EXTRAPOLATED": 10,
     }
 
 
-def test_only_converged_voxels_have_values():
-    assert [status for status in Status if status.has_values] == [Status.CONVERGED, Status.ON_BOUND]
+def test_only_fitted_and_predicted_voxels_have_values():
+    with_values = {Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED}
+    assert {status for status in Status if status.has_values} == with_values
+
+
+@pytest.mark.parametrize("typical", [(0.0, 0.4), (0.1, 0.6), (0.3, 0.2), (0.2, 0.2)])
+def test_a_typical_range_outside_the_bounds_or_empty_is_refused(typical):
+    with pytest.raises(ValueError, match="parameter f: typical range"):
+        Parameter("f", "1", (0.01, 0.5), typical=typical)
 
 
 def test_estimates_do_not_share_their_stats():

@@ -1,7 +1,8 @@
-"""Quantitative MRI: parameter maps from a series of images, by bounded maximum likelihood."""
+"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks taught it."""
 
 from labelwise.compiler import ask_for_fused_kernels
 from labelwise.fitting import MaximumLikelihood
+from labelwise.labels import MLE, FromEstimator, GroundTruth, Mix
 from labelwise.models import (
     ADC,
     IVIM,
@@ -15,27 +16,46 @@ from labelwise.models import (
     per_measurement,
 )
 from labelwise.noise import Gaussian, NoiseModel, Rician
-from labelwise.types import Estimate, Estimator, Parameter, Status
+from labelwise.priors import Empirical, Grid, Uniform
+from labelwise.teach import Lesson, SelfSupervised
+from labelwise.trained import Blend, TrainedNetwork, load
+from labelwise.training import Recipe
+from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
 
 ask_for_fused_kernels()
 
 __all__ = [
     "ADC",
     "IVIM",
+    "MLE",
     "T2",
     "T2EPG",
+    "Blend",
+    "Empirical",
     "Estimate",
     "Estimator",
+    "FromEstimator",
     "Gaussian",
+    "Grid",
+    "GroundTruth",
     "Kurtosis",
+    "LabelSource",
+    "Lesson",
     "MaximumLikelihood",
+    "Mix",
     "NoiseModel",
     "Parameter",
+    "Recipe",
     "Rician",
     "SelfStarting",
+    "SelfSupervised",
     "SignalModel",
     "Status",
     "T1InversionRecovery",
     "T2Biexponential",
+    "TrainedNetwork",
+    "Uniform",
+    "Voxels",
+    "load",
     "per_measurement",
 ]

@@ -1,7 +1,7 @@
-"""The command `labelwise`: options in, one call of the main job, a table out.
+"""The command `labelwise`: options in, one call of a main job, a table out.
 
-Words become objects here. The main job is imported inside the commands that do it: matplotlib,
-nibabel and the list of models take longer to import than `labelwise --help` to answer.
+Words become objects in `options`. The main jobs are imported inside the commands that do them:
+matplotlib, nibabel and the list of models take longer to import than `labelwise --help` to answer.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import json
 import math
 import os
 import shlex
-from contextlib import nullcontext
-from enum import StrEnum
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from labelwise import network_commands
+from labelwise import options as given
 from labelwise.terminal import (
     notes,
     progress_bar,
@@ -30,29 +32,9 @@ from labelwise.terminal import (
 )
 
 if TYPE_CHECKING:
-    from labelwise.models import SignalModel
+    from labelwise.summary import Report
 
 _COMMAND = "labelwise.command"
-_OPTIONS = {"b": "--bvals", "te": "--te", "ti": "--ti"}
-_SIGMA = (
-    "--sigma is required: the noise of one channel in the image's unit, as a number (12), a map of "
-    "it (sigma.nii.gz), 'repeats' (from repeated volumes at b = 0) or 'background' (from outside "
-    "the mask)"
-)
-
-
-class NoiseName(StrEnum):
-    """The noise models."""
-
-    RICIAN = "rician"
-    GAUSSIAN = "gaussian"
-
-
-class AverageName(StrEnum):
-    """How measurements with equal settings are averaged."""
-
-    GEOMETRIC = "geometric"
-    ARITHMETIC = "arithmetic"
 
 
 class _Commands(TyperGroup):
@@ -83,8 +65,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Quantitative MRI maps from a series of images, by bounded maximum likelihood.",
-    epilog="Example: `labelwise demo OUT` writes a phantom, fits it, and compares with the truth.",
+    help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
+    epilog="Example: `labelwise demo OUT` writes a phantom, maps it, and compares with the truth.",
 )
 
 
@@ -116,39 +98,16 @@ def _options(
 )
 def fit(
     context: typer.Context,
-    image: Annotated[Path, typer.Argument(help="4D NIfTI series, one volume per measurement.")],
-    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
-    model: Annotated[
-        str,
-        typer.Option(help="A name from `labelwise models`, or your own: FILE.py:Class."),
-    ],
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            help="Noise of one channel, in the image's unit: a number, a map.nii.gz, or a method "
-            "to estimate it: 'repeats' (repeated volumes at b = 0) or 'background' (outside the "
-            "mask). Required: it is never guessed."
-        ),
-    ] = None,
-    bvals: Annotated[
-        Path | None, typer.Option(help="FSL .bval file: b-values in s/mm², in any order.")
-    ] = None,
-    te: Annotated[
-        str | None, typer.Option(help="Echo times in ms: '10,20,30', or a text file of them.")
-    ] = None,
-    ti: Annotated[
-        str | None, typer.Option(help="Inversion times in ms: a list, or a text file of them.")
-    ] = None,
-    acquisition: Annotated[
-        Path | None,
-        typer.Option(help="All settings in one .json or .tsv table; b in s/mm², times in ms."),
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="NIfTI mask of the voxels to fit; all of them if left out.")
-    ] = None,
-    noise: Annotated[
-        NoiseName, typer.Option(help="Rician for magnitude images.")
-    ] = NoiseName.RICIAN,
+    image: given.Image,
+    out: given.Out,
+    model: given.ModelName,
+    sigma: given.Sigma = None,
+    bvals: given.Bvals = None,
+    te: given.EchoTimes = None,
+    ti: given.InversionTimes = None,
+    acquisition: given.Table = None,
+    mask: given.Mask = None,
+    noise: given.Noise = given.NoiseName.RICIAN,
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,53 +116,34 @@ def fit(
         ),
     ] = None,
     average: Annotated[
-        AverageName | None,
+        given.AverageName | None,
         typer.Option(help="Fit the average of volumes with equal settings, such as directions."),
     ] = None,
-    b_tolerance: Annotated[
-        float,
-        typer.Option(min=0, help="s/mm²: b-values this close are equal, b up to this is b = 0."),
-    ] = 1.0,
+    b_tolerance: given.Tolerance = 1.0,
     max_iterations: Annotated[
         int, typer.Option(min=1, help="Give a voxel up after so many iterations.")
     ] = 200,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Cores to use; all of them if left out.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace maps that are in OUT already.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress bar and no table; notes and errors stay.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record of the run (run.json) and no table.")
-    ] = False,
+    threads: given.Threads = None,
+    overwrite: given.Overwrite = False,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
 ) -> None:
     """Fit a signal model to every voxel of a series and write parameter maps.
 
     Each parameter gets a map and a map of its standard error. `status.nii.gz` says what became of
     each voxel; voxels without a value are NaN. `maps.png` shows it all, `run.json` records it.
     """
-    if sigma is None:
-        raise ValueError(_SIGMA)
-    source = _sigma(sigma)
-    limits = _bounds(bounds or [])
+    source, limits = given.sigma_source(sigma), given.ranges(bounds or [], "--bounds")
 
-    from labelwise.discovery import find_model
-    from labelwise.noise import Gaussian, Rician
     from labelwise.pipeline import fit_image
     from labelwise.request import FitRequest
 
-    _keep_compiled_programs()
-    settings, sources = _settings(bvals, te, ti, acquisition)
-    if ".py" in model:
-        sources["model"] = Path(model.rpartition(":")[0])
-    chosen = [name for name, given in (("b", bvals), ("te", te), ("ti", ti)) if given is not None]
+    given.keep_compiled_programs()
+    settings = given.Acquisition.read(bvals, te, ti, acquisition)
     request = FitRequest(
         image=image,
-        model=_model(model, find_model(model), settings, chosen),
-        noise={NoiseName.RICIAN: Rician, NoiseName.GAUSSIAN: Gaussian}[noise](),
+        model=settings.model(model),
+        noise=given.noise_model(noise),
         sigma=source,
         folder=out,
         mask=mask,
@@ -213,15 +153,119 @@ def fit(
         max_iterations=max_iterations,
         threads=threads,
         overwrite=overwrite,
-        sources=sources,
+        sources=settings.sources,
         command=context.meta[_COMMAND],
     )
-    with nullcontext() if quiet or as_json else progress_bar() as bar:
-        report = fit_image(request, bar)
+    with _bar(quiet or as_json) as bar:
+        report = fit_image(request, lambda done, total: bar("fitting", done, total, ""))
+    _show(report, quiet, as_json)
+
+
+@app.command(
+    "map",
+    epilog="Example: `labelwise map dwi.nii.gz --bvals dwi.bval --mask mask.nii.gz --model ivim "
+    "--sigma repeats --out maps`",
+)
+def map_(
+    context: typer.Context,
+    image: given.Image,
+    out: given.Out,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `labelwise models`, or your own: FILE.py:Class. Left out: what the "
+            "network of --net was trained for.",
+        ),
+    ] = None,
+    sigma: given.Sigma = None,
+    bvals: given.Bvals = None,
+    te: given.EchoTimes = None,
+    ti: given.InversionTimes = None,
+    acquisition: given.Table = None,
+    mask: given.Mask = None,
+    net: Annotated[
+        Path | None,
+        typer.Option(help="A trained network; one is trained for these images if left out."),
+    ] = None,
+    alpha: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ALPHA | NAME=ALPHA",
+            help="From 0 (least scatter, biased towards the middle of the ranges) to 1 (least "
+            "bias, the default); for one parameter, D_fast=0.3, which may be repeated.",
+        ),
+    ] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LOW:HIGH",
+            help="Train for another range of a parameter, such as D_fast=5:100; may be repeated.",
+        ),
+    ] = None,
+    noise: given.Noise = given.NoiseName.RICIAN,
+    b_tolerance: given.Tolerance = 1.0,
+    threads: given.Threads = None,
+    overwrite: given.Overwrite = False,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Write parameter maps by a neural network, trained for these images unless one is given.
+
+    The noise of the series is measured first; a network is trained on simulated signals of this
+    acquisition at the noise levels found, and kept for the next series like it. What is written is
+    as by `labelwise fit`; `outside.nii.gz` says where the network was not trained for the voxel.
+    """
+    source, spans = given.sigma_source(sigma), given.ranges(prior or [], "--prior")
+    dial = given.alphas(alpha or [])
+
+    from labelwise.chosen import find_network, model_of
+    from labelwise.pipeline import map_image
+    from labelwise.request import MapRequest
+
+    given.keep_compiled_programs()
+    settings = given.Acquisition.read(bvals, te, ti, acquisition)
+    request = MapRequest(
+        image=image,
+        model=settings.model(model or model_of(net)),
+        noise=given.noise_model(noise),
+        sigma=source,
+        folder=out,
+        mask=mask,
+        net=net,
+        alpha=dial,
+        ranges=spans,
+        b_tolerance=b_tolerance / 1000,
+        threads=threads,
+        overwrite=overwrite,
+        sources=settings.sources,
+        command=context.meta[_COMMAND],
+    )
+    network = find_network(request, given.cache_folder("networks"))
+    with _bar(quiet or as_json) as bar:
+        report = map_image(request, network, bar)
+    _show(report, quiet, as_json)
+
+
+def _bar(silent: bool) -> AbstractContextManager[Callable[[str, int, int, str], None]]:
+    return nullcontext(lambda what, done, total, words: None) if silent else progress_bar()
+
+
+def _show(report: Report, quiet: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo((out / "run.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo((report.folder / "run.json").read_text(encoding="utf-8"), nl=False)
     elif not quiet:
         show_report(report)
+
+
+app.command(
+    epilog="Example: `labelwise train --model ivim --bvals dwi.bval --snr 5:60 --out my.safetensors`"
+)(network_commands.train)
+app.command(epilog="Example: `labelwise evaluate net.safetensors --snr 15 --out evaluation`")(
+    network_commands.evaluate
+)
+app.command(epilog="Example: `labelwise export onnx net.safetensors net.onnx`")(
+    network_commands.export
+)
 
 
 @app.command(epilog="Example: `labelwise models`")
@@ -238,7 +282,7 @@ def models(
             "equation": equation(model),
             "acquisition": list(acquisition_names(model)),
             "needs": [
-                _OPTIONS.get(setting, f"{setting} in --acquisition")
+                given.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
                 for setting in acquisition_names(model)
             ],
             "parameters": [
@@ -267,115 +311,17 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")
     ] = False,
 ) -> None:
-    """Write a digital phantom, fit it as a person would, and compare with the truth."""
+    """Write a digital phantom, map it by a fit and by a network, and compare with the truth."""
     from labelwise.demo import SIGMA, compare, write_phantom
 
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
-    console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}. Now:\n")
-    arguments = [*phantom.arguments, *(["--overwrite"] if overwrite else [])]
-    console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
-    code = app(arguments, prog_name="labelwise", standalone_mode=False)
-    if code:
-        raise typer.Exit(code)
+    console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")
+    for words, arguments in zip(("Now", "And by a network"), phantom.arguments, strict=True):
+        arguments = [*arguments, *(["--overwrite"] if overwrite else [])]
+        console.print(f"\n{words}:\n")
+        console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
+        code = app(arguments, prog_name="labelwise", standalone_mode=False)
+        if code:
+            raise typer.Exit(code)
     show_comparison(compare(phantom))
-
-
-def _settings(
-    bvals: Path | None, te: str | None, ti: str | None, table: Path | None
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The settings by name, and the files they came from."""
-    from labelwise.acquisition import read_bvals, read_table, read_times
-
-    settings, sources = {}, {}
-    if table is not None:
-        settings |= read_table(table)
-        sources |= dict.fromkeys(settings, table)
-    if bvals is not None:
-        settings["b"], sources["b"] = read_bvals(bvals), bvals
-    for name, text in (("te", te), ("ti", ti)):
-        if text is not None:
-            settings[name] = read_times(text, name)
-            sources.pop(name, None)
-            if len(text) < 256 and Path(text).is_file():  # a longer one is a list
-                sources[name] = Path(text)
-    return settings, sources
-
-
-def _model(
-    name: str, kind: type[SignalModel], settings: dict[str, Any], chosen: list[str]
-) -> SignalModel:
-    """The model with the settings that it needs; a table may hold more, `chosen` options not."""
-    from labelwise.models.base import acquisition_names
-
-    needed = acquisition_names(kind)
-    missing = [setting for setting in needed if setting not in settings]
-    unused = [setting for setting in chosen if setting not in needed]
-    if unused and not missing:
-        raise ValueError(
-            f"model {name}: has no use for {_OPTIONS[unused[0]]}; it needs {', '.join(needed)} only"
-        )
-    if missing:
-        option = _OPTIONS.get(missing[0])
-        remedy = f"{option} or " if option else ""
-        raise ValueError(
-            f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
-            f"table with a column {missing[0]!r}"
-        )
-    made = kind(**{setting: settings[setting] for setting in needed})
-    if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
-        from labelwise.testing import check_signal_model
-
-        check_signal_model(made)
-    return made
-
-
-def _sigma(text: str) -> Any:
-    """A number, the name of a method, or the path of a map."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    if text in ("repeats", "background"):
-        return text
-    if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
-        return Path(text)
-    raise ValueError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
-
-
-def _bounds(texts: list[str]) -> dict[str, tuple[float, float]]:
-    bounds = {}
-    for text in texts:
-        name, _, limits = text.partition("=")
-        low, _, high = limits.partition(":")
-        try:
-            bounds[name] = (float(low), float(high))
-        except ValueError:
-            raise ValueError(
-                f"--bounds {text}: expected NAME=LOW:HIGH, such as D_fast=2:100"
-            ) from None
-    return bounds
-
-
-def _keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs between runs, which saves seconds of a short run.
-
-    LABELWISE_CACHE names the folder, or is 'off'. Nothing depends on it: where it cannot be
-    written, programs are compiled anew.
-    """
-    choice = os.environ.get("LABELWISE_CACHE", "")
-    if choice == "off":
-        return
-    import jax
-
-    try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(choice) if choice else Path(home, "labelwise")
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # read-only, full, or no home at all
-        return
-    if not os.access(folder, os.W_OK):
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

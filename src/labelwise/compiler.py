@@ -18,3 +18,8 @@ def ask_for_fused_kernels() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _OPTION not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_OPTION}{_WANTED}".strip()
+
+
+PLAIN_KERNELS = {"xla_cpu_use_fusion_emitters": False}
+"""`compiler_options` of the programs that apply networks: fused kernels gain nothing there, and the
+compiler of jaxlib 0.10.2 aborts on some of them."""

@@ -89,9 +89,14 @@ class Phantom:
         return self.folder / "mask.nii.gz"
 
     @property
-    def maps(self) -> Path:
+    def fitted(self) -> Path:
         """The folder for the maps fitted to it."""
-        return self.folder / "maps"
+        return self.folder / "maps_fit"
+
+    @property
+    def mapped(self) -> Path:
+        """The folder for the maps that a network makes of it."""
+        return self.folder / "maps_network"
 
     def truth(self, name: str) -> Path:
         """The true map of a parameter; or `"tissue"`, 1 for the first of `TISSUES` and so on."""
@@ -104,12 +109,15 @@ class Phantom:
         return [*(self.truth(name) for name in names), self.mask, self.bvals, self.image]
 
     @property
-    def arguments(self) -> list[str]:
-        """What to type after `labelwise` to fit it."""
-        return [
-            *("fit", str(self.image), "--bvals", str(self.bvals), "--mask", str(self.mask)),
+    def arguments(self) -> list[list[str]]:
+        """What to type after `labelwise` to fit it, and to map it by a network."""
+        scan = [
+            *(str(self.image), "--bvals", str(self.bvals), "--mask", str(self.mask)),
             *("--model", "ivim", "--noise", "rician", "--sigma", "repeats"),
-            *("--out", str(self.maps)),
+        ]
+        return [
+            ["fit", *scan, "--out", str(self.fitted)],
+            ["map", *scan, "--out", str(self.mapped)],
         ]
 
 
@@ -155,23 +163,27 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
 
 
 def compare(phantom: Phantom) -> list[Comparison]:
-    """The fitted maps against the true ones, for each tissue and parameter."""
+    """The maps of both kinds against the true ones, for each tissue and parameter."""
     tissue = _read(phantom.truth("tissue"))
     rows = []
     for parameter in IVIM.parameters:
-        truth, estimate = (
-            _read(phantom.truth(parameter.name)),
-            _read(phantom.maps / f"{parameter.name}.nii.gz"),
-        )
+        truth = _read(phantom.truth(parameter.name))
+        maps = [
+            _read(folder / f"{parameter.name}.nii.gz")
+            for folder in (phantom.fitted, phantom.mapped)
+        ]
         for label, kind in enumerate(TISSUES, start=1):
-            here = (tissue == label) & np.isfinite(estimate)
+            here = (tissue == label) & np.isfinite(maps).all(axis=0)
+            medians = [float(np.median(values[here])) for values in maps]
+            errors = [float(np.median(np.abs(values - truth)[here])) for values in maps]
             rows.append(
                 Comparison(
                     kind.name,
                     parameter,
                     int(here.sum()),
                     float(np.median(truth[here])),
-                    float(np.median(estimate[here])),
+                    (medians[0], medians[1]),
+                    (errors[0], errors[1]),
                 )
             )
     return rows

@@ -6,6 +6,7 @@ Figures carry their own Agg canvas: no display is needed and no pyplot state is 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -31,14 +32,19 @@ _STATUS_COLOURS = {  # Okabe & Ito's, told apart by colour-blind readers
     Status.NEGATIVE: "#56b4e9",
     Status.ALL_ZERO: "#000000",
     Status.BAD_SIGMA: "#f0e442",
+    Status.NO_REFERENCE: "#7f7f7f",
+    Status.PREDICTED: "#009e73",
+    Status.EXTRAPOLATED: "#e69f00",
 }
+_UNDOUBTED = (Status.CONVERGED, Status.PREDICTED)
 # All lengths in inches. Laid out by hand: the size of every image is known beforehand, and a
 # layout engine would leave wide gaps around images of other shapes.
 _IMAGE = 2.0  # the longer side of an image
 _BAR, _TICKS, _TITLE, _MARGIN = 0.1, 0.55, 0.28, 0.12
 _NARROWEST = 1.9  # room for the words above an image
 _NARROWEST_FIGURE = 5.2  # room for the title
-_LEGEND = 1.35  # height of a legend of all statuses
+_ENTRY = 0.17  # height of one line of the legend of statuses
+_WORDS = 30  # characters in a line of it
 _LINE = 0.17  # of the title
 _WIDEST = 5  # panels side by side before a new band begins
 _DPI = 120
@@ -58,9 +64,9 @@ def parameter_maps(
     """One slice of every parameter map, its standard error beneath, and the status of each voxel.
 
     The first array axis points right and the second up. Colours run from the 2nd percentile of
-    the voxels off all bounds (from 0 for amplitudes) to the 98th; for standard errors, which have a
-    long tail, to the 90th. A voxel without a value is light grey. The slice is cropped to the
-    voxels that were asked for.
+    the voxels off all bounds, or within what a network was trained for (from 0 for amplitudes), to
+    the 98th; for standard errors, which have a long tail, to the 90th. A voxel without a value is
+    light grey. The slice is cropped to the voxels that were asked for.
 
     Args:
         values: by parameter name, (X, Y, Z) maps in the parameter's unit.
@@ -87,7 +93,9 @@ def parameter_maps(
         [(side.stop - side.start) * zoom for side, zoom in zip(window, zooms, strict=True)]
     )
     width, height = (float(side) for side in _IMAGE * extent / extent.max())
-    cell = max(width + _BAR + _TICKS, _NARROWEST), max(height, _LEGEND) + _TITLE
+    codes = status[:, :, index][window]
+    legend = _ENTRY * sum(1 + _reason(code).count("\n") for code in np.unique(codes))
+    cell = max(width + _BAR + _TICKS, _NARROWEST), max(height, legend) + _TITLE
 
     bands = math.ceil((len(parameters) + 1) / _WIDEST)
     columns = math.ceil((len(parameters) + 1) / bands)
@@ -106,14 +114,13 @@ def parameter_maps(
         box = (left / size[0], bottom / size[1], across / size[0], height / size[1])
         return figure.add_axes(box)
 
-    codes = status[:, :, index][window]
     for position, parameter in enumerate(parameters):
         band, column = divmod(position, columns)
         unit = "" if parameter.unit == "1" else f" ({parameter.unit})"
         image, error = (
             maps[parameter.name][:, :, index][window] for maps in (values, standard_errors)
         )
-        low, high = _range(image, codes == Status.CONVERGED, top=98)
+        low, high = _range(image, np.isin(codes, _UNDOUBTED), top=98)
         amplitude = parameter.unit == "a.u."
         panels = (
             (image, f"{_symbol(parameter)}{unit}", "gray" if amplitude else "viridis"),
@@ -167,7 +174,7 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
     beneath.set_axis_off()
     beneath.legend(
         handles=[
-            Patch(facecolor=_STATUS_COLOURS[code], edgecolor="0.3", label=code.reason)
+            Patch(facecolor=_STATUS_COLOURS[code], edgecolor="0.3", label=_reason(code))
             for code in Status
             if np.any(codes == code)
         ],
@@ -178,6 +185,11 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
         fontsize=8,
         handlelength=1.0,
     )
+
+
+def _reason(code: int) -> str:
+    """What a status means, in short lines."""
+    return textwrap.fill(Status(code).reason, _WORDS)
 
 
 def _symbol(parameter: Parameter) -> str:

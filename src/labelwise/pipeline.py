@@ -1,46 +1,76 @@
-"""The main job: a series of images on disk in, parameter maps on disk out. It prints nothing."""
+"""The main jobs: a series of images on disk in, parameter maps on disk out. They print nothing."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float
-from matplotlib.figure import Figure
+from jaxtyping import Bool, Float, Int
 
-from labelwise.acquisition import average, sigma_factor, zero_b
-from labelwise.figures import parameter_maps
-from labelwise.fitting import MaximumLikelihood, check_input
-from labelwise.images import Series, open_series, read_map, read_mask
-from labelwise.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.acquisition import average, sigma_factor
+from labelwise.fitting import MaximumLikelihood, available_cores, check_input
+from labelwise.goodness import goodness
+from labelwise.images import Series, open_series, read_mask
+from labelwise.maps import (
+    PICTURE,
+    Map,
+    file_names,
+    maps_of_fit,
+    maps_of_network,
+    picture,
+    writing,
+)
+from labelwise.noise_level import NoiseLevel
 from labelwise.outputs import Output
-from labelwise.request import FitRequest
+from labelwise.request import FitRequest, MapRequest, Request
+from labelwise.sigma import noise_level
 from labelwise.summary import (
-    FitReport,
+    NetworkUse,
+    ParameterSummary,
+    Report,
+    beyond_ranges,
     clipping,
     count_statuses,
     doubts,
-    has_values,
     median_residual,
+    outside_training,
     summarise,
 )
 from labelwise.types import Estimate, Estimator, Parameter, Status
 
-_BACKGROUND_SAMPLES = 2_000_000
-_STATISTICS = {  # unit and meaning of the maps that are not parameters
-    "nll": ("1", "negative log-likelihood, up to terms in data and sigma only"),
-    "residual": ("1", "√(Σ (data - expected)² / variance / (M - P)); about 1 for a good fit"),
-    "iterations": ("1", "iterations of the fit"),
-}
+NETWORK = "net.safetensors"
+"""The network that was trained for a run, in the folder of its maps."""
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is being done, how much of it is done, how much there is, and how it goes."""
+
+_SAMPLE = 50_000  # voxels to see the range of noise levels in
 
 
-def fit_image(request: FitRequest, progress: Callable[[int, int], None] | None = None) -> FitReport:
+class Network(Estimator, Protocol):
+    """An estimator that can be kept."""
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        ...
+
+
+Source = Callable[
+    [Float[np.ndarray, "n M"], Float[np.ndarray, " n"], Progress], tuple[Network, NetworkUse]
+]
+"""From the signal of some usable voxels and their sigma to the network that maps the series."""
+
+
+def fit_image(request: FitRequest, progress: Callable[[int, int], None] | None = None) -> Report:
     """Fit every voxel of a series and write the maps; memory does not grow with its volumes.
 
     Written are, for each parameter, its map and its standard error; for each voxel the status,
@@ -60,173 +90,250 @@ def fit_image(request: FitRequest, progress: Callable[[int, int], None] | None =
         OSError: if a file cannot be read or written.
 
     Warns:
-        UserWarning: for what may be a mistake but need not be; `FitReport.notes` keeps it.
+        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
     """
-    clock = [time.perf_counter()]
+    clock = _Clock()
     with open_series(request.image) as series:
-        notes = request.check(series)
-        _warn(notes)
-        estimator = MaximumLikelihood(
+        notes = _warn(request.check(series))
+        fitter = MaximumLikelihood(
             request.fitted_model,
             request.noise,
             bounds=request.bounds,
             max_iterations=request.max_iterations,
             threads=request.threads,
         )
-        inside = np.ones(series.voxels, bool)
-        if request.mask is not None:
-            inside = read_mask(request.mask, like=series)
-        maps = [*_map_names(estimator.parameters), *["sigma"] * isinstance(request.sigma, Path)]
-        names = [f"{name}{end}" for name in maps for end in (".nii.gz", ".json")] + ["maps.png"]
-        _spare_inputs(request, names)
-        with Output(request.folder, series, request.overwrite, names) as out:
-            sigma, levels = _noise_level(request, series, inside)
-            clock.append(time.perf_counter())
-            estimate, peak = _estimate(request, series, inside, estimator, sigma, progress)
-            clock.append(time.perf_counter())
-            residual = median_residual(estimate, len(request.groups))
-            found = [*doubts(estimate, levels, residual), *clipping(peak)]
-            _warn(found)
-            provenance = {**request.provenance(), "sigma": asdict(levels[0])}
-            _write_maps(out, estimate, estimator.parameters, provenance)
-            if isinstance(sigma, np.ndarray):
-                words = {"description": "noise of one channel", "unit": "that of the series"}
-                out.write_map("sigma", np.where(inside, sigma, np.nan), words | provenance)
-            figure = _picture(request, series, estimate, estimator.parameters, levels[0])
-            figure.savefig(out.path("maps.png"))
-            clock.append(time.perf_counter())
-            report = FitReport(
-                folder=request.folder,
-                voxels=count_statuses(estimate.status[inside]),
-                parameters=summarise(estimate, estimator.parameters),
-                residual=residual,
-                sigma=levels[0],
-                other_sigma=tuple(levels[1:]),
-                seconds=dict(
-                    zip(("prepare", "fit", "write"), np.diff(clock).tolist(), strict=True)
-                ),
-                notes=(*notes, *found),
-            )
+        inside = _inside(request, series)
+        maps = maps_of_fit(fitter.parameters)
+        with _output(request, series, maps) as out:
+            subject = _Subject(request, series, inside, *noise_level(request, series, inside))
+            clock.lap("prepare")
+            told = progress or (lambda done, total: None)
+            estimate, peak = _estimate(subject, fitter.parameters, _fitting(request, fitter), told)
+            clock.lap("fit")
+            provenance = {**request.provenance(), "sigma": asdict(subject.levels[0])}
+            with _writing(out, subject, maps, estimate, fitter.parameters, provenance):
+                residual = median_residual(estimate, len(request.groups))
+                found = _warn([*doubts(estimate, subject.levels, residual), *clipping(peak)])
+                on_bound = estimate.stats["on_bound"]
+                limits = {p.name: on_bound[:, column] for column, p in enumerate(fitter.parameters)}
+                summary = summarise(estimate, fitter.parameters, limits)
+            clock.lap("write")
+            report = _report(subject, estimate, summary, residual, clock, [*notes, *found])
             out.write_run(provenance | report.as_dict())
     return report
 
 
-def _warn(notes: list[str]) -> None:
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
+def map_image(request: MapRequest, source: Source, progress: Progress | None = None) -> Report:
+    """Map every voxel of a series by a network and write the maps.
+
+    Written is what `fit_image` writes, but for iterations and bounds: instead, `outside` says for
+    each voxel whether its noise level or its estimate is outside what the network was trained for.
+    A network that was made for this run is written too, as `net.safetensors`.
+
+    Args:
+        request: what to map, by which network, and where to write.
+        source: finds the network, or trains it, once the noise of the series is known.
+        progress: called with what is being done and how far it is.
+
+    Returns:
+        What became of the voxels.
+
+    Raises:
+        ValueError: if images, acquisition, mask, network and sigma do not fit each other.
+        OSError: if a file cannot be read or written.
+
+    Warns:
+        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+    """
+    tell = progress or (lambda what, done, total, words: None)
+    clock = _Clock()
+    with open_series(request.image) as series:
+        notes = _warn(request.check(series))
+        inside = _inside(request, series)
+        parameters = request.model.parameters
+        maps = maps_of_network(parameters)
+        with _output(request, series, maps, [] if request.net else [NETWORK]) as out:
+            subject = _Subject(request, series, inside, *noise_level(request, series, inside))
+            signal, sigma = _usable_voxels(subject)
+            clock.lap("prepare")
+            network, use = source(signal, sigma, tell)
+            clock.lap("train")
+            step = _mapping(request, network)
+            if len(signal):
+                step(signal[:1], sigma[:1, None])  # compiles: every block has the same shape inside
+            clock.lap("start")
+            workers = request.threads or available_cores()
+            told = lambda done, total: tell("mapping", done, total, "")  # noqa: E731
+            estimate, peak = _estimate(subject, parameters, step, told, workers)
+            clock.lap("map")
+            provenance = {
+                **request.provenance(),
+                "sigma": asdict(subject.levels[0]),
+                "network": use.as_dict(),
+            }
+            how = ", by a network"
+            with _writing(out, subject, maps, estimate, parameters, provenance, how):
+                residual = median_residual(estimate, series.volumes)
+                ranges = beyond_ranges(estimate, [p.name for p in parameters], use)
+                summary = summarise(estimate, parameters, ranges)
+                doubted = doubts(estimate, subject.levels, residual)
+                doubted += [*outside_training(estimate, summary, use), *clipping(peak)]
+                found = _warn(doubted)
+            if request.net is None:
+                network.save(out.path(NETWORK))
+            clock.lap("write")
+            report = _report(subject, estimate, summary, residual, clock, [*notes, *found], use)
+            out.write_run(provenance | report.as_dict())
+    return report
 
 
-def _noise_level(
-    request: FitRequest, series: Series, inside: Bool[np.ndarray, " V"]
-) -> tuple[float | Float[np.ndarray, " V"], list[NoiseLevel]]:
-    """The sigma to use; then what is said of it, first by the method asked for."""
-    estimates = {"repeats": _from_repeats, "background": _from_background}
-    levels = []
-    if isinstance(request.sigma, Path):
-        sigma = read_map(request.sigma, like=series)
-        usable = sigma[inside & np.isfinite(sigma) & (sigma > 0)]
-        if not usable.size:
-            raise ValueError(f"{request.sigma}: sigma is positive nowhere inside the mask")
-        note = f"median inside the mask of the map {request.sigma.name}"
-        levels.append(NoiseLevel(float(np.median(usable)), "map", usable.size, note))
-    elif isinstance(request.sigma, str):
-        levels.append(estimates.pop(request.sigma)(request, series, inside))
-        sigma = levels[0].sigma
-    else:
-        sigma = request.sigma
-        levels.append(NoiseLevel(sigma, "given", 0, "a number given by the user"))
-    for estimate in estimates.values():
-        try:
-            levels.append(estimate(request, series, inside))
-        except ValueError:  # this series does not allow that method, and nobody asked for it
-            continue
-    return sigma, levels
+@dataclass(frozen=True)
+class _Subject:
+    """What there is to estimate: the voxels inside, and the noise of each."""
+
+    request: Request
+    series: Series
+    inside: Bool[np.ndarray, " V"]
+    sigma: float | Float[np.ndarray, " V"]
+    levels: list[NoiseLevel]
+
+    def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n 1"]:
+        """The sigma of some voxels, or the one of all."""
+        if isinstance(self.sigma, np.ndarray):
+            return self.sigma[index, None]
+        return np.full((1, 1), self.sigma)
 
 
-def _from_repeats(
-    request: FitRequest, series: Series, inside: Bool[np.ndarray, " V"]
-) -> NoiseLevel:
-    groups, where = request.equal, "with equal settings"
-    b = request.acquisition.get("b")
-    if b is not None:
-        groups = [group for group in groups if zero_b(b[group], request.b_tolerance).all()]
-        where = f"at b = 0 (up to {1000 * request.b_tolerance:g} s/mm²)"
-    volumes = max(groups, key=len, default=np.empty(0, int))
-    if len(volumes) < 2:
-        raise ValueError(
-            f"sigma from repeats: expected at least 2 volumes {where}, got {len(volumes)} in "
-            f"{series.path.name}; give sigma as a number or a map, or estimate it from the "
-            "background"
-        )
-    variance, mean = [], []
-    with np.errstate(invalid="ignore", over="ignore"):  # bad voxels are left out further on
-        for _, signal in series.blocks(inside, volumes=volumes):
-            variance.append(signal.var(axis=1, ddof=1, dtype=float))
-            mean.append(signal.mean(axis=1, dtype=float))
-    return from_repeats(np.concatenate(variance), np.concatenate(mean), len(volumes))
+@dataclass
+class _Clock:
+    """Wall time by part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, part: str) -> None:
+        """All since the last lap was this part."""
+        now = time.perf_counter()
+        self.seconds[part], self._since = now - self._since, now
 
 
-def _from_background(
-    request: FitRequest, series: Series, inside: Bool[np.ndarray, " V"]
-) -> NoiseLevel:
-    """From voxels outside the mask, evenly thinned to about two million samples."""
-    if request.mask is None:
-        raise ValueError(
-            "sigma from the background: a mask must say where the background is; give one, or "
-            "give sigma as a number or a map"
-        )
-    outside = np.flatnonzero(~inside)
-    step = math.ceil(max(len(outside) * series.volumes, 1) / _BACKGROUND_SAMPLES)
-    chosen = np.zeros_like(inside)
-    chosen[outside[::step]] = True
-    samples = [signal.ravel() for _, signal in series.blocks(chosen)]
-    return from_background(np.concatenate([np.empty(0, np.float32), *samples]))
+Step = Callable[[Float[np.ndarray, "n M"], Float[np.ndarray, "#n 1"]], Estimate]
+"""The estimate of some voxels from their signal and sigma."""
 
 
-def _estimate(
-    request: FitRequest,
-    series: Series,
-    inside: Bool[np.ndarray, " V"],
-    estimator: Estimator,
-    sigma: float | Float[np.ndarray, " V"],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Estimate, Float[np.ndarray, " V"]]:
-    """Fit block by block; the estimate of all voxels, and the largest measurement of each."""
+def _fitting(request: FitRequest, fitter: MaximumLikelihood) -> Step:
     groups, how = request.groups, request.average or "arithmetic"
     factor = sigma_factor(groups)
     if np.all(factor == factor[0]):
         factor = factor[:1]  # one sigma for all measurements of a voxel
-    tell = progress or (lambda done, total: None)
-    values = np.full((series.voxels, len(estimator.parameters)), np.nan, np.float32)
-    status = np.full(series.voxels, Status.NOT_FITTED, np.uint8)
-    peak = np.full(series.voxels, np.nan, np.float32)
-    stats: dict[str, np.ndarray] = {}
-    done, total = 0, int(inside.sum())
-    tell(done, total)
-    for index, signal in series.blocks(inside):
-        here = np.reshape(sigma[index] if isinstance(sigma, np.ndarray) else sigma, (-1, 1))
+
+    def step(signal, sigma):
         measured = average(signal, groups, how)
-        raw = check_input(signal, here, request.noise)  # an average can hide what is wrong
-        measured = np.where(raw[:, None] == Status.CONVERGED, measured, np.nan)
-        part = estimator(measured, here * factor)
-        values[index], peak[index] = part.values, signal.max(axis=1)
-        status[index] = np.where(raw == Status.CONVERGED, part.status, raw)
+        raw = check_input(signal, sigma, request.noise)  # an average can hide what is wrong
+        good = raw == Status.CONVERGED
+        part = fitter(np.where(good[:, None], measured, np.nan), sigma * factor)
+        return Estimate(part.values, np.where(good, part.status, raw), part.stats)
+
+    return step
+
+
+def _mapping(request: MapRequest, network: Estimator) -> Step:
+    def step(signal, sigma):
+        sigma = np.broadcast_to(sigma[:, 0], len(signal))
+        part = network(signal, sigma)
+        nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
+        kept = {name: part.stats[name] for name in ("standard_error", "outside")}
+        return Estimate(part.values, part.status, {**kept, "nll": nll, "residual": residual})
+
+    return step
+
+
+def _estimate(
+    subject: _Subject,
+    parameters: Sequence[Parameter],
+    step: Step,
+    tell: Callable[[int, int], None],
+    workers: int = 1,
+) -> tuple[Estimate, Float[np.ndarray, " V"]]:
+    """Block by block, the estimate of all voxels, and the largest measurement of each."""
+    voxels = subject.series.voxels
+    values = np.full((voxels, len(parameters)), np.nan, np.float32)
+    status = np.full(voxels, Status.NOT_FITTED, np.uint8)
+    peak = np.full(voxels, np.nan, np.float32)
+    stats: dict[str, np.ndarray] = {}
+    done, total = 0, int(subject.inside.sum())
+    tell(done, total)
+    for index, highest, part in _in_turn(subject, step, workers):
+        values[index], peak[index], status[index] = part.values, highest, part.status
         for name, rows in part.stats.items():
             if name not in stats:
-                stats[name] = _blank(series.voxels, rows)
+                stats[name] = _blank(voxels, rows)
             stats[name][index] = rows
         done += len(index)
         tell(done, total)
     return Estimate(values, status, stats), peak
 
 
+def _in_turn(
+    subject: _Subject, step: Step, workers: int
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Estimate]]:
+    """Index, largest measurement and estimate of each block, `workers` blocks at a time."""
+
+    def work(index, signal):
+        return index, signal.max(axis=1), step(signal, subject.sigma_of(index))
+
+    blocks = subject.series.blocks(subject.inside)
+    if workers == 1:
+        yield from (work(*block) for block in blocks)
+        return
+    running: deque[Future] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for block in blocks:
+            running.append(pool.submit(work, *block))
+            if len(running) > workers:  # never the whole series in memory
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
 def _blank(voxels: int, like: np.ndarray) -> np.ndarray:
-    """Rows for all voxels where nothing was fitted yet: NaN, or 0 for integers."""
+    """Rows for all voxels where nothing was estimated yet: NaN, or 0 for integers."""
     empty = np.nan if np.issubdtype(like.dtype, np.floating) else 0
     return np.full((voxels, *like.shape[1:]), empty, like.dtype)
 
 
-def _spare_inputs(request: FitRequest, names: list[str]) -> None:
+def _usable_voxels(
+    subject: _Subject,
+) -> tuple[Float[np.ndarray, "n M"], Float[np.ndarray, " n"]]:
+    """Signal and sigma of voxels without fault, evenly thinned."""
+    inside = np.flatnonzero(subject.inside)
+    chosen = np.zeros_like(subject.inside)
+    chosen[inside[:: math.ceil(len(inside) / _SAMPLE)]] = True
+    ((index, signal),) = subject.series.blocks(chosen, size=_SAMPLE)
+    sigma = np.broadcast_to(subject.sigma_of(index), (len(index), 1))
+    good = check_input(signal, sigma, subject.request.noise) == Status.CONVERGED
+    return signal[good], sigma[good, 0]
+
+
+def _warn(notes: list[str]) -> list[str]:
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return notes
+
+
+def _inside(request: Request, series: Series) -> Bool[np.ndarray, " V"]:
+    if request.mask is None:
+        return np.ones(series.voxels, bool)
+    return read_mask(request.mask, like=series)
+
+
+def _output(
+    request: Request, series: Series, maps: Sequence[Map], others: Sequence[str] = ()
+) -> Output:
+    """The output folder, after refusing to replace an input by a result."""
+    names = [*file_names(maps), *others]
+    if isinstance(request.sigma, Path):
+        names += ["sigma.nii.gz", "sigma.json"]
     inputs = {path.resolve() for path in request.inputs}
     for name in names:
         if (request.folder / name).resolve() in inputs:
@@ -234,80 +341,49 @@ def _spare_inputs(request: FitRequest, names: list[str]) -> None:
                 f"{request.folder / name}: is an input of this run and would be replaced by a "
                 "result; choose another output folder"
             )
+    return Output(request.folder, series, request.overwrite, names)
 
 
-def _map_names(parameters: tuple[Parameter, ...]) -> list[str]:
-    names = [parameter.name for parameter in parameters]
-    errors = [f"{name}_standard_error" for name in names]
-    return [*names, *errors, "status", "on_bound", *_STATISTICS]
-
-
-def _write_maps(
+@contextmanager
+def _writing(
     out: Output,
+    subject: _Subject,
+    maps: Sequence[Map],
     estimate: Estimate,
     parameters: tuple[Parameter, ...],
     provenance: Mapping[str, Any],
-) -> None:
-    common = dict(provenance) | {"parameters": [asdict(parameter) for parameter in parameters]}
-    for column, parameter in enumerate(parameters):
-        described = {
-            "description": f"maximum-likelihood estimate of {parameter.name}",
-            "unit": parameter.unit,
-            "bounds": parameter.bounds,
-        }
-        out.write_map(parameter.name, estimate.values[:, column], described | common)
-        described["description"] = (
-            f"standard error of {parameter.name} from the Fisher information; NaN on a bound"
-        )
-        errors = estimate.stats["standard_error"][:, column]
-        out.write_map(f"{parameter.name}_standard_error", errors, described | common)
-    codes = {int(code): code.reason for code in Status}
-    out.write_map(
-        "status",
-        estimate.status,
-        {"description": "what became of each voxel", "unit": "1", "codes": codes} | common,
-    )
-    on_bound = {
-        "description": "which parameters lie on a bound; one volume per parameter",
-        "unit": "1",
-        "volumes": [parameter.name for parameter in parameters],
-        "codes": {-1: "on the lower bound", 0: "between the bounds", 1: "on the upper bound"},
-    }
-    out.write_map("on_bound", estimate.stats["on_bound"], on_bound | common)
-    for name, (unit, description) in _STATISTICS.items():
-        words = {"description": description, "unit": unit}
-        out.write_map(name, estimate.stats[name], words | common)
+    how: str = "",
+) -> Iterator[None]:
+    """Stage the maps while the body of the `with` works; then that of sigma, and the picture."""
+    request, series = subject.request, subject.series
+    words = {**provenance, "parameters": [asdict(parameter) for parameter in parameters]}
+    with writing(out, maps, estimate, words, request.threads or available_cores()):
+        yield
+        if isinstance(subject.sigma, np.ndarray):
+            said = {"description": "noise of one channel", "unit": "that of the series"}
+            values = np.where(subject.inside, subject.sigma, np.nan)
+            out.write_map("sigma", values, said | dict(provenance))
+        figure = picture(request, series, estimate, parameters, subject.levels[0], how)
+        figure.savefig(out.path(PICTURE))
 
 
-def _picture(
-    request: FitRequest,
-    series: Series,
+def _report(
+    subject: _Subject,
     estimate: Estimate,
-    parameters: tuple[Parameter, ...],
-    sigma: NoiseLevel,
-) -> Figure:
-    """The slice with most fitted voxels; of several, the one nearest the middle."""
-
-    def volume(values: np.ndarray) -> np.ndarray:
-        return values.reshape(series.shape, order="F")
-
-    status = volume(estimate.status)
-    fitted = has_values(status).sum(axis=(0, 1))
-    middle = (len(fitted) - 1) / 2
-    index = max(range(len(fitted)), key=lambda z: (fitted[z], -abs(z - middle)))
-    x, y = (float(zoom) or 1.0 for zoom in series.header.get_zooms()[:2])
-    columns = {parameter.name: column for column, parameter in enumerate(parameters)}
-    errors = estimate.stats["standard_error"]
-    return parameter_maps(
-        {name: volume(estimate.values[:, column]) for name, column in columns.items()},
-        parameters,
-        status,
-        index=index,
-        standard_errors={name: volume(errors[:, column]) for name, column in columns.items()},
-        zooms=(x, y),
-        title=(
-            f"{series.path.name}, slice {index + 1} of {series.shape[2]}\n"
-            f"{type(request.model).__name__}, {type(request.noise).__name__} noise, "
-            f"sigma {sigma.sigma:.4g} ({sigma.method})"
-        ),
+    summary: tuple[ParameterSummary, ...],
+    residual: float,
+    clock: _Clock,
+    notes: list[str],
+    network: NetworkUse | None = None,
+) -> Report:
+    return Report(
+        folder=subject.request.folder,
+        voxels=count_statuses(estimate.status[subject.inside]),
+        parameters=summary,
+        residual=residual,
+        sigma=subject.levels[0],
+        other_sigma=tuple(subject.levels[1:]),
+        seconds=clock.seconds,
+        notes=tuple(notes),
+        network=network,
     )

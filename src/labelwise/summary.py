@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import chi2
 
 from labelwise.noise_level import NoiseLevel
+from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE
 from labelwise.types import Estimate, Parameter, Status
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _CLIPPED = 10  # voxels that share the series' largest value
+_FEW = 0.01  # of the voxels: a smaller share outside what a network knows is worth no note
+_UNKNOWN = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,73 @@ class ParameterSummary:
     """One parameter over all voxels that have a value.
 
     Args:
-        parameter: its name, unit and the bounds that were used.
+        parameter: its name, unit and bounds; for a fit, those that were used.
         quartiles: the 25th, 50th and 75th percentile, in its unit.
         standard_error: the median of its standard errors, in its unit.
-        on_bound: the shares of voxels on its lower and on its upper bound.
+        at_limits: for a fit, the shares of voxels on its lower and on its upper bound; for a
+            network, those below and above the range that it was trained for; NaN if not known.
     """
 
     parameter: Parameter
     quartiles: tuple[float, float, float]
     standard_error: float
-    on_bound: tuple[float, float]
+    at_limits: tuple[float, float]
 
 
 @dataclass(frozen=True)
-class FitReport:
+class NetworkUse:
+    """Which network made the maps, and what it was trained for.
+
+    Noise levels are sigma over the signal that the network divides by (that at b = 0).
+
+    Args:
+        origin: whether it came from a file, was trained for these images, or was found in the
+            cache, where an earlier run had left it.
+        path: its file: the one given, or the one in the cache, if any.
+        alpha: how much of the maximum-likelihood label it follows; one number, or one by parameter;
+            None for a network without that dial.
+        trained: the lowest and highest noise level that it was trained for.
+        image: the range of noise levels of the series, without the outermost of its voxels.
+        ranges: the lowest and highest value of each parameter that it was trained for, by name, in
+            its unit; without an amplitude, whose range is relative to the signal at b = 0.
+        seconds: how long the parts of its training took; empty for one from a file.
+        card: all that the network says of itself, as JSON data.
+    """
+
+    origin: Literal["file", "trained", "cache"]
+    path: Path | None
+    alpha: float | Mapping[str, float] | None
+    trained: tuple[float, float]
+    image: tuple[float, float]
+    ranges: Mapping[str, tuple[float, float]]
+    seconds: Mapping[str, float]
+    card: Mapping[str, Any]
+
+    @property
+    def trained_snr(self) -> tuple[float, float]:
+        """The lowest and highest signal-to-noise ratio that it was trained for."""
+        return _inverse(self.trained)
+
+    @property
+    def image_snr(self) -> tuple[float, float]:
+        """The lowest and highest signal-to-noise ratio found in the series."""
+        return _inverse(self.image)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In words, numbers and lists, without the card."""
+        return {
+            "origin": self.origin,
+            "path": self.path,
+            "alpha": self.alpha,
+            "trained_for_snr": self.trained_snr,
+            "snr_of_the_image": self.image_snr,
+            "trained_for_ranges": self.ranges,
+            "seconds_of_training": {part: round(s, 3) for part, s in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
     """What became of a series.
 
     Args:
@@ -47,8 +103,11 @@ class FitReport:
         residual: median of √(Σ (data - expected)² / variance / (M - P)); 1 if all is right.
         sigma: the noise level that was used; the median of a map.
         other_sigma: what other methods say of it, where they could be used.
-        seconds: wall time by part of the work; `fit` includes reading and compiling.
+        seconds: wall time by part of the work. Of a fit: `prepare`, `fit` (with reading and
+            compiling) and `write`. By a network: `prepare`, `train`, `start` (compiling), `map`
+            (with reading) and `write`.
         notes: what may be a mistake but need not be.
+        network: which network was used; None for a fit.
     """
 
     folder: Path
@@ -59,14 +118,17 @@ class FitReport:
     other_sigma: tuple[NoiseLevel, ...]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    network: NetworkUse | None = None
 
     @property
     def voxels_per_second(self) -> float:
-        """Voxels inside the mask over the time of the fit."""
-        return sum(self.voxels.values()) / self.seconds["fit"]
+        """Voxels inside the mask over the time of the fit, or of mapping them."""
+        return sum(self.voxels.values()) / self.seconds["map" if self.network else "fit"]
 
     def as_dict(self) -> dict[str, Any]:
         """The report in words, numbers and lists, as `run.json` holds it."""
+        limits = ("below_range", "above_range") if self.network else ("on_lower", "on_upper")
+        end = "" if self.network else "_bound"
         return {
             "voxels": {
                 "inside": sum(self.voxels.values()),
@@ -78,14 +140,21 @@ class FitReport:
                     "median": summary.quartiles[1],
                     "quartiles": [summary.quartiles[0], summary.quartiles[2]],
                     "median_standard_error": summary.standard_error,
-                    "share_on_lower_bound": summary.on_bound[0],
-                    "share_on_upper_bound": summary.on_bound[1],
+                    **{
+                        f"share_{limit}{end}": share
+                        for limit, share in zip(limits, summary.at_limits, strict=True)
+                    },
                 }
                 for summary in self.parameters
             ],
             "median_residual": self.residual,
             "sigma": asdict(self.sigma),
             "other_sigma": [asdict(level) for level in self.other_sigma],
+            **(
+                {"network": self.network.as_dict() | {"card": self.network.card}}
+                if self.network
+                else {}
+            ),
             "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
             "voxels_per_second": round(self.voxels_per_second, 1),
             "notes": list(self.notes),
@@ -94,21 +163,23 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Estimate against truth in one tissue: medians of one parameter over its voxels.
+    """A fit and a network against the truth in one tissue, for one parameter over its voxels.
 
     Args:
         tissue: the name of the tissue.
         parameter: which parameter, with its unit.
-        voxels: how many voxels have an estimate.
+        voxels: how many voxels have both estimates.
         truth: the median of the true values.
-        estimate: the median of the estimates.
+        estimates: the median estimate, by the fit and by the network.
+        errors: the median of the absolute errors, of the fit and of the network.
     """
 
     tissue: str
     parameter: Parameter
     voxels: int
     truth: float
-    estimate: float
+    estimates: tuple[float, float]
+    errors: tuple[float, float]
 
 
 def has_values(status: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
@@ -123,20 +194,45 @@ def count_statuses(status: Int[np.ndarray, " n"]) -> dict[Status, int]:
 
 
 def summarise(
-    estimate: Estimate, parameters: tuple[Parameter, ...]
+    estimate: Estimate,
+    parameters: tuple[Parameter, ...],
+    beyond: Mapping[str, Int[np.ndarray, " N"]],
 ) -> tuple[ParameterSummary, ...]:
-    """The summary of each parameter over the voxels that have values."""
-    kept = has_values(estimate.status)
+    """The summary of each parameter over the voxels that have values.
+
+    Args:
+        estimate: values, standard errors and status of all voxels.
+        parameters: what its columns are.
+        beyond: by name of the parameter, negative where a value is at the lower limit, positive
+            where it is at the upper one, else 0; where that cannot be told the name is missing.
+    """
+    kept = np.flatnonzero(has_values(estimate.status))
     return tuple(
         ParameterSummary(
             parameter,
             _quartiles(estimate.values[kept, column]),
             _quartiles(estimate.stats["standard_error"][kept, column])[1],
-            (_share(on_bound[kept] < 0), _share(on_bound[kept] > 0)),
+            _shares(beyond[parameter.name][kept]) if parameter.name in beyond else _UNKNOWN,
         )
         for column, parameter in enumerate(parameters)
-        for on_bound in [estimate.stats["on_bound"][:, column]]
     )
+
+
+def beyond_ranges(
+    estimate: Estimate, names: Sequence[str], network: NetworkUse
+) -> dict[str, Int[np.ndarray, " N"]]:
+    """By name, -1 where a value lies below the range that the network was trained for, +1 above.
+
+    Only in voxels that the network itself calls outside: it forgives a little.
+    """
+    called = (estimate.stats["outside"] & OUTSIDE_RANGE) > 0
+    beyond = {}
+    for column, name in enumerate(names):
+        if name in network.ranges:
+            low, high = network.ranges[name]
+            values = np.where(called, estimate.values[:, column], low)
+            beyond[name] = (values > high).astype(np.int8) - (values < low)
+    return beyond
 
 
 def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
@@ -148,8 +244,10 @@ def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _share(flags: Bool[np.ndarray, " n"]) -> float:
-    return float(flags.mean()) if flags.size else 0.0
+def _shares(limits: Int[np.ndarray, " n"]) -> tuple[float, float]:
+    if not limits.size:
+        return 0.0, 0.0
+    return float((limits < 0).mean()), float((limits > 0).mean())
 
 
 def median_residual(estimate: Estimate, measurements: int) -> float:
@@ -192,6 +290,45 @@ def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> lis
             "determine the model there, and medians over such voxels mean little"
         )
     return notes
+
+
+def outside_training(
+    estimate: Estimate, parameters: tuple[ParameterSummary, ...], network: NetworkUse
+) -> list[str]:
+    """Notes on voxels whose noise level, or whose estimate, the network was not trained for."""
+    outside = estimate.stats["outside"][has_values(estimate.status)]
+    notes = []
+    noise, estimates = (
+        int(np.count_nonzero(outside & code)) for code in (OUTSIDE_NOISE, OUTSIDE_RANGE)
+    )
+    if noise > _FEW * outside.size:
+        (low, high), (least, most) = network.trained_snr, network.image_snr
+        notes.append(
+            f"{noise} voxels ({_percent(noise / outside.size)}) have a noise level that the "
+            f"network was not trained for: it knows SNR {low:.3g} to {high:.3g}, the image has "
+            f"{least:.3g} to {most:.3g}"
+        )
+    if estimates > _FEW * outside.size:
+        shares = [
+            f"{summary.parameter.name} {_percent(sum(summary.at_limits))}"
+            for summary in parameters
+            if sum(summary.at_limits) > 0  # not where it is not known
+        ]
+        notes.append(
+            f"{estimates} voxels ({_percent(estimates / outside.size)}) have an estimate outside "
+            f"the ranges that the network was trained for ({', '.join(shares)}); --prior "
+            "NAME=LOW:HIGH widens them"
+        )
+    return notes
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _inverse(levels: tuple[float, float]) -> tuple[float, float]:
+    low, high = levels
+    return 1 / high if high else math.inf, 1 / low if low else math.inf
 
 
 def clipping(peak: Float[np.ndarray, " V"]) -> list[str]:

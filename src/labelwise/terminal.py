@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from labelwise.lessons import Evaluation
     from labelwise.noise_level import NoiseLevel
-    from labelwise.summary import Comparison, FitReport
+    from labelwise.summary import Comparison, NetworkUse, Report
+    from labelwise.trained import Blend, TrainedNetwork
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
@@ -57,31 +61,43 @@ def sentence(error: Exception) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Any]:
-    """A bar on stderr that goes away; yields the callback (done, total) that moves it."""
+    """A bar on stderr that goes away; yields the callback that moves it, a `pipeline.Progress`."""
     console = stderr()
     columns = (
-        *(TextColumn("fitting"), BarColumn(), TaskProgressColumn()),
-        *(TextColumn("{task.completed:.0f} of {task.total:.0f} voxels"), TimeRemainingColumn()),
+        *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
+        *(TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TimeRemainingColumn()),
+        TextColumn("{task.fields[words]}"),
     )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task("fitting", total=1)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        tasks = {}
+
+        def tell(what: str, done: int, total: int, words: str = "") -> None:
+            if what not in tasks:
+                for earlier in tasks.values():
+                    progress.update(earlier, visible=False)
+                tasks[what] = progress.add_task(what, total=total, words=words)
+            progress.update(tasks[what], completed=done, total=total, words=words)
+
+        yield tell
 
 
-def show_report(report: FitReport) -> None:
-    """The closing table of a fit."""
+def show_report(report: Report) -> None:
+    """The closing table of a fit, or of mapping by a network."""
     console = stdout()
+    network = report.network
+    limits = "below, above range" if network else "on low, high bound"
     table = Table("parameter", **_PLAIN)
-    for title in ("median", "quartiles", "unit", "std. error", "on low, high bound"):
+    for title in ("median", "quartiles", "unit", "std. error", limits):
         table.add_column(title, justify="left" if title == "unit" else "right", no_wrap=True)
     for row in report.parameters:
         low, median, high = (number(value) for value in row.quartiles)
+        shares = ", ".join(f"{100 * share:.1f}" for share in row.at_limits) + " %"
         table.add_row(
             *(row.parameter.name, median, f"{low} to {high}", _unit(row.parameter.unit)),
             number(row.standard_error),
-            ", ".join(f"{100 * share:.1f}" for share in row.on_bound) + " %",
+            "" if math.isnan(row.at_limits[0]) else shares,
         )
     console.print(table)
     total = sum(report.voxels.values())
@@ -92,15 +108,48 @@ def show_report(report: FitReport) -> None:
     console.print("", table, "", sep="\n")
 
     levels = [_level(report.sigma), *(f"{_level(o)} (not used)" for o in report.other_sigma)]
-    speed, seconds = number(report.voxels_per_second), report.seconds["fit"]
     table = Table(**_PLAIN, show_header=False)
     table.add_row("sigma", Text("\n".join(levels)))
     if math.isfinite(report.residual):
         words = f"{number(report.residual)} in the median; 1 if model and sigma are right"
         table.add_row("residual", words)
-    table.add_row("speed", f"{speed} voxels/s ({seconds:.1f} s, compiling included)")
+    if network:
+        table.add_row("network", Text(_network(network), overflow="fold"))
+    table.add_row("speed", _speed(report))
     table.add_row("maps", Text(f"{report.folder} (look at maps.png first)", overflow="fold"))
     console.print(table)
+
+
+def _network(network: NetworkUse) -> str:
+    """Which network, what it knows, where it is."""
+    low, high = (_short(ratio) for ratio in network.trained_snr)
+    known = f"for SNR {low} to {high}"
+    if network.origin == "trained":
+        said = f"trained now in {sum(network.seconds.values()):.0f} s {known}"
+    elif network.origin == "cache":
+        said = f"from the cache, trained {known}"
+    else:
+        said = f"{network.path}, trained {known}"
+    if network.alpha is not None:
+        said += f", {_dial(network.alpha)}"
+    return said if network.origin == "file" else f"{said}; kept as net.safetensors"
+
+
+def _dial(alpha: float | Mapping[str, float]) -> str:
+    """In words where all parameters agree."""
+    values = list(alpha.values()) if isinstance(alpha, Mapping) else [alpha]
+    if len(set(values)) > 1 and isinstance(alpha, Mapping):
+        return "alpha " + ", ".join(f"{name} {value:g}" for name, value in alpha.items())
+    words = {0.0: " (least scatter)", 1.0: " (least bias)"}
+    return f"alpha {values[0]:g}{words.get(values[0], '')}"
+
+
+def _speed(report: Report) -> str:
+    speed, seconds = number(report.voxels_per_second), report.seconds
+    if not report.network:
+        return f"{speed} voxels/s ({seconds['fit']:.1f} s, compiling included)"
+    parts = f"training {seconds['train']:.1f} s, compiling {seconds['start']:.1f} s"
+    return f"{speed} voxels/s ({seconds['map']:.2g} s; {parts}, writing {seconds['write']:.1f} s)"
 
 
 def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -119,19 +168,41 @@ def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
-    """Estimate (and truth), one line for each tissue."""
+    """Estimates of the fit and the network, and their errors, one line for each tissue."""
+    console = stdout()
+    console.print("\nMedian in each tissue: truth, fit, network\n", style="bold")
+    console.print(_by_tissue(rows, lambda row: (_short(row.truth), *map(number, row.estimates))))
+    console.print("\nMedian absolute error in each tissue: fit, network\n", style="bold")
+    console.print(_by_tissue(rows, lambda row: tuple(map(number, row.errors))))
+
+
+def _by_tissue(
+    rows: Sequence[Comparison], numbers: Callable[[Comparison], tuple[str, ...]]
+) -> Table:
+    """A few numbers for each tissue and parameter, aligned."""
     table = Table("tissue", **_PLAIN)
     table.add_column("voxels", justify="right")
-    for parameter in dict.fromkeys(row.parameter for row in rows):
+    parameters = list(dict.fromkeys(row.parameter for row in rows))
+    widths = {}
+    for parameter in parameters:
         title = f"{parameter.name}\n{_unit(parameter.unit)}"
         table.add_column(title, justify="right", no_wrap=True)
+        columns = zip(*(numbers(row) for row in rows if row.parameter == parameter), strict=True)
+        widths[parameter] = [max(map(len, column)) for column in columns]
     for tissue in dict.fromkeys(row.tissue for row in rows):
         cells = [row for row in rows if row.tissue == tissue]
-        pairs = [f"{number(cell.estimate)} ({_short(cell.truth)})" for cell in cells]
-        table.add_row(tissue, str(cells[0].voxels), *pairs)
-    console = stdout()
-    console.print("\nMedian estimate (and truth) in each tissue\n", style="bold")
-    console.print(table)
+        table.add_row(
+            tissue,
+            str(cells[0].voxels),
+            *(
+                "  ".join(
+                    text.rjust(width)
+                    for text, width in zip(numbers(cell), widths[cell.parameter], strict=True)
+                )
+                for cell in cells
+            ),
+        )
+    return table
 
 
 def number(value: float) -> str:
@@ -160,3 +231,88 @@ def _level(level: NoiseLevel) -> str:
 
 def _unit(unit: str) -> str:
     return "" if unit == "1" else unit
+
+
+def show_training(network: TrainedNetwork | Blend, path: Path, seconds: float) -> None:
+    """What training made: a line for each label."""
+    console = stdout()
+    from labelwise.trained import Blend
+
+    members = (network.mle, network.gt) if isinstance(network, Blend) else (network,)
+    table = Table("label", **_PLAIN)
+    for title in ("usable", "on a bound", "validation loss", "best epoch", "networks"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for member in members:
+        report = member.card["label_report"]
+        shares = ["", ""]
+        if report:
+            shares = [f"{100 * report[name]:.1f} %" for name in ("usable", "on_bound")]
+        found = member.card["validation"]
+        table.add_row(
+            _label(member.card["label"]),
+            *shares,
+            f"{found['loss']:.5f}",
+            str(found["epoch"]),
+            str(len(found["restarts"])),
+        )
+    console.print(table)
+    level = members[0].card["sigma"]
+    levels = level if isinstance(level, list) else [level]
+    snr = " to ".join(number(1 / each) for each in reversed(levels))
+    console.print(
+        f"\nSNR {snr}; {seconds:.1f} s, compiling included; saved as {path}",
+        markup=False,
+        soft_wrap=True,
+    )
+    for member in members:
+        for reason in member.card["validation"]["ended"]:
+            if "not finite" in reason:
+                stderr().print(f"note: {_label(member.card['label'])}: a network {reason}")
+
+
+def _label(said: Mapping[str, Any]) -> str:
+    """What a label's description says, in a few words."""
+    if said["kind"] == "maximum likelihood":
+        return f"maximum likelihood, {said['noise']['class']}, from {said['start']}"
+    if said["kind"] == "mix":
+        return f"mix of {said['alpha']} ({said['a']['kind']}) with {said['b']['kind']}"
+    if said["kind"] == "self-supervised":
+        return f"self-supervised, {said['loss']}"
+    return said["kind"]
+
+
+def show_evaluation(found: Evaluation) -> None:
+    """A table for each parameter, a line for each estimator."""
+    console = stdout()
+    points = " x ".join(str(len(values)) for values in found.grid.values() if len(values) > 1)
+    console.print(
+        f"SNR {number(found.snr)}, {points} points x {found.repeats} noisy signals, "
+        f"{found.seconds:.1f} s"
+    )
+    columns = {
+        "abs_bias": "mean |bias|",
+        "std": "std",
+        "rmse": "RMSE",
+        "slope": "bias slope",
+        "retained": "information",
+        "mutual_information": "bits",
+    }
+    summary = found.summary
+    for parameter in summary["parameter"].values:
+        if len(found.grid[str(parameter)]) < 2:
+            continue
+        unit = _unit(found.units[str(parameter)])
+        table = Table(f"{parameter} {unit}".strip(), **_PLAIN)
+        for title in columns.values():
+            table.add_column(title, justify="right", no_wrap=True)
+        for estimator in summary["estimator"].values:
+            row = summary.sel(estimator=estimator, parameter=parameter)
+            table.add_row(str(estimator), *(number(float(row[name])) for name in columns))
+        console.print("", table)
+    console.print(
+        "\nbias slope: 0 keeps differences, -1 loses them; information: share of what the signal "
+        "holds (linear Fisher);\nbits: mutual information of truth and estimate. Means over the "
+        "grid; standard errors are in evaluation.json.",
+        markup=False,
+    )
+    console.print(f"{found.folder} (look at curves.png first)", markup=False, soft_wrap=True)

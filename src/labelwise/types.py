@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
@@ -25,9 +25,11 @@ class Parameter:
         unit: its physical unit, e.g. `"µm²/ms"`; `"1"` for a fraction.
         bounds: lowest and highest value an estimate may take, in that unit.
         symbol: how it is typeset (mathtext without the dollars), e.g. `"D_{slow}"`.
+        typical: the range of values that tissue has, from which training data are simulated
+            unless told otherwise; the bounds if left out.
 
     Raises:
-        ValueError: if the name is no identifier, the unit is empty or the bounds are not ordered.
+        ValueError: if the name is no identifier, the unit is empty or a range is not ordered.
 
     Example:
         >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
@@ -38,6 +40,7 @@ class Parameter:
     unit: str
     bounds: tuple[float, float]
     symbol: str = ""
+    typical: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -55,6 +58,14 @@ class Parameter:
             )
         object.__setattr__(self, "bounds", (lower, upper))
         object.__setattr__(self, "symbol", self.symbol or self.name)
+        if self.typical is not None:
+            low, high = (float(value) for value in self.typical)
+            if not lower <= low < high <= upper or math.isinf(high):
+                raise ValueError(
+                    f"parameter {self.name}: typical range {self.typical} must be ordered, finite "
+                    f"and within the bounds {self.bounds}"
+                )
+            object.__setattr__(self, "typical", (low, high))
 
 
 class Status(IntEnum):
@@ -68,6 +79,9 @@ class Status(IntEnum):
     NEGATIVE = 5
     ALL_ZERO = 6
     BAD_SIGMA = 7
+    NO_REFERENCE = 8
+    PREDICTED = 9
+    EXTRAPOLATED = 10
 
     @property
     def reason(self) -> str:
@@ -77,7 +91,7 @@ class Status(IntEnum):
     @property
     def has_values(self) -> bool:
         """Whether the voxel's estimates are numbers; the others are NaN."""
-        return self in (Status.CONVERGED, Status.ON_BOUND)
+        return self in _WITH_VALUES
 
 
 _REASONS = {
@@ -89,7 +103,30 @@ _REASONS = {
     Status.NEGATIVE: "negative magnitude",
     Status.ALL_ZERO: "all measurements zero",
     Status.BAD_SIGMA: "sigma not positive and finite",
+    Status.NO_REFERENCE: "no signal to divide by (b = 0)",
+    Status.PREDICTED: "estimated by a network",
+    Status.EXTRAPOLATED: "outside what the network was trained for",
 }
+_WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED)
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """The signals of N voxels, and the truth where it is known.
+
+    Args:
+        signal: (N, M) measurements.
+        sigma: (N,) noise of one channel, in the signal's unit.
+        params: (N, P) the parameters that the signals were simulated from; None for real data.
+    """
+
+    signal: Float[np.ndarray, "N M"]
+    sigma: Float[np.ndarray, " N"]
+    params: Float[np.ndarray, "N P"] | None = None
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.signal)
 
 
 @dataclass(frozen=True)
@@ -119,4 +156,16 @@ class Estimator(Protocol):
         self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N *#M"] | float
     ) -> Estimate:
         """Estimate every voxel; `sigma` is the noise of one channel, in the signal's unit."""
+        ...
+
+
+class LabelSource(Protocol):
+    """What a network is taught: an `Estimate` for every voxel, made with or without the truth."""
+
+    def __call__(self, voxels: Voxels) -> Estimate:
+        """The labels of N voxels; a failed one is NaN with its status."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, as JSON data: two sources that say the same give the same labels."""
         ...

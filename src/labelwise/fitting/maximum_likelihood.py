@@ -232,7 +232,10 @@ def _bounded(
     unknown = [name for name in bounds if name not in names]
     if unknown:
         raise ValueError(f"bounds: no parameter {unknown[0]!r}; the model has {', '.join(names)}")
-    return tuple(replace(p, bounds=bounds.get(p.name, p.bounds)) for p in parameters)
+    return tuple(
+        replace(p, bounds=bounds[p.name], typical=None) if p.name in bounds else p
+        for p in parameters
+    )
 
 
 def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) -> None:

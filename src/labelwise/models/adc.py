@@ -28,7 +28,7 @@ class ADC(SelfStarting):
     b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
-        Parameter("ADC", "µm²/ms", (0.0, 5.0), "ADC"),
+        Parameter("ADC", "µm²/ms", (0.0, 5.0), "ADC", (0.1, 3.5)),
     )
 
     def signal(self, s0, adc):

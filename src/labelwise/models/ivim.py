@@ -28,9 +28,9 @@ class IVIM(SelfStarting):
     b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
-        Parameter("f", "1", (0.01, 0.5), "f"),
-        Parameter("D_slow", "µm²/ms", (0.01, 4.0), "D_{slow}"),
-        Parameter("D_fast", "µm²/ms", (2.0, 300.0), "D_{fast}"),
+        Parameter("f", "1", (0.01, 0.5), "f", (0.01, 0.5)),
+        Parameter("D_slow", "µm²/ms", (0.01, 4.0), "D_{slow}", (0.2, 3.0)),
+        Parameter("D_fast", "µm²/ms", (2.0, 300.0), "D_{fast}", (5.0, 150.0)),
     )
 
     def signal(self, s0, f, d_slow, d_fast):

@@ -29,8 +29,8 @@ class Kurtosis(SelfStarting):
     b: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
-        Parameter("D", "µm²/ms", (0.01, 4.0), "D"),
-        Parameter("K", "1", (0.0, 3.0), "K"),
+        Parameter("D", "µm²/ms", (0.01, 4.0), "D", (0.2, 3.5)),
+        Parameter("K", "1", (0.0, 3.0), "K", (0.0, 2.0)),
     )
 
     def signal(self, s0, d, k):

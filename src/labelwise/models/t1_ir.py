@@ -29,7 +29,7 @@ class T1InversionRecovery(SignalModel):
     ti: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
-        Parameter("T1", "ms", (50.0, 6000.0), "T_1"),
+        Parameter("T1", "ms", (50.0, 6000.0), "T_1", (100.0, 4500.0)),
         Parameter("k", "1", (1.0, 2.2), "k"),
     )
 

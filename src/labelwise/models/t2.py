@@ -28,7 +28,7 @@ class T2(SelfStarting):
     te: Float[Array | np.ndarray, " M"] = per_measurement()
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
-        Parameter("T2", "ms", (1.0, 2000.0), "T_2"),
+        Parameter("T2", "ms", (1.0, 2000.0), "T_2", (5.0, 500.0)),
     )
 
     def signal(self, s0, t2):

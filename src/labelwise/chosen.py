@@ -1,0 +1,152 @@
+"""Which network maps a series: one from a file, or one that is trained for it on the spot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.discovery import available_models
+from labelwise.labels import describe_model
+from labelwise.pipeline import Network, Progress, Source
+from labelwise.priors import Uniform
+from labelwise.request import MapRequest
+from labelwise.summary import NetworkUse
+from labelwise.teach import dial, noise_levels
+from labelwise.trained import Blend, TrainedNetwork, load
+
+_ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
+
+
+def find_network(request: MapRequest, cache: Path | None) -> Source:
+    """Where the network of a request comes from; what can be refused early is refused here.
+
+    Args:
+        request: which network, for which images.
+        cache: the folder where networks that are trained on the spot are kept; nowhere if None.
+
+    Raises:
+        FileNotFoundError: if there is no such network file.
+        ValueError: if the network was trained for another acquisition, model or noise, has no
+            alpha, or a range is none.
+    """
+    return _from_file(request, request.net) if request.net else _trained_now(request, cache)
+
+
+def model_of(path: Path | None) -> str:
+    """The name of the model that a network file was trained for.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no file to tell, or its model is not one that has a name.
+    """
+    if path is None:
+        raise ValueError(
+            "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
+        )
+    kind = load(path).card["model"]["class"]
+    names = [name for name, known in available_models().items() if known.__qualname__ == kind]
+    if not names:
+        raise ValueError(
+            f"{path}: was trained for the model {kind}, which has no name here; give --model "
+            f"FILE.py:{kind}"
+        )
+    return names[0]
+
+
+def _from_file(request: MapRequest, path: Path) -> Source:
+    network = load(path)
+    _check(request, path, network.card)
+    network.check_acquisition(request.acquisition)
+    if request.alpha is not None:
+        if isinstance(network, TrainedNetwork):
+            raise ValueError(
+                f"alpha: {path.name} holds a single network, taught one kind of label, so there is "
+                "nothing to choose between; leave --alpha out"
+            )
+        network = network.with_alpha(request.alpha)
+
+    def source(signal, sigma, tell: Progress) -> tuple[Network, NetworkUse]:
+        return network, _use(network, "file", path, {}, signal, sigma)
+
+    return source
+
+
+def _trained_now(request: MapRequest, cache: Path | None) -> Source:
+    prior = Uniform.typical(request.model, **request.ranges)
+
+    def source(signal, sigma, tell: Progress) -> tuple[Network, NetworkUse]:
+        if not len(signal):
+            raise ValueError(
+                f"{request.image}: no voxel inside the mask can be used, so there is no noise "
+                "level to train a network for"
+            )
+        levels = noise_levels(request.model, signal, sigma)
+        network, how = dial(request.model, request.noise, levels, prior, cache=cache, tell=tell)
+        if request.alpha is not None:
+            network = network.with_alpha(request.alpha)
+        origin = "cache" if how["cached"] else "trained"
+        kept = Path(how["path"]) if how["path"] else None
+        return network, _use(network, origin, kept, how["seconds"], signal, sigma)
+
+    return source
+
+
+def _use(
+    network: TrainedNetwork | Blend,
+    origin: Literal["file", "trained", "cache"],
+    path: Path | None,
+    seconds: Mapping[str, float],
+    signal: Float[np.ndarray, "n M"],
+    sigma: Float[np.ndarray, " n"],
+) -> NetworkUse:
+    """What a report says of a network, and of some voxels of the series."""
+    card = network.card
+    scaling = (network.mle if isinstance(network, Blend) else network).scaling
+    reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
+    with np.errstate(divide="ignore"):
+        levels = np.broadcast_to(sigma / reference, len(sigma))
+    spans = {
+        parameter.name: _pair(span)
+        for index, (parameter, span) in enumerate(
+            zip(network.parameters, card["ranges"], strict=True)
+        )
+        if index != scaling.scale
+    }
+    return NetworkUse(
+        origin=origin,
+        path=path,
+        alpha=network.alphas if isinstance(network, Blend) else None,
+        trained=_pair(card["noise_range"]),
+        image=_pair(np.percentile(levels, _ENDS)) if len(levels) else (math.nan, math.nan),
+        ranges=spans,
+        seconds=seconds,
+        card=card,
+    )
+
+
+def _pair(numbers) -> tuple[float, float]:
+    low, high = (float(number) for number in numbers)
+    return low, high
+
+
+def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
+    """Refuse a network of another model or noise; its acquisition is checked elsewhere."""
+    ours, theirs = describe_model(request.model), card["model"]
+    for what in ("class", "constants"):
+        if ours[what] != theirs[what]:
+            raise ValueError(
+                f"{path}: was trained for the model {theirs['class']} {theirs['constants'] or ''}, "
+                f"not for {ours['class']} {ours['constants'] or ''}; choose that --model, or "
+                "another network"
+            )
+    noise = type(request.noise).__name__
+    if card["noise"] != noise:
+        raise ValueError(
+            f"{path}: was trained for {card['noise']} noise, not for {noise}; give --noise "
+            f"{card['noise'].lower()}, or another network"
+        )

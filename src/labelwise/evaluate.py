@@ -1,0 +1,416 @@
+"""How estimators do on signals whose truth is known: bias, spread, error and information.
+
+The paper's test: many noisy repeats at every point of a grid over the parameter space, the same
+signals for every estimator. Results are an `xarray.Dataset` with named dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from labelwise.bounds import fisher_information, jacobian, signals
+from labelwise.information import mutual_information, quantile_edges, retained_information
+from labelwise.models import SignalModel
+from labelwise.noise import NoiseModel
+from labelwise.priors import Grid
+from labelwise.types import Estimate, Estimator, LabelSource, Voxels
+
+_BINS = 200  # of the estimates, for mutual information; a coarser one blurs what is well separated
+_PILOT = 20_000  # signals that the edges of the bins come from
+_OWN_DIMENSIONS = ("estimator", "parameter", "other")
+
+
+def evaluate(
+    estimators: Mapping[str, Estimator],
+    model: SignalModel,
+    noise: NoiseModel,
+    sigma: float,
+    grid: Grid,
+    repeats: int,
+    key: PRNGKeyArray,
+    *,
+    labels: Mapping[str, LabelSource] | None = None,
+    block: int = 65_536,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Simulate `repeats` noisy signals at every grid point and describe each estimator's estimates.
+
+    All estimators see the same signals. The noise of a grid point depends on the key and on the
+    point's place in the grid only, so `block` changes nothing but memory. Estimates are reduced
+    point by point and never kept. A failed one (NaN in any parameter) is counted and left out.
+
+    Args:
+        estimators: by name.
+        model: makes the signals; its parameters are the grid's.
+        noise: makes the noise.
+        sigma: noise of one channel, in the signal's unit.
+        grid: the true parameters.
+        repeats: R, noisy signals at each point.
+        key: of JAX, for the noise.
+        labels: by name, estimators that may see the truth, such as `MLE(start="truth")`.
+        block: signals at a time.
+        progress: called with (signals done, signals in all) after each block.
+
+    Returns:
+        A Dataset with the dimensions `estimator`, `parameter`, `other` (parameters again) and one
+        for each parameter, named after it, with the grid's values as coordinate. In the
+        parameters' units:
+
+        - `bias`, `std`, `rmse`: of the estimates at that point; rmse² = bias² + std². Ask for
+          `result["std"]`: `result.std` is a method of every Dataset
+        - `bias_error`, `std_error`, `rmse_error`: their standard errors
+        - `covariance` (parameter, other): of the estimates
+        - `failed`: the share of estimates that is NaN
+        - `retained`, `retained_error`: the share of the signal's Fisher information that the
+          estimates retain; see `labelwise.information.retained_information`
+        - `mutual_information`, `mutual_information_error`: bits between each true parameter and
+          its own estimate over the whole grid, in up to 200 bins; at most log2 of the number of
+          values that the parameter has; see `labelwise.information.mutual_information`
+
+    Raises:
+        ValueError: if there is nothing to do, if a name is used twice, or if grid, estimators and
+            model are not about the same parameters.
+
+    Source: Epstein et al. 2024, sections 3.5 and 3.6, doi:10.59275/j.melba.2024-geb5.
+
+    Example:
+        >>> import labelwise as lw
+        >>> model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
+        >>> grid = Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
+        >>> fit = lw.MaximumLikelihood(model, noise)
+        >>> result = evaluate({"MLE": fit}, model, noise, 0.01, grid, 100, jax.random.key(0))
+        >>> result.bias.sel(estimator="MLE", parameter="ADC").dims
+        ('S0', 'ADC')
+    """
+    names = tuple(parameter.name for parameter in model.parameters)
+    sources = _sources(estimators, labels or {}, names, sigma)
+    _check(names, grid, sigma, repeats)
+    bench = _Bench(model, noise, sigma, np.asarray(grid.points, float), key)
+    points, size = bench.truth.shape
+    levels = np.stack(np.unravel_index(np.arange(points), grid.shape), axis=-1)
+    bins = int(np.clip(points * repeats / max(grid.shape) / 10, 10, _BINS))
+    edges = _pilot_edges(bench, sources, repeats, block, bins)
+
+    table: dict[str, np.ndarray] = {
+        name: np.full((len(sources), points, size), np.nan)
+        for name in ("bias", "std", "rmse", "bias_error", "std_error", "rmse_error")
+    }
+    table |= {name: np.full_like(table["bias"], np.nan) for name in ("retained", "retained_error")}
+    table["covariance"] = np.full((len(sources), points, size, size), np.nan)
+    table["failed"] = np.full((len(sources), points), np.nan)
+    counts = [[np.zeros((n, bins), np.int64) for n in grid.shape] for _ in sources]
+
+    for chosen, voxels, score in bench.blocks(np.arange(points), repeats, block):
+        truth = bench.truth[chosen]
+        for row, source in enumerate(sources.values()):
+            values = _values(source, voxels, truth.shape, repeats)
+            good = np.all(np.isfinite(values), axis=-1)
+            errors = np.where(good[..., None], values - truth[:, None], 0.0)
+            for name, moment in _moments(errors, good).items():
+                table[name][row, chosen] = moment
+            table["retained"][row, chosen], table["retained_error"][row, chosen] = (
+                retained_information(errors, score, good, bench.fisher[chosen])
+            )
+            for p in range(size):
+                counts[row][p] += _count(
+                    values[..., p], levels[chosen, p], good, edges[row][p], counts[row][p].shape
+                )
+        if progress:
+            progress((int(chosen[-1]) + 1) * repeats, points * repeats)
+
+    bits = np.array([[mutual_information(table) for table in row] for row in counts])
+    of_parameters = ("estimator", "parameter")
+    return xr.Dataset(
+        {name: _named(array, grid) for name, array in table.items()}
+        | {
+            "mutual_information": (of_parameters, bits[..., 0]),
+            "mutual_information_error": (of_parameters, bits[..., 1]),
+        },
+        _coordinates(tuple(sources), model, grid),
+        {
+            "model": type(model).__name__,
+            "noise": type(noise).__name__,
+            "sigma": float(sigma),
+            "repeats": int(repeats),
+        },
+    )
+
+
+def marginal(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
+    """Averages over all grid dimensions but one, as the paper's figures show them.
+
+    Bias, std and rmse are means over grid points of the points' own: rmse² = bias² + std² no
+    longer holds, and a bias that changes sign over the grid may cancel. Points without a single
+    estimate are left out. Mutual information belongs to the whole grid and stays as it is.
+
+    Args:
+        dataset: what `evaluate` returned.
+        parameter: the dimension to keep.
+
+    Returns:
+        The same variables on the dimension `parameter` alone; standard errors are those of the
+        means, the points' noise being independent.
+
+    Raises:
+        ValueError: if the dataset has no such dimension.
+    """
+    names = _grid_dimensions(dataset)
+    if parameter not in names:
+        raise ValueError(f"parameter: the evaluation has {', '.join(names)}, got {parameter!r}")
+    return _average(dataset, [name for name in names if name != parameter])
+
+
+def summary(dataset: xr.Dataset) -> xr.Dataset:
+    """One number per estimator and parameter for each property, with its standard error.
+
+    Args:
+        dataset: what `evaluate` returned.
+
+    Returns:
+        On the dimensions `estimator` and `parameter`, each with a partner `..._error`:
+
+        - `abs_bias`: mean of |bias| over the marginal bias curve of the parameter
+        - `abs_bias_grid`: mean of |bias| over all grid points. Both are never below 0, so that
+          noise alone makes an unbiased estimator's about 0.8 standard errors of one bias
+        - `std`, `rmse`, `retained`: means over the grid
+        - `slope`: of a straight line through the marginal bias curve, unit per unit; 1 + slope is
+          the slope of the mean estimate. -1 is an estimator that says the same of every truth.
+          NaN for a parameter with one value
+        - `top`: the bias at the highest value of the parameter, from the marginal curve
+        - `mutual_information`: bits, as in the dataset
+
+        and `failed` on `estimator`: the share of estimates that is NaN.
+    """
+    names = _grid_dimensions(dataset)
+    whole = _average(dataset, names)
+    result = whole[["failed", "std", "std_error", "rmse", "rmse_error"]].assign(
+        {
+            f"{name}{end}": whole[f"{name}{end}"]
+            for name in ("retained", "mutual_information")
+            for end in ("", "_error")
+        }
+    )
+    over_grid = _average(
+        xr.Dataset({"it": abs(dataset.bias), "it_error": dataset.bias_error}), names
+    )
+    columns: dict[str, list[xr.DataArray]] = {"abs_bias": [], "slope": [], "top": []}
+    errors: dict[str, list[xr.DataArray]] = {name: [] for name in columns}
+    for name in names:
+        curve = marginal(dataset[["bias", "bias_error"]], name).sel(parameter=name)
+        offset = curve[name] - curve[name].mean()
+        weight = {
+            "abs_bias": np.sign(curve.bias) / curve.sizes[name],
+            "slope": offset / (offset**2).sum() if curve.sizes[name] > 1 else offset * np.nan,
+            "top": (curve[name] == curve[name].max()).astype(float),
+        }
+        for column, share in weight.items():
+            columns[column].append((share * curve.bias).sum(name, skipna=False))
+            square = (share * curve.bias_error) ** 2
+            errors[column].append(np.sqrt(square.sum(name, skipna=False)))
+    for column in columns:
+        for end, rows in (("", columns[column]), ("_error", errors[column])):
+            result[f"{column}{end}"] = xr.concat(rows, "parameter", coords="minimal").transpose(
+                "estimator", "parameter"
+            )
+    result["abs_bias_grid"], result["abs_bias_grid_error"] = over_grid["it"], over_grid["it_error"]
+    return result.assign_attrs(dataset.attrs)
+
+
+class _Bench:
+    """Makes the signals of grid points: in one compiled program, in blocks of one shape."""
+
+    def __init__(self, model, noise, sigma, truth, key) -> None:
+        self.truth: Float[np.ndarray, "G P"] = truth
+        self.fisher = fisher_information(model, noise, truth, sigma)
+        self._noise = noise
+        self._sigma = np.asarray(sigma, np.float32)
+        self._clean = signals(model, truth).astype(np.float32)
+        self._slopes = jacobian(model, truth).astype(np.float32)
+        self._key = key
+
+    def blocks(self, points: Int[np.ndarray, " g"], repeats: int, block: int, stream: int = 0):
+        """Yields points, their R voxels each, and scores (g, R, P); `stream` 1 is other noise."""
+        step = min(max(block // repeats, 1), len(points))
+        for first in range(0, len(points), step):
+            chosen = points[first : first + step]
+            padded = points[np.arange(first, first + step) % len(points)]
+            data, score = _draw(
+                *(self._noise, self._key, padded + stream * len(self.truth)),
+                *(self._clean[padded], self._slopes[padded], self._sigma, repeats),
+            )
+            number = len(chosen) * repeats
+            voxels = Voxels(
+                signal=np.asarray(data)[: len(chosen)].reshape(number, -1),
+                sigma=np.full(number, self._sigma),
+                params=np.repeat(self.truth[chosen], repeats, axis=0).astype(np.float32),
+            )
+            yield chosen, voxels, np.asarray(score)[: len(chosen)].astype(float)
+
+
+@eqx.filter_jit
+def _draw(
+    noise: NoiseModel,
+    key: PRNGKeyArray,
+    streams: Int[Array | np.ndarray, " g"],
+    clean: Float[Array | np.ndarray, "g M"],
+    slopes: Float[Array | np.ndarray, "g M P"],
+    sigma: Float[np.ndarray, ""],
+    repeats: int,
+) -> tuple[Float[Array, "g R M"], Float[Array, "g R P"]]:
+    """Noisy signals of each point and d log p(signal) / d params."""
+
+    def point(stream, clean, slopes):
+        clean = jnp.broadcast_to(clean, (repeats, len(clean)))
+        data = noise.sample(jax.random.fold_in(key, stream), clean, sigma)
+        score, _ = noise.score_and_curvature(clean, data, sigma)
+        return data, -jnp.asarray(score) @ slopes
+
+    data, score = jax.vmap(point)(streams, clean, slopes)
+    return jnp.asarray(data), score
+
+
+Source = Callable[[Voxels], Estimate]
+
+
+def _sources(estimators, labels, names: tuple[str, ...], sigma: float) -> dict[str, Source]:
+    """Estimators and label sources by name, as functions of the same voxels."""
+    if not estimators and not labels:
+        raise ValueError("estimators: expected at least one by name, got none")
+    both = sorted(set(estimators) & set(labels))
+    if both:
+        raise ValueError(f"labels: {both[0]!r} is the name of an estimator too; rename one")
+    for name, estimator in estimators.items():
+        theirs = tuple(parameter.name for parameter in estimator.parameters)
+        if theirs != names:
+            raise ValueError(
+                f"estimators: {name!r} estimates {', '.join(theirs)}, but the model has "
+                f"{', '.join(names)}"
+            )
+
+    def blind(estimator: Estimator) -> Source:
+        return lambda voxels: estimator(voxels.signal, sigma)
+
+    return {name: blind(estimator) for name, estimator in estimators.items()} | dict(labels)
+
+
+def _check(names: tuple[str, ...], grid: Grid, sigma: float, repeats: int) -> None:
+    if tuple(grid.names) != names:
+        raise ValueError(
+            f"grid: has {', '.join(grid.names)}, but the model's parameters are "
+            f"{', '.join(names)}, in that order"
+        )
+    if not (np.ndim(sigma) == 0 and np.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma: expected one positive number, got {sigma!r}")
+    if repeats < 2:
+        raise ValueError(f"repeats: expected at least 2, to see a spread, got {repeats}")
+
+
+def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int):
+    """A source's estimates (g, R, P) in float64."""
+    values = np.asarray(source(voxels).values, float)
+    expected = (len(voxels), shape[1])
+    if values.shape != expected:
+        raise ValueError(f"estimates: expected values of shape {expected}, got {values.shape}")
+    return values.reshape(shape[0], repeats, shape[1])
+
+
+def _pilot_edges(bench: _Bench, sources: Mapping[str, Source], repeats: int, block: int, bins: int):
+    """Bin edges by source and parameter, from a few repeats of (a sample of) the whole grid."""
+    points = np.arange(len(bench.truth))
+    if len(points) > _PILOT:
+        points = np.sort(np.random.default_rng(0).choice(points, _PILOT, replace=False))
+    few = min(-(-_PILOT // len(points)), repeats)
+    seen = {name: [] for name in sources}
+    for chosen, voxels, _ in bench.blocks(points, few, block, stream=1):
+        for name, source in sources.items():
+            values = _values(source, voxels, bench.truth[chosen].shape, few)
+            seen[name].append(values.reshape(-1, values.shape[-1]))
+    together = [np.concatenate(parts) for parts in seen.values()]
+    return [[quantile_edges(column, bins) for column in values.T] for values in together]
+
+
+def _moments(
+    errors: Float[np.ndarray, "g R P"], good: Bool[np.ndarray, "g R"]
+) -> dict[str, np.ndarray]:
+    """Bias, spread and error of each point, with standard errors; bad errors are 0 in `errors`."""
+    count = good.sum(axis=1).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n = np.where(count > 0, count, np.nan)[:, None]
+        bias = errors.sum(axis=1) / n
+        centred = np.where(good[..., None], errors - bias[:, None], 0.0)
+        covariance = centred.swapaxes(1, 2) @ centred / n[..., None]
+        square, centred_square = errors**2, centred**2
+        variance, mean_square = centred_square.sum(axis=1) / n, square.sum(axis=1) / n
+        std, rmse = np.sqrt(variance), np.sqrt(mean_square)
+        variance_error = _error_of_mean(centred_square, variance, n)
+        mean_square_error = _error_of_mean(square, mean_square, n)
+        return {
+            "bias": bias,
+            "std": std,
+            "rmse": rmse,
+            "bias_error": std / np.sqrt(n - 1),
+            "std_error": np.where(std > 0, variance_error / (2 * std), 0.0 * std),
+            "rmse_error": np.where(rmse > 0, mean_square_error / (2 * rmse), 0.0 * rmse),
+            "covariance": covariance,
+            "failed": 1 - count / errors.shape[1],
+        }
+
+
+def _error_of_mean(squares, mean, n):
+    """Standard error of the mean of R squares, whose own mean square is a fourth moment."""
+    fourth = np.einsum("grp,grp->gp", squares, squares) / n
+    return np.sqrt(np.maximum(fourth - mean**2, 0.0) / (n - 1))
+
+
+def _count(values, levels, good, edges, shape: tuple[int, int]) -> Int[np.ndarray, "T K"]:
+    """How many good estimates of (g, R) fell into each bin, by the true value's place."""
+    bins = np.searchsorted(edges, values[good], side="right")
+    place = np.broadcast_to(levels[:, None], good.shape)[good] * shape[1] + bins
+    return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _named(array: Float[np.ndarray, "E G *P"], grid: Grid) -> tuple[tuple[str, ...], np.ndarray]:
+    """(estimator, G, parameter, other) with one named dimension for each of the grid's."""
+    spread = array.reshape(len(array), *grid.shape, *array.shape[2:])
+    last = 1 + len(grid.shape)
+    order = (0, *range(last, spread.ndim), *range(1, last))
+    return (*_OWN_DIMENSIONS[: array.ndim - 1], *grid.names), spread.transpose(order)
+
+
+def _coordinates(names: tuple[str, ...], model: SignalModel, grid: Grid) -> dict[str, Any]:
+    parameters = [parameter.name for parameter in model.parameters]
+    axes = {
+        # "unit", not "units": xarray may read units of time as time stamps.
+        parameter.name: (
+            parameter.name,
+            np.asarray(grid.axes[parameter.name], float),
+            {"unit": parameter.unit, "symbol": parameter.symbol},
+        )
+        for parameter in model.parameters
+    }
+    return {"estimator": list(names), "parameter": parameters, "other": parameters} | axes
+
+
+def _grid_dimensions(dataset: xr.Dataset) -> list[str]:
+    return [str(name) for name in dataset.dims if name not in _OWN_DIMENSIONS]
+
+
+def _average(dataset: xr.Dataset, over: list[str]) -> xr.Dataset:
+    """Means over dimensions; those of standard errors as of independent values."""
+    result = {}
+    for name, values in dataset.data_vars.items():
+        dims = [dim for dim in over if dim in values.dims]
+        if str(name).endswith("_error") and dims:
+            number = values.count(dims)
+            result[name] = (values**2).sum(dims) ** 0.5 / number.where(number > 0)
+        else:
+            result[name] = values.mean(dims) if dims else values
+    return xr.Dataset(result, attrs=dataset.attrs)

@@ -1,0 +1,106 @@
+"""How well estimates explain the measurements, whoever made them."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.bounds import signals
+from labelwise.models import SignalModel
+from labelwise.models.base import measurements
+from labelwise.noise import NoiseModel
+
+_WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
+
+
+def goodness(
+    model: SignalModel,
+    noise: NoiseModel,
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, "#N"] | float,
+    values: Float[np.ndarray, "N P"],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """The negative log-likelihood and the residual of N voxels, as the fitter reports them.
+
+    Computed in float64: the variance of a Rician measurement is a small difference of large
+    numbers where the signal is strong. In blocks of one width, so that a voxel's result does not
+    depend on its neighbours.
+
+    Args:
+        model: the signal model with its acquisition.
+        noise: the noise model.
+        signal: the measurements, in any unit.
+        sigma: noise of one channel in that unit, a number or (N,).
+        values: the estimates, in the parameters' units.
+
+    Returns:
+        nll, up to terms in data and sigma only, and √(Σ (data - expected)² / variance / (M - P)),
+        which is about 1 for a good fit; float32. NaN for a voxel with anything that is not finite,
+        or with a sigma that is not positive.
+
+    Raises:
+        ValueError: if signal, sigma and values do not fit the model or each other.
+
+    Example:
+        >>> from labelwise import ADC, Gaussian
+        >>> model = ADC([0, 0, 1])
+        >>> data = np.array([[101.0, 99.0, 100 * np.exp(-1.0)]])
+        >>> nll, residual = goodness(model, Gaussian(), data, 1.0, np.array([[100.0, 1.0]]))
+        >>> nll.round(3), residual.round(3)
+        (array([1.], dtype=float32), array([1.414], dtype=float32))
+    """
+    signal, values = np.asarray(signal), np.asarray(values)
+    sigma = np.asarray(sigma).reshape(-1)
+    expected = (len(signal), measurements(model)), (len(signal), len(model.parameters))
+    if (signal.shape, values.shape) != expected or len(sigma) not in (1, len(signal)):
+        raise ValueError(
+            f"signal, values: expected shapes {expected[0]} and {expected[1]} with one sigma or "
+            f"{len(signal)}, got {signal.shape} and {values.shape} with {len(sigma)}"
+        )
+    sigma = np.broadcast_to(sigma, len(signal))
+    judged = np.full((2, len(signal)), np.nan, np.float32)
+    usable = np.isfinite(sigma) & (sigma > 0)
+    usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
+    if usable.all():
+        rows = [slice(first, first + _WIDTH) for first in range(0, len(signal), _WIDTH)]
+    else:
+        rows = np.split(index := np.flatnonzero(usable), range(_WIDTH, len(index), _WIDTH))
+    freedom = max(1, signal.shape[1] - values.shape[1])
+    for some in rows:
+        block = [signal[some], sigma[some], values[some]]
+        count = len(block[0])
+        if 0 < count < _WIDTH:  # a short block is repeated
+            block = [part[np.arange(_WIDTH) % count] for part in block]
+        if count:
+            judged[:, some] = _judged(model, noise, *block, freedom=freedom)[:, :count]
+    return judged[0], judged[1]
+
+
+def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray, "2 W"]:
+    with jax.enable_x64(True):
+        if model.differentiable:
+            judged = _judge_traced(model, noise, signal, sigma, values, freedom)
+        else:
+            distinct, lanes = np.unique(values, axis=0, return_inverse=True)
+            clean = signals(model, distinct.astype(float))[lanes]
+            judged = _judge(noise, clean, signal, sigma, freedom)
+        return np.stack(judged)
+
+
+@eqx.filter_jit
+def _judge_traced(model, noise, signal, sigma, values, freedom):
+    params = values.T.astype(jnp.float64)
+    clean = jax.vmap(model.signal)(*params)
+    return _judge(noise, clean, signal, sigma, freedom)
+
+
+@eqx.filter_jit
+def _judge(noise, clean, signal, sigma, freedom):
+    clean, data = clean.T, signal.T.astype(jnp.float64)  # voxels last: vectors are long
+    sigma = sigma.astype(jnp.float64)
+    nll = jnp.sum(noise.nll(clean, data, sigma), axis=0)
+    deviation = (data - noise.mean(clean, sigma)) ** 2 / noise.variance(clean, sigma)
+    return nll, jnp.sqrt(jnp.sum(deviation, axis=0) / freedom)

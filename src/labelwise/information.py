@@ -1,0 +1,193 @@
+"""How much of what a signal says about the truth is still there in an estimate of it.
+
+Two measures that a shrinkage of the estimates does not change, as the slope of a bias curve does:
+
+- linear Fisher information: how well two *close* truths can be told apart, all parameters at once,
+  by a linear read-out of the estimates; relative to all that the signal holds (Cramér-Rao).
+- mutual information: how well the grid's values of *one* parameter can be told apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+GROUPS = 8  # of repeats, of which the jackknife leaves out one at a time
+_BLIND = 1e-9  # a correlation matrix's eigenvalue below which a direction does not vary
+
+
+def retained_information(
+    estimates: Float[np.ndarray, "G R P"],
+    score: Float[np.ndarray, "G R P"],
+    good: Bool[np.ndarray, "G R"],
+    fisher: Float[np.ndarray, "G P P"],
+) -> tuple[Float[np.ndarray, "G P"], Float[np.ndarray, "G P"]]:
+    """The share of the signal's information about each parameter that estimates retain.
+
+    retained_p = [F⁻¹]_pp / [I⁻¹]_pp, the other parameters unknown, with F the Fisher information of
+    the signal and I = Jᵀ C⁻¹ J the linear Fisher information of the estimates: C is their
+    covariance, J = d E[estimate] / d truth = Cov(estimate, score), the score being d log p(signal)
+    / d truth. No estimator retains more than 1, and any invertible linear map of the estimates
+    retains as much: one that shrinks everything to the mean by the same factor loses nothing,
+    whatever the slope of its bias curve. One that ignores a direction of the parameter space
+    retains nothing of every parameter with a part in it.
+
+    I is found through the regression of the score on the estimates, whose explained share R² is
+    adjusted for the degrees of freedom that P estimates use up. What remains uncertain is about
+    P / R: the retained share of an estimator that retains less than that is noise between 0 and
+    itself. Information that is only in the estimates' spread or shape, not in their mean, is not
+    counted.
+
+    Args:
+        estimates: (G, R, P) of R repeats at each of G true values; an origin of your choice.
+        score: (G, R, P) d log p(signal) / d truth of the same repeats.
+        good: (G, R) which repeats to use.
+        fisher: (G, P, P) the Fisher information of the signal at each true value.
+
+    Returns:
+        (G, P) the retained share, between 0 and 1, and its standard error by a jackknife over 8
+        groups of repeats. NaN where the signal itself does not determine all parameters or where
+        there are fewer than P + 2 good repeats.
+
+    Source: Beck, Bejjanki & Pouget 2011, doi:10.1162/NECO_a_00125; on few repeats Kanitscheider et
+    al. 2015, doi:10.1371/journal.pcbi.1004218.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> score = rng.normal(size=(1, 800, 1))  # of one normal measurement, sigma = 1
+        >>> half = 0.5 * score + 0.5 * rng.normal(size=score.shape)
+        >>> good, fisher = np.ones((1, 800), bool), np.ones((1, 1, 1))
+        >>> share, error = retained_information(half, score, good, fisher)
+        >>> bool(abs(share - 0.5) < 3 * error)
+        True
+    """
+    size = estimates.shape[-1]
+    scale = np.sqrt(np.diagonal(fisher, axis1=1, axis2=2))
+    usable = np.all(np.isfinite(scale) & (scale > 0), axis=1)
+    scale = np.where(usable[:, None], scale, 1.0)
+    truth = np.where(usable[:, None, None], fisher / (scale[:, :, None] * scale[:, None, :]), 1.0)
+    values, vectors = np.linalg.eigh(np.where(usable[:, None, None], truth, np.eye(size)))
+    usable &= values[:, 0] > 1e-12
+    direction = _root(np.maximum(values, 1e-12), vectors)  # row p is F^-1/2 e_p
+
+    count, covariance = _jackknifed(estimates, score / scale[:, None, :], good)
+    rounding = 1e-9 * np.max(np.abs(estimates), axis=1, where=good[..., None], initial=0.0)
+    explained = _explained(count, covariance, rounding[:, None])
+    share = _shares(explained, direction[:, None])
+    share[~usable] = np.nan
+    left_out = share[:, 1:]
+    spread = np.sum((left_out - left_out.mean(axis=1, keepdims=True)) ** 2, axis=1)
+    return share[:, 0], np.sqrt(spread * (GROUPS - 1) / GROUPS)
+
+
+def _jackknifed(estimates, score, good):
+    """Counts (G, 1+K) and covariances (G, 1+K, 2P, 2P) of (estimate, score), with and without
+    each group."""
+    points, repeats, size = estimates.shape
+    both = np.where(good[..., None], np.concatenate([estimates, score], axis=-1), 0.0)
+    number = np.maximum(good.sum(axis=1), 1)[:, None, None]
+    both = np.where(good[..., None], both - both.sum(axis=1, keepdims=True) / number, 0.0)
+    room = -(-repeats // GROUPS) * GROUPS - repeats
+    both = np.pad(both, ((0, 0), (0, room), (0, 0))).reshape(points, GROUPS, -1, 2 * size)
+    parts = np.pad(good, ((0, 0), (0, room))).reshape(points, GROUPS, -1).sum(axis=-1)
+
+    def with_and_without(part):
+        whole = part.sum(axis=1, keepdims=True)
+        return np.concatenate([whole, whole - part], axis=1)
+
+    count = with_and_without(parts).astype(float)
+    safe = np.maximum(count, 1.0)[..., None]
+    mean = with_and_without(both.sum(axis=2)) / safe
+    square = with_and_without(both.swapaxes(2, 3) @ both) / safe[..., None]
+    return count, square - mean[..., :, None] * mean[..., None, :]
+
+
+def _explained(count, covariance, rounding):
+    """The covariance of the whitened score that estimates explain: eigenvalues are adjusted R²."""
+    size = rounding.shape[-1]
+    among = covariance[..., :size, :size]
+    between = covariance[..., size:, :size]
+    spread = np.sqrt(np.diagonal(among, axis1=-2, axis2=-1))
+    spread = np.where(spread > rounding, spread, np.inf)  # one that is constant explains nothing
+    values, vectors = np.linalg.eigh(among / (spread[..., :, None] * spread[..., None, :]))
+    seen = values > _BLIND
+    inverse_root = vectors / np.sqrt(np.where(seen, values, np.inf))[..., None, :]
+    whitened = _root(*_clipped(covariance[..., size:, size:])) @ (
+        between / spread[..., None, :] @ inverse_root
+    )
+    explained = whitened @ whitened.swapaxes(-1, -2)
+    free = count - seen.sum(axis=-1) - 1
+    inflation = np.where(free > 0, (count - 1) / np.where(free > 0, free, 1.0), np.nan)
+    eye = np.eye(size)
+    return eye - (eye - explained) * inflation[..., None, None]
+
+
+def _clipped(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return np.maximum(values, 1e-12), vectors
+
+
+def _root(values, vectors):
+    """The symmetric inverse square root of a positive matrix, from its eigenvalues and vectors."""
+    return (vectors / np.sqrt(values)[..., None, :]) @ vectors.swapaxes(-1, -2)
+
+
+def _shares(explained, direction):
+    """|a|² / aᵀ R⁻¹ a for each row a of `direction`; 0 where R is blind along a."""
+    known = np.isfinite(explained).all(axis=(-1, -2))
+    values, vectors = np.linalg.eigh(np.where(known[..., None, None], explained, 0.0))
+    along = (direction @ vectors) ** 2
+    length = along.sum(axis=-1)
+    blind = values <= 0
+    lost = np.any(blind[..., None, :] & (along > 1e-9 * length[..., None]), axis=-1)
+    needed = np.sum(along / np.where(blind, np.inf, np.minimum(values, 1.0))[..., None, :], axis=-1)
+    share = np.where(lost | (needed == 0), 0.0, length / np.where(needed > 0, needed, 1.0))
+    return np.where(known[..., None], share, np.nan)
+
+
+def quantile_edges(values: Float[np.ndarray, " n"], bins: int) -> Float[np.ndarray, " edges"]:
+    """Edges between bins that hold equally many of `values`; fewer where values repeat.
+
+    Each edge is one of the values, so that any increasing map of them gives the same bins.
+    """
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.empty(0)
+    shares = np.arange(1, bins) / bins
+    return np.unique(np.quantile(values, shares, method="lower"))
+
+
+def mutual_information(counts: Int[np.ndarray, "T K"]) -> tuple[float, float]:
+    """Bits that a binned estimate tells about which of T equally likely values is the truth.
+
+    I = H(bin) - mean over truths of H(bin | truth), each entropy with the correction of Miller and
+    Madow for finite counts; between 0 and log2(T). Putting estimates into bins can only lose bits.
+    The value is that of one estimate about its own parameter, whatever the others are: what other
+    estimates say about it, and what the combination of parameters is, is left out.
+
+    Args:
+        counts: (T, K) how many estimates fell into bin K where the truth was T.
+
+    Returns:
+        The bits and their standard error. NaN where some truth has no estimate.
+
+    Source: Miller & Madow's correction as in Paninski 2003, doi:10.1162/089976603321780272.
+
+    Example:
+        >>> mutual_information(np.array([[500, 0], [0, 500]]))
+        (1.0, 0.0)
+    """
+    number = counts.sum(axis=1)
+    if not np.all(number > 0):
+        return np.nan, np.nan
+    conditional = counts / number[:, None]
+    marginal = conditional.mean(axis=0)
+    ratio = np.where(counts > 0, conditional / np.where(marginal > 0, marginal, 1.0), 1.0)
+    gain = np.log(ratio)
+    plain = np.sum(conditional * gain, axis=1)
+    within = np.sum(conditional * gain**2, axis=1) - plain**2
+    spare = np.sum(counts > 0, axis=1) - 1
+    excess = np.mean(spare / (2 * number)) - (np.sum(marginal > 0) - 1) / (2 * number.sum())
+    bits = (plain.mean() - excess) / np.log(2)
+    error = np.sqrt(np.sum(np.maximum(within, 0) / number)) / len(counts) / np.log(2)
+    return float(np.clip(bits, 0.0, np.log2(len(counts)))), float(error)

@@ -1,0 +1,280 @@
+"""The jobs behind `labelwise train` and `labelwise evaluate`: networks into files, results out.
+
+They print nothing. Everything they write is whole or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from labelwise.curves import curves
+from labelwise.discovery import available_models
+from labelwise.evaluate import evaluate, summary
+from labelwise.fitting import MaximumLikelihood
+from labelwise.labels import MLE, GroundTruth, Mix
+from labelwise.models import SignalModel
+from labelwise.noise import Gaussian, NoiseModel, Rician
+from labelwise.outputs import as_json
+from labelwise.priors import Grid
+from labelwise.teach import Lesson, SelfSupervised, Tell, teach
+from labelwise.trained import Blend, TrainedNetwork, load
+from labelwise.types import LabelSource
+
+MLE_NAME = "MLE"
+_POINTS = 10_000  # of a grid, unless told otherwise
+LABELS = "mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, mix:ALPHA or dial"
+
+
+def labels_of(
+    name: str, model: SignalModel, noise: NoiseModel, start: str
+) -> tuple[LabelSource | SelfSupervised, ...]:
+    """The label, or the two of a dial, that a word of the command line means.
+
+    Args:
+        name: one of `LABELS`; `mix:0.5` mixes maximum-likelihood estimates under the simulated
+            noise, 0.5 of them, with the ground truth; `dial` is both, blended when used.
+        model: what is fitted.
+        noise: the simulated noise.
+        start: where fits start, `"truth"` or `"search"`.
+
+    Raises:
+        ValueError: if there is no such label.
+    """
+
+    def fitted(kind: NoiseModel) -> LabelSource:
+        return MLE(model, kind, "truth" if start == "truth" else "search")
+
+    known: dict[str, Callable[[], tuple[LabelSource | SelfSupervised, ...]]] = {
+        "mle-rician": lambda: (fitted(Rician()),),
+        "mle-gaussian": lambda: (fitted(Gaussian()),),
+        "gt": lambda: (GroundTruth(),),
+        "selfsup": lambda: (SelfSupervised(),),
+        "selfsup-rician": lambda: (SelfSupervised(Rician()),),
+        "dial": lambda: (fitted(noise), GroundTruth()),
+    }
+    if name in known:
+        return known[name]()
+    kind, _, text = name.partition(":")
+    try:
+        if kind == "mix":
+            return (Mix(float(text), fitted(noise), GroundTruth()),)
+    except ValueError as error:
+        raise ValueError(f"--label {name}: expected mix:ALPHA, ALPHA from 0 to 1") from error
+    raise ValueError(f"--label {name}: expected {LABELS}")
+
+
+def train_file(
+    lesson: Lesson,
+    path: Path,
+    *,
+    cache: Path | None,
+    resume: bool,
+    overwrite: bool,
+    tell: Tell,
+) -> tuple[TrainedNetwork | Blend, float]:
+    """Teach a lesson and save what came of it; two labels make a dial.
+
+    Args:
+        lesson: one label, or the two of a dial.
+        path: the `.safetensors` file.
+        cache: folder of labels; None to keep none.
+        resume: go on where an interrupted run of the same lesson stopped.
+        overwrite: replace a file that is there already.
+        tell: called as the work goes on.
+
+    Returns:
+        The network, and the seconds it took.
+
+    Raises:
+        FileExistsError: if the file is there and `overwrite` is not set.
+        FileNotFoundError: if its folder is not there.
+        ValueError: see `teach`.
+    """
+    _refuse(path, overwrite)
+    begin = time.perf_counter()
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    networks = teach(lesson, cache=cache, checkpoint=checkpoint, resume=resume, tell=tell)
+    network = networks[0] if len(networks) == 1 else Blend(1.0, *networks)
+    network.save(path)
+    return network, time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `labelwise evaluate` found.
+
+    Args:
+        folder: where it was written.
+        snr: signal (1) over noise.
+        grid: values of each parameter.
+        repeats: noisy signals at each point.
+        summary: what `evaluate.summary` says.
+        units: of each parameter.
+        seconds: wall time.
+    """
+
+    folder: Path
+    snr: float
+    grid: Mapping[str, Any]
+    repeats: int
+    summary: xr.Dataset
+    units: Mapping[str, str]
+    seconds: float
+
+
+def evaluate_files(
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    model: type[SignalModel] | None,
+    snr: float | None,
+    points: int | None,
+    repeats: int,
+    reference: bool,
+    seed: int,
+    overwrite: bool,
+    command: str,
+    tell: Tell,
+) -> Evaluation:
+    """Evaluate networks over a grid of true parameters, beside maximum likelihood.
+
+    Written are `evaluation.nc` (NetCDF: bias, std, rmse, their standard errors, covariance, share
+    of failures and information over the grid), `curves.png` and `evaluation.json` (the summary).
+
+    Args:
+        paths: network files for one acquisition; of a dial both ends and the middle are shown.
+        folder: made if missing.
+        model: the class of a user's own model; None finds it by the card.
+        snr: signal (amplitude 1) over noise; what the first network was trained for, or the
+            geometric middle of its range, if None.
+        points: values of each parameter; as many as make 10,000 points, at most 10, if None.
+        repeats: noisy signals at each point.
+        reference: whether maximum likelihood is evaluated too.
+        seed: of the noise.
+        overwrite: replace an earlier evaluation.
+        command: what was typed, for the record.
+        tell: called as the work goes on.
+
+    Raises:
+        FileExistsError: if the folder holds an evaluation and `overwrite` is not set.
+        FileNotFoundError: if there is no such network file.
+        ValueError: if the networks are for different acquisitions, or their model is not known.
+    """
+    names = ("evaluation.nc", "curves.png", "evaluation.json")
+    for name in names:
+        _refuse(folder / name, overwrite, made=True)
+    begin = time.perf_counter()
+    estimators: dict[str, TrainedNetwork | Blend | MaximumLikelihood] = {}
+    first = load(paths[0])
+    for path, stem in zip(paths, _stems(paths), strict=True):
+        network = load(path)
+        network.check_acquisition(_settings(first.card))
+        if isinstance(network, Blend):
+            estimators |= {
+                f"{stem}, alpha {alpha:g}": network.with_alpha(alpha) for alpha in (1.0, 0.5, 0.0)
+            }
+        else:
+            estimators[stem] = network
+    card = first.card
+    made = _model_of(card, model, paths[0])
+    noise = {"Rician": Rician, "Gaussian": Gaussian}[card["noise"]]()
+    if reference:
+        estimators[MLE_NAME] = MaximumLikelihood(made, noise)
+    level = card["sigma"]
+    sigma = 1 / snr if snr else float(np.sqrt(np.prod(level)) if np.ndim(level) else level)
+    names_of = [parameter.name for parameter in first.parameters]
+    scaled = (first.mle if isinstance(first, Blend) else first).scaling.scale
+    fixed = {} if scaled is None else {names_of[scaled]: 1.0}
+    free = len(names_of) - len(fixed)
+    count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
+    spans = dict(zip(names_of, (tuple(span) for span in card["ranges"]), strict=True))
+    grid = Grid.over(spans, points=count, fixed=fixed)
+    dataset = evaluate(
+        estimators,
+        made,
+        noise,
+        sigma,
+        grid,
+        repeats,
+        jax.random.key(seed),
+        progress=lambda done, total: tell("evaluating", done, total, ""),
+    )
+    found = summary(dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
+    record = {
+        "command": command,
+        "networks": [str(path) for path in paths],
+        "snr": 1 / sigma,
+        "repeats": repeats,
+        "seed": seed,
+        "grid": {name: values.tolist() for name, values in grid.axes.items()},
+        "summary": _plain(found),
+    }
+    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
+        dataset.to_netcdf(Path(staging, names[0]), engine="scipy")
+        figure.savefig(Path(staging, names[1]))
+        Path(staging, names[2]).write_text(as_json(record), encoding="utf-8")
+        for name in names:
+            os.replace(Path(staging, name), folder / name)
+    units = {parameter.name: parameter.unit for parameter in made.parameters}
+    seconds = time.perf_counter() - begin
+    return Evaluation(folder, 1 / sigma, grid.axes, repeats, found, units, seconds)
+
+
+def _refuse(path: Path, overwrite: bool, made: bool = False) -> None:
+    if path.is_dir():
+        raise FileExistsError(f"{path}: a folder is where a file should go")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path}: is there already; choose another name, or overwrite (--overwrite)"
+        )
+    if not made and not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
+
+
+def _stems(paths: Sequence[Path]) -> list[str]:
+    """Short names, whole paths where short ones are not distinct."""
+    stems = [path.name.removesuffix(".safetensors") for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def _settings(card: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in card["model"]["acquisition"].items()}
+
+
+def _model_of(card: Mapping[str, Any], given: type[SignalModel] | None, path: Path) -> SignalModel:
+    said = card["model"]
+    kinds = [given] if given else list(available_models().values())
+    for kind in kinds:
+        if kind.__qualname__ == said["class"]:
+            return kind(**_settings(card))
+    raise ValueError(
+        f"{path}: was trained for the model {said['class']}, which has no name here; give --model "
+        f"FILE.py:{said['class']}"
+    )
+
+
+def _plain(found: xr.Dataset) -> dict[str, Any]:
+    """The summary as nested names: estimator, parameter, quantity."""
+    return {
+        str(estimator): {
+            str(parameter): {
+                str(name): float(values.sel(estimator=estimator, parameter=parameter))
+                for name, values in found.data_vars.items()
+                if "parameter" in values.dims
+            }
+            for parameter in found["parameter"].values
+        }
+        for estimator in found["estimator"].values
+    }

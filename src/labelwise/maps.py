@@ -1,0 +1,209 @@
+"""An estimate onto disk: which maps there are, what each sidecar says, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from matplotlib.figure import Figure
+
+from labelwise.figures import parameter_maps
+from labelwise.images import Series
+from labelwise.noise_level import NoiseLevel
+from labelwise.outputs import Output
+from labelwise.request import Request
+from labelwise.summary import has_values
+from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE
+from labelwise.types import Estimate, Parameter, Status
+
+PICTURE = "maps.png"
+
+
+@dataclass(frozen=True)
+class Map:
+    """One map: its name, what it holds, and what to say of it.
+
+    Args:
+        name: of the file, without its ending.
+        values: the map, (V,) or (V, K), of an estimate of all voxels.
+        description: one sentence.
+        unit: of the values.
+        words: what else its sidecar says.
+    """
+
+    name: str
+    values: Callable[[Estimate], Shaped[np.ndarray, "V *K"]]
+    description: str
+    unit: str
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+
+def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
+    """What a fit writes for each voxel."""
+    on_bound = {
+        "volumes": [parameter.name for parameter in parameters],
+        "codes": {-1: "on the lower bound", 0: "between the bounds", 1: "on the upper bound"},
+    }
+    return [
+        *_values_and_errors(
+            parameters,
+            "maximum-likelihood estimate of {}",
+            "standard error of {} from the Fisher information; NaN on a bound",
+        ),
+        Map(
+            "on_bound",
+            _stat("on_bound"),
+            "which parameters lie on a bound; one volume per parameter",
+            "1",
+            on_bound,
+        ),
+        *_judgement(),
+        Map("iterations", _stat("iterations"), "iterations of the fit", "1"),
+    ]
+
+
+def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
+    """What mapping by a network writes for each voxel."""
+    codes = {
+        0: "inside what the network was trained for",
+        OUTSIDE_NOISE: "the noise level is outside",
+        OUTSIDE_RANGE: "an estimate is outside",
+        OUTSIDE_NOISE | OUTSIDE_RANGE: "both are outside",
+    }
+    return [
+        *_values_and_errors(
+            parameters,
+            "estimate of {} by a network",
+            "standard error of {}: the noise of the measurements, propagated to first order "
+            "through the network; the network's bias is not in it",
+        ),
+        Map(
+            "outside",
+            _stat("outside"),
+            "what the network was not trained for: a sum of codes",
+            "1",
+            {"codes": codes},
+        ),
+        *_judgement(),
+    ]
+
+
+def file_names(maps: Sequence[Map]) -> list[str]:
+    """The files that `writing` makes of them, and the picture."""
+    return [f"{each.name}{ending}" for each in maps for ending in (".nii.gz", ".json")] + [PICTURE]
+
+
+@contextmanager
+def writing(
+    out: Output,
+    maps: Sequence[Map],
+    estimate: Estimate,
+    words: Mapping[str, Any],
+    threads: int,
+) -> Iterator[None]:
+    """Stage the maps, several at a time, while the body of the `with` statement does other things.
+
+    Compressing them is what takes long.
+
+    Args:
+        out: where to.
+        maps: which.
+        estimate: of all voxels of the series.
+        words: what all sidecars say, after what each says of its own.
+        threads: how many at a time.
+
+    Raises:
+        OSError: on leaving, if a map could not be written.
+    """
+
+    def write(each: Map) -> None:
+        said = {"description": each.description, "unit": each.unit, **each.words, **words}
+        out.write_map(each.name, each.values(estimate), said)
+
+    with ThreadPoolExecutor(threads) as pool:
+        pending = [pool.submit(write, each) for each in maps]
+        yield
+        for done in pending:
+            done.result()
+
+
+def picture(
+    request: Request,
+    series: Series,
+    estimate: Estimate,
+    parameters: tuple[Parameter, ...],
+    sigma: NoiseLevel,
+    how: str = "",
+) -> Figure:
+    """The slice with most voxels that have values; of several, the one nearest the middle.
+
+    Args:
+        request: model and noise, for the title.
+        series: the geometry of the maps.
+        estimate: of all voxels.
+        parameters: what to show.
+        sigma: the noise level, for the title.
+        how: what else the title says of the estimates.
+    """
+
+    def volume(values: np.ndarray) -> np.ndarray:
+        return values.reshape(series.shape, order="F")
+
+    status = volume(estimate.status)
+    filled = has_values(status).sum(axis=(0, 1))
+    middle = (len(filled) - 1) / 2
+    index = max(range(len(filled)), key=lambda z: (filled[z], -abs(z - middle)))
+    x, y = (float(zoom) or 1.0 for zoom in series.header.get_zooms()[:2])
+    columns = {parameter.name: column for column, parameter in enumerate(parameters)}
+    errors = estimate.stats["standard_error"]
+    return parameter_maps(
+        {name: volume(estimate.values[:, column]) for name, column in columns.items()},
+        parameters,
+        status,
+        index=index,
+        standard_errors={name: volume(errors[:, column]) for name, column in columns.items()},
+        zooms=(x, y),
+        title=(
+            f"{series.path.name}, slice {index + 1} of {series.shape[2]}\n"
+            f"{type(request.model).__name__}, {type(request.noise).__name__} noise, "
+            f"sigma {sigma.sigma:.4g} ({sigma.method}){how}"
+        ),
+    )
+
+
+def _values_and_errors(parameters: Sequence[Parameter], value: str, error: str) -> list[Map]:
+    """For each parameter its map and its standard error; then the status."""
+    maps = []
+    errors = _stat("standard_error")
+    for column, parameter in enumerate(parameters):
+        name, unit, words = parameter.name, parameter.unit, {"bounds": parameter.bounds}
+        get, get_error = _column(lambda e: e.values, column), _column(errors, column)
+        maps.append(Map(name, get, value.format(name), unit, words))
+        maps.append(
+            Map(f"{name}_standard_error", get_error, error.format(name), unit, words),
+        )
+    codes = {"codes": {int(code): code.reason for code in Status}}
+    return [*maps, Map("status", lambda e: e.status, "what became of each voxel", "1", codes)]
+
+
+def _judgement() -> list[Map]:
+    """What says how well the estimate explains the measurements."""
+    nll = "negative log-likelihood, up to terms in data and sigma only"
+    residual = "√(Σ (data - expected)² / variance / (M - P)); about 1 for a good fit"
+    return [
+        Map("nll", _stat("nll"), nll, "1"),
+        Map("residual", _stat("residual"), residual, "1"),
+    ]
+
+
+def _stat(name: str) -> Callable[[Estimate], np.ndarray]:
+    return lambda estimate: estimate.stats[name]
+
+
+def _column(rows: Callable[[Estimate], np.ndarray], index: int) -> Callable[[Estimate], np.ndarray]:
+    return lambda estimate: rows(estimate)[:, index]

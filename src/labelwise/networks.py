@@ -1,0 +1,246 @@
+"""The multilayer perceptron, and the scaling between it and the world.
+
+A network sees numbers near 1 and says numbers near 1; `Scaling` turns measurements into the one and
+the other into parameters, the same way in training and in use. Networks know no physics.
+Inside, voxels are the last axis: one small matrix times many voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Weights = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
+"""One (matrix, bias) for each layer, of shapes (..., to, from) and (..., to, 1)."""
+
+
+@jax.custom_vjp
+def elu(x: Array) -> Array:
+    """x above 0, exp(x) - 1 below. Clevert et al. 2015, arXiv:1511.07289.
+
+    Its derivative is taken from its value: one exponential a node, not two.
+    """
+    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
+
+
+def _elu_forward(x):
+    h = elu(x)
+    return h, h
+
+
+def _elu_backward(h, gradient):
+    return (gradient * (jnp.minimum(h, 0) + 1),)
+
+
+elu.defvjp(_elu_forward, _elu_backward)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "elu": elu,
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A multilayer perceptron whose outputs are absolute values.
+
+    Args:
+        inputs: numbers in.
+        outputs: numbers out, P.
+        width: nodes of each hidden layer.
+        depth: hidden layers.
+        activation: `"elu"` (the paper's), `"relu"`, `"tanh"` or `"softplus"`.
+
+    Raises:
+        ValueError: if a size is not positive or the activation is unknown.
+
+    Source: section 3.2 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
+
+    Example:
+        >>> Architecture(inputs=10, outputs=4, width=10).weights
+        374
+    """
+
+    inputs: int
+    outputs: int
+    width: int
+    depth: int = 3
+    activation: str = "elu"
+
+    def __post_init__(self) -> None:
+        if min(self.inputs, self.outputs, self.width, self.depth) < 1:
+            raise ValueError(f"network: every size must be at least 1, got {self}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"network: activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}"
+            )
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """(to, from) of each layer."""
+        sizes = [self.inputs, *[self.width] * self.depth, self.outputs]
+        return list(zip(sizes[1:], sizes[:-1], strict=True))
+
+    @property
+    def weights(self) -> int:
+        """How many numbers training has to find."""
+        return sum(to * (come + 1) for to, come in self.layers)
+
+    def initial(self, rng: np.random.Generator) -> Weights:
+        """Random weights, uniform within ±1/√(inputs of the layer)."""
+
+        def draw(come: int, *shape: int) -> np.ndarray:
+            return rng.uniform(-(come**-0.5), come**-0.5, shape).astype(np.float32)
+
+        return tuple((draw(come, to, come), draw(come, to, 1)) for to, come in self.layers)
+
+    def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
+        """The outputs for N voxels."""
+        activation = ACTIVATIONS[self.activation]
+        hidden = inputs
+        for matrix, bias in weights[:-1]:
+            hidden = activation(jnp.asarray(matrix) @ hidden + bias)
+        matrix, bias = weights[-1]
+        return jnp.abs(matrix @ hidden + bias)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """From measurements to a network's inputs, and from its outputs to parameters.
+
+    The signal of a voxel, its sigma and the parameter that scales it are divided by the voxel's
+    reference, the mean of some of its measurements (those at b = 0): images have any unit. Then
+    measurements with equal settings are averaged, and each input is centred and divided by its
+    spread.
+
+    Args:
+        groups: the measurements that are averaged into each input.
+        reference: the measurements whose mean divides the voxel; none to use signals as they are.
+        scale: the index of the parameter that is multiplied by the reference again, if any.
+        conditioned: whether log(sigma / reference) is the last input.
+        centre: (I,) subtracted from the inputs.
+        spread: (I,) divides them after that.
+        unit: (P,) what an output of 1 means, in each parameter's unit (relative to the reference).
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    reference: tuple[int, ...]
+    scale: int | None
+    conditioned: bool
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    unit: tuple[float, ...]
+
+    @property
+    def measurements(self) -> int:
+        """M."""
+        return sum(len(group) for group in self.groups)
+
+    @property
+    def averages(self) -> Float[np.ndarray, "G M"]:
+        """The matrix that averages each group of measurements."""
+        averages = np.zeros((len(self.groups), self.measurements), np.float32)
+        for row, group in zip(averages, self.groups, strict=True):
+            row[list(group)] = 1 / len(group)
+        return averages
+
+    def reference_of(self, signal: Float[Array, "M N"]) -> Float[Array, " N"]:
+        """What the voxels are divided by."""
+        if not self.reference:
+            return jnp.ones_like(signal[0])
+        return jnp.mean(signal[np.array(self.reference)], axis=0)
+
+    def inputs(self, signal: Float[Array, "M N"], sigma: Float[Array, " N"]) -> Float[Array, "I N"]:
+        """What the network sees of N voxels."""
+        reference = self.reference_of(signal)
+        averages = self.averages
+        seen = (
+            signal
+            if np.array_equal(averages, np.eye(len(averages)))
+            else jnp.asarray(averages) @ signal
+        )
+        seen = seen / reference
+        if self.conditioned:
+            seen = jnp.concatenate([seen, jnp.log(sigma / reference)[None]])
+        centre, spread = (jnp.array(x, jnp.float32)[:, None] for x in (self.centre, self.spread))
+        return (seen - centre) / spread
+
+    def params(
+        self, outputs: Float[Array, "P N"], reference: Float[Array, " N"]
+    ) -> Float[Array, "P N"]:
+        """The parameters that outputs mean, in their own units."""
+        return outputs * self._units(reference)
+
+    def targets(
+        self, params: Float[Array, "P N"], reference: Float[Array, " N"]
+    ) -> Float[Array, "P N"]:
+        """The outputs that would mean these parameters; undoes `params`."""
+        return params / self._units(reference)
+
+    def _units(self, reference):
+        unit = jnp.asarray(self.unit, jnp.float32)[:, None] * jnp.ones_like(reference)
+        return unit if self.scale is None else unit.at[self.scale].multiply(reference)
+
+
+def fit_scaling(
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, " N"],
+    params: Float[np.ndarray, "N P"],
+    *,
+    groups: tuple[tuple[int, ...], ...],
+    reference: tuple[int, ...],
+    scale: int | None,
+    conditioned: bool,
+) -> Scaling:
+    """The scaling whose inputs and outputs are near 1 over these voxels.
+
+    Args:
+        signal: (N, M) noisy measurements of the training set.
+        sigma: (N,) their noise.
+        params: (N, P) the true parameters; their means become `unit`.
+        groups: see `Scaling`.
+        reference: see `Scaling`.
+        scale: see `Scaling`.
+        conditioned: see `Scaling`.
+
+    Raises:
+        ValueError: if a parameter is 0 on average, so that it has no scale.
+    """
+    size = len(groups) + conditioned
+    raw = Scaling(
+        groups=groups,
+        reference=reference,
+        scale=scale if reference else None,
+        conditioned=conditioned,
+        centre=(0.0,) * size,
+        spread=(1.0,) * size,
+        unit=(1.0,) * params.shape[1],
+    )
+    data = jnp.asarray(signal.T)
+    seen = np.asarray(raw.inputs(data, jnp.asarray(sigma)), np.float64)
+    unit = np.asarray(raw.targets(jnp.asarray(params.T), raw.reference_of(data)), np.float64)
+    unit = np.mean(np.abs(unit), axis=1)
+    if not np.all(unit > 0):
+        raise ValueError(f"training: a parameter is 0 in every simulated voxel (means {unit})")
+    spread = seen.std(axis=1)
+    return Scaling(
+        groups=groups,
+        reference=reference,
+        scale=raw.scale,
+        conditioned=conditioned,
+        centre=_plain(seen.mean(axis=1)),
+        spread=_plain(np.where(spread > 1e-4, spread, 1.0)),  # the reference itself is always 1
+        unit=_plain(unit),
+    )
+
+
+def _plain(values: np.ndarray) -> tuple[float, ...]:
+    """As float32 numbers, which a file keeps exactly."""
+    return tuple(float(value) for value in values.astype(np.float32))

@@ -1,0 +1,248 @@
+"""The options of the commands, shared: what they are called, and how words become objects.
+
+What is slow to import is imported where it is used: `labelwise --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from labelwise.models import SignalModel
+    from labelwise.noise import NoiseModel
+
+SETTING_OPTIONS = {"b": "--bvals", "te": "--te", "ti": "--ti"}
+_SIGMA = (
+    "--sigma is required: the noise of one channel in the image's unit, as a number (12), a map of "
+    "it (sigma.nii.gz), 'repeats' (from repeated volumes at b = 0) or 'background' (from outside "
+    "the mask)"
+)
+
+
+class NoiseName(StrEnum):
+    """The noise models."""
+
+    RICIAN = "rician"
+    GAUSSIAN = "gaussian"
+
+
+class AverageName(StrEnum):
+    """How measurements with equal settings are averaged."""
+
+    GEOMETRIC = "geometric"
+    ARITHMETIC = "arithmetic"
+
+
+Image = Annotated[Path, typer.Argument(help="4D NIfTI series, one volume per measurement.")]
+Out = Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")]
+ModelName = Annotated[
+    str, typer.Option(help="A name from `labelwise models`, or your own: FILE.py:Class.")
+]
+Sigma = Annotated[
+    str | None,
+    typer.Option(
+        help="Noise of one channel, in the image's unit: a number, a map.nii.gz, or a method "
+        "to estimate it: 'repeats' (repeated volumes at b = 0) or 'background' (outside the "
+        "mask). Required: it is never guessed."
+    ),
+]
+Bvals = Annotated[
+    Path | None, typer.Option(help="FSL .bval file: b-values in s/mm², in any order.")
+]
+EchoTimes = Annotated[
+    str | None, typer.Option(help="Echo times in ms: '10,20,30', or a text file of them.")
+]
+InversionTimes = Annotated[
+    str | None, typer.Option(help="Inversion times in ms: a list, or a text file of them.")
+]
+Table = Annotated[
+    Path | None,
+    typer.Option(help="All settings in one .json or .tsv table; b in s/mm², times in ms."),
+]
+Mask = Annotated[
+    Path | None, typer.Option(help="NIfTI mask of the voxels to use; all of them if left out.")
+]
+Noise = Annotated[NoiseName, typer.Option(help="Rician for magnitude images.")]
+Tolerance = Annotated[
+    float,
+    typer.Option(min=0, help="s/mm²: b-values this close are equal, b up to this is b = 0."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Cores to use; all of them if left out.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace maps that are in OUT already.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="No progress bar and no table; notes and errors stay.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the record of the run (run.json) and no table.")
+]
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The settings that the options of a command give.
+
+    Args:
+        settings: by name, in the units of the models: b in ms/µm², times in ms.
+        sources: the files that they came from, by name of the setting.
+        chosen: the settings that were given by an option of their own.
+    """
+
+    settings: dict[str, Any]
+    sources: dict[str, Path]
+    chosen: list[str]
+
+    @classmethod
+    def read(
+        cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
+    ) -> Acquisition:
+        """Read what was given; an option goes before the table."""
+        from labelwise.acquisition import read_bvals, read_table, read_times
+
+        settings, sources = {}, {}
+        if table is not None:
+            settings |= read_table(table)
+            sources |= dict.fromkeys(settings, table)
+        if bvals is not None:
+            settings["b"], sources["b"] = read_bvals(bvals), bvals
+        for name, text in (("te", te), ("ti", ti)):
+            if text is not None:
+                settings[name] = read_times(text, name)
+                sources.pop(name, None)
+                if len(text) < 256 and Path(text).is_file():  # a longer one is a list
+                    sources[name] = Path(text)
+        options = (("b", bvals), ("te", te), ("ti", ti))
+        return cls(settings, sources, [name for name, given in options if given is not None])
+
+    def model(self, name: str) -> SignalModel:
+        """The model of that name with the settings it needs; a table may hold more, options not."""
+        from labelwise.discovery import find_model
+        from labelwise.models.base import acquisition_names
+
+        kind = find_model(name)
+        needed = acquisition_names(kind)
+        missing = [setting for setting in needed if setting not in self.settings]
+        unused = [setting for setting in self.chosen if setting not in needed]
+        if unused and not missing:
+            raise ValueError(
+                f"model {name}: has no use for {SETTING_OPTIONS[unused[0]]}; it needs "
+                f"{', '.join(needed)} only"
+            )
+        if missing:
+            option = SETTING_OPTIONS.get(missing[0])
+            remedy = f"{option} or " if option else ""
+            raise ValueError(
+                f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
+                f"table with a column {missing[0]!r}"
+            )
+        if ".py" in name:
+            self.sources["model"] = Path(name.rpartition(":")[0])
+        made = kind(**{setting: self.settings[setting] for setting in needed})
+        if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
+            from labelwise.testing import check_signal_model
+
+            check_signal_model(made)
+        return made
+
+
+def noise_model(name: NoiseName) -> NoiseModel:
+    """The noise model of that name."""
+    from labelwise.noise import Gaussian, Rician
+
+    return {NoiseName.RICIAN: Rician, NoiseName.GAUSSIAN: Gaussian}[name]()
+
+
+def sigma_source(text: str | None) -> Any:
+    """A number, the name of a method, or the path of a map."""
+    if text is None:
+        raise ValueError(_SIGMA)
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    if text in ("repeats", "background"):
+        return text
+    if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
+        return Path(text)
+    raise ValueError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
+
+
+def ranges(texts: Sequence[str], option: str) -> dict[str, tuple[float, float]]:
+    """NAME=LOW:HIGH, several times.
+
+    Example:
+        >>> ranges(["f=0:0.5", "D_fast=2:100"], "--bounds")
+        {'f': (0.0, 0.5), 'D_fast': (2.0, 100.0)}
+    """
+    found = {}
+    for text in texts:
+        name, _, limits = text.partition("=")
+        low, _, high = limits.partition(":")
+        try:
+            found[name] = (float(low), float(high))
+        except ValueError:
+            raise ValueError(
+                f"{option} {text}: expected NAME=LOW:HIGH, such as D_fast=2:100"
+            ) from None
+    return found
+
+
+def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """One number for all parameters, or NAME=NUMBER several times.
+
+    Example:
+        >>> alphas(["0.5"]), alphas(["f=1", "D_fast=0.3"]), alphas([])
+        (0.5, {'f': 1.0, 'D_fast': 0.3}, None)
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"--alpha {text}: expected a number from 0 to 1, or NAME=NUMBER, such as D_fast=0.3"
+            ) from None
+    if "" in found and len(texts) > 1:
+        raise ValueError(
+            f"--alpha {found['']:g}: is for all parameters; give it alone, or NAME=NUMBER for each"
+        )
+    return found.get("", found or None)
+
+
+def cache_folder(kind: str = "") -> Path | None:
+    """Where what is slow to make is kept between runs, by kind; None if nowhere.
+
+    LABELWISE_CACHE names the folder, or is 'off'. Nothing depends on it: where it cannot be
+    written, compiled programs and networks are made anew.
+    """
+    choice = os.environ.get("LABELWISE_CACHE", "")
+    if choice == "off":
+        return None
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = (Path(choice) if choice else Path(home, "labelwise")) / kind
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # read-only, full, or no home at all
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs between runs, which saves seconds of a short run."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,330 @@
+"""Where simulated parameters come from: uniform ranges, a grid, or the maps of a real scan.
+
+A prior is what is *simulated*; the bounds of a `Parameter` are what an estimate may be. The two are
+independent: a network that is trained on a narrow range has seen nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from labelwise.models.base import SignalModel, scale_parameter
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Lowest and highest value of each parameter, in the model's order and the parameter's unit."""
+
+SCALE_RANGE = (0.8, 1.2)
+"""What an amplitude is simulated from: signals are divided by a reference before use."""
+
+
+class Prior(Protocol):
+    """What the parameters of simulated voxels are drawn from."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters, in the model's order."""
+        ...
+
+    @property
+    def ranges(self) -> Float[np.ndarray, "P 2"]:
+        """Lowest and highest value of each parameter, in float64."""
+        ...
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """n draws in float32; the same key gives the same draws."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, as JSON data: two priors that say the same draw the same."""
+        ...
+
+
+class Uniform:
+    """Every parameter uniform over its own range, independent of the others.
+
+    Args:
+        ranges: lowest and highest value by name, in the model's order and each parameter's unit;
+            two equal ones fix a parameter.
+
+    Raises:
+        ValueError: if a range is not finite and ordered, or there is none.
+
+    Example:
+        >>> import labelwise as lw
+        >>> prior = Uniform({"S0": (0.8, 1.2), "T2": (20.0, 200.0)})
+        >>> prior.names, prior.sample(jax.random.key(0), 5).shape
+        (('S0', 'T2'), (5, 2))
+        >>> Uniform.typical(lw.T2([10, 20, 40]), T2=(20, 120)).describe()
+        {'kind': 'uniform', 'ranges': {'S0': [0.8, 1.2], 'T2': [20.0, 120.0]}}
+    """
+
+    def __init__(self, ranges: Ranges) -> None:
+        if not ranges:
+            raise ValueError("ranges: expected one range for each parameter, got none")
+        self.names = tuple(ranges)
+        self.ranges = _fixed_array([_checked_range(*entry) for entry in ranges.items()])
+
+    @classmethod
+    def typical(cls, model: SignalModel, /, **overrides: tuple[float, float]) -> Uniform:
+        """The ranges that tissue has, by the model's own parameters.
+
+        A parameter's `typical` range, else its bounds; 0.8 to 1.2 for one that has no typical range
+        and multiplies the whole signal or has no upper bound.
+
+        Args:
+            model: the signal model.
+            overrides: another range for parameters by name: `T2=(20, 120)`.
+
+        Raises:
+            ValueError: if an override names no parameter, or a range is not ordered.
+        """
+        names = [parameter.name for parameter in model.parameters]
+        _refuse_unknown("overrides", overrides, names)
+        scale = scale_parameter(model)
+        ranges = {}
+        for index, parameter in enumerate(model.parameters):
+            free = index == scale or math.isinf(parameter.bounds[1])
+            default = parameter.typical or (SCALE_RANGE if free else parameter.bounds)
+            ranges[parameter.name] = overrides.get(parameter.name, default)
+        return cls(ranges)
+
+    @classmethod
+    def paper(cls) -> Uniform:
+        """The IVIM ranges of the source: S0 0.8-1.2, f 0.1-0.5, D_slow 0.4-3, D_fast 10-150 µm²/ms.
+
+        Source: Epstein et al. 2024, section 3.3, doi:10.59275/j.melba.2024-geb5.
+        """
+        return cls({"S0": (0.8, 1.2), "f": (0.1, 0.5), "D_slow": (0.4, 3.0), "D_fast": (10, 150)})
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """See `Prior`."""
+        share = np.asarray(jax.random.uniform(key, (n, len(self.names)), jnp.float32), float)
+        low, high = self.ranges.T
+        return (low + share * (high - low)).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Prior`."""
+        return {"kind": "uniform", "ranges": _by_name(self)}
+
+
+class Grid:
+    """Every combination of a few values of each parameter: what estimators are evaluated on.
+
+    Args:
+        axes: the values by name, in the model's order, ascending, in each parameter's unit; one
+            value fixes a parameter.
+
+    Raises:
+        ValueError: if an axis is empty, not finite or not ascending, or there is none.
+
+    Example:
+        >>> counts = {"f": 5, "D_slow": 3, "D_fast": 2}
+        >>> grid = Grid.over(Uniform.paper(), points=counts, fixed={"S0": 1.0})
+        >>> grid.shape, grid.points.shape
+        ((1, 5, 3, 2), (30, 4))
+        >>> grid.axes["D_slow"]
+        array([0.4, 1.7, 3. ])
+    """
+
+    def __init__(self, axes: Mapping[str, Sequence[float] | Float[np.ndarray, " K"]]) -> None:
+        if not axes:
+            raise ValueError("axes: expected the values of each parameter, got none")
+        self.axes = {name: _checked_axis(name, values) for name, values in axes.items()}
+        self.names = tuple(self.axes)
+        self.shape = tuple(len(values) for values in self.axes.values())
+        self.ranges = _fixed_array([(values[0], values[-1]) for values in self.axes.values()])
+
+    @classmethod
+    def over(
+        cls,
+        ranges: Prior | Ranges,
+        points: int | Mapping[str, int] = 10,
+        fixed: Mapping[str, float] | None = None,
+    ) -> Grid:
+        """Equally spaced values over the ranges of a prior, both ends included.
+
+        Args:
+            ranges: a prior, or lowest and highest value by name.
+            points: how many values of each parameter (the source takes 10), or by name; 10 for one
+                that is not named.
+            fixed: the only value of some parameters, e.g. `{"S0": 1.0}`.
+
+        Raises:
+            ValueError: if `points` or `fixed` names no parameter, or a count is below 2.
+        """
+        box = Uniform(ranges) if isinstance(ranges, Mapping) else ranges
+        fixed = fixed or {}
+        counts = points if isinstance(points, Mapping) else dict.fromkeys(box.names, points)
+        _refuse_unknown("points", counts, box.names)
+        _refuse_unknown("fixed", fixed, box.names)
+        axes = {}
+        for name, (low, high) in zip(box.names, box.ranges, strict=True):
+            count = counts.get(name, 10)
+            if name in fixed or low == high:
+                axes[name] = [fixed.get(name, low)]
+            elif count < 2:
+                raise ValueError(
+                    f"points: {name} needs at least 2, got {count}; to hold it at one value, "
+                    f'say fixed={{"{name}": value}}'
+                )
+            else:
+                axes[name] = np.linspace(low, high, count)
+        return cls(axes)
+
+    @property
+    def points(self) -> Float[np.ndarray, "G P"]:
+        """All grid points in float64, the last parameter varying fastest."""
+        return np.stack(np.meshgrid(*self.axes.values(), indexing="ij"), -1).reshape(
+            -1, len(self.names)
+        )
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """Grid points drawn with equal probability; see `Prior`."""
+        picks = np.unravel_index(_rows(key, n, math.prod(self.shape)), self.shape)
+        columns = [values[pick] for values, pick in zip(self.axes.values(), picks, strict=True)]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Prior`."""
+        return {
+            "kind": "grid",
+            "axes": {name: values.tolist() for name, values in self.axes.items()},
+        }
+
+
+class Empirical:
+    """The parameters of real voxels, drawn again with replacement: their correlations are kept.
+
+    Args:
+        params: (K, P) one row for each voxel, in the parameters' units; rows with NaN or infinite
+            values are left out.
+        names: what its columns are, in the model's order.
+
+    Raises:
+        ValueError: if the shapes do not fit, or no row is finite.
+
+    Example:
+        >>> prior = Empirical([[1.0, 80.0], [0.9, 95.0], [np.nan, 70.0]], ("S0", "T2"))
+        >>> prior.describe()["count"], prior.ranges[1]
+        (2, array([80., 95.]))
+    """
+
+    def __init__(self, params: Float[np.ndarray, "K P"], names: Sequence[str]) -> None:
+        rows = np.asarray(params, np.float32)
+        self.names = tuple(names)
+        if rows.ndim != 2 or rows.shape[1] != len(self.names) or not self.names:
+            raise ValueError(
+                f"params: expected (K, {len(self.names)}), one column for each of "
+                f"{', '.join(self.names)}, got {rows.shape}"
+            )
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        if not len(rows):
+            raise ValueError(
+                "params: no row has finite values only; give the parameters of at least one voxel "
+                "that could be fitted"
+            )
+        self.params = _fixed_array(rows, np.float32)
+        self.ranges = _fixed_array(np.stack([rows.min(axis=0), rows.max(axis=0)], axis=1))
+
+    @classmethod
+    def from_maps(
+        cls,
+        folder: str | Path,
+        names: Sequence[str],
+        mask: str | Path | Bool[np.ndarray, "X Y Z"] | None = None,
+    ) -> Empirical:
+        """The maps in an output folder: `{name}.nii.gz` for each parameter.
+
+        Voxels without an estimate are NaN there and left out; those on a bound are not, unless the
+        mask says so.
+
+        Args:
+            folder: where `labelwise fit` or `labelwise map` wrote its maps.
+            names: the parameters, in the model's order.
+            mask: which voxels to take: an image, or an array of the maps' shape; all if None.
+
+        Raises:
+            FileNotFoundError: if a map is missing.
+            ValueError: if shapes differ, or no voxel is left.
+        """
+        maps = [_read_map(Path(folder) / f"{name}.nii.gz") for name in names]
+        if isinstance(mask, (str, Path)):
+            mask = _read_map(Path(mask)) > 0
+        inside = np.ones(maps[0].shape, bool) if mask is None else np.asarray(mask, bool)
+        for name, values in zip((*names, "the mask"), (*maps, inside), strict=True):
+            if values.shape != maps[0].shape:
+                raise ValueError(
+                    f"{folder}: {name} has shape {values.shape}, {names[0]} has {maps[0].shape}; "
+                    "expected images of one grid"
+                )
+        return cls(np.stack([values[inside] for values in maps], axis=-1), names)
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """See `Prior`."""
+        return self.params[_rows(key, n, len(self.params))]
+
+    def describe(self) -> dict[str, Any]:
+        """See `Prior`; the rows themselves are named by their SHA-256."""
+        return {
+            "kind": "empirical",
+            "count": len(self.params),
+            "ranges": _by_name(self),
+            "sha256": hashlib.sha256(np.ascontiguousarray(self.params, "<f4").data).hexdigest(),
+        }
+
+
+def _rows(key: PRNGKeyArray, n: int, count: int) -> np.ndarray:
+    return np.asarray(jax.random.randint(key, (n,), 0, count, jnp.int32))
+
+
+def _checked_range(name: str, limits: tuple[float, float]) -> tuple[float, float]:
+    low, high = (float(limit) for limit in limits)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(
+            f"ranges: {name} is {tuple(limits)}; expected a finite lowest value and a highest one "
+            "that is not smaller"
+        )
+    return low, high
+
+
+def _checked_axis(name: str, values: Any) -> Float[np.ndarray, " K"]:
+    axis = np.array(values, float)
+    ascending = axis.ndim == 1 and len(axis) > 0 and bool(np.all(np.diff(axis) > 0))
+    if not ascending or not np.all(np.isfinite(axis)):
+        raise ValueError(f"axes: {name} needs finite values in ascending order, got {values!r}")
+    axis.flags.writeable = False
+    return axis
+
+
+def _refuse_unknown(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
+
+
+def _by_name(prior: Prior) -> dict[str, list[float]]:
+    return dict(zip(prior.names, prior.ranges.tolist(), strict=True))
+
+
+def _fixed_array(rows: Any, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    array = np.array(rows, dtype)
+    array.flags.writeable = False
+    return array
+
+
+def _read_map(path: Path) -> Float[np.ndarray, "X Y Z"]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such map; give the output folder of `labelwise fit` or `labelwise map`"
+        )
+    return np.asanyarray(nib.load(path).dataobj)  # type: ignore[attr-defined]

@@ -1,0 +1,91 @@
+"""The noise level that a request asks for: a number, a map, or measured in the series itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from labelwise.acquisition import zero_b
+from labelwise.images import Series, read_map
+from labelwise.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.request import Request
+
+_BACKGROUND_SAMPLES = 2_000_000
+
+
+def noise_level(
+    request: Request, series: Series, inside: Bool[np.ndarray, " V"]
+) -> tuple[float | Float[np.ndarray, " V"], list[NoiseLevel]]:
+    """The sigma to use; then what is said of it, first by the method asked for.
+
+    Args:
+        request: what sigma is to be.
+        series: the open series, to measure sigma in.
+        inside: the voxels inside the mask.
+
+    Raises:
+        ValueError: if the map does not fit the series or is positive nowhere, or the series does
+            not allow the method asked for.
+    """
+    estimates = {"repeats": _from_repeats, "background": _from_background}
+    levels = []
+    if isinstance(request.sigma, Path):
+        sigma = read_map(request.sigma, like=series)
+        usable = sigma[inside & np.isfinite(sigma) & (sigma > 0)]
+        if not usable.size:
+            raise ValueError(f"{request.sigma}: sigma is positive nowhere inside the mask")
+        note = f"median inside the mask of the map {request.sigma.name}"
+        levels.append(NoiseLevel(float(np.median(usable)), "map", usable.size, note))
+    elif isinstance(request.sigma, str):
+        levels.append(estimates.pop(request.sigma)(request, series, inside))
+        sigma = levels[0].sigma
+    else:
+        sigma = request.sigma
+        levels.append(NoiseLevel(sigma, "given", 0, "a number given by the user"))
+    for estimate in estimates.values():
+        try:
+            levels.append(estimate(request, series, inside))
+        except ValueError:  # this series does not allow that method, and nobody asked for it
+            continue
+    return sigma, levels
+
+
+def _from_repeats(request: Request, series: Series, inside: Bool[np.ndarray, " V"]) -> NoiseLevel:
+    groups, where = request.equal, "with equal settings"
+    b = request.acquisition.get("b")
+    if b is not None:
+        groups = [group for group in groups if zero_b(b[group], request.b_tolerance).all()]
+        where = f"at b = 0 (up to {1000 * request.b_tolerance:g} s/mm²)"
+    volumes = max(groups, key=len, default=np.empty(0, int))
+    if len(volumes) < 2:
+        raise ValueError(
+            f"sigma from repeats: expected at least 2 volumes {where}, got {len(volumes)} in "
+            f"{series.path.name}; give sigma as a number or a map, or estimate it from the "
+            "background"
+        )
+    variance, mean = [], []
+    with np.errstate(invalid="ignore", over="ignore"):  # bad voxels are left out further on
+        for _, signal in series.blocks(inside, volumes=volumes):
+            variance.append(signal.var(axis=1, ddof=1, dtype=float))
+            mean.append(signal.mean(axis=1, dtype=float))
+    return from_repeats(np.concatenate(variance), np.concatenate(mean), len(volumes))
+
+
+def _from_background(
+    request: Request, series: Series, inside: Bool[np.ndarray, " V"]
+) -> NoiseLevel:
+    """From voxels outside the mask, evenly thinned to about two million samples."""
+    if request.mask is None:
+        raise ValueError(
+            "sigma from the background: a mask must say where the background is; give one, or "
+            "give sigma as a number or a map"
+        )
+    outside = np.flatnonzero(~inside)
+    step = math.ceil(max(len(outside) * series.volumes, 1) / _BACKGROUND_SAMPLES)
+    chosen = np.zeros_like(inside)
+    chosen[outside[::step]] = True
+    samples = [signal.ravel() for _, signal in series.blocks(chosen)]
+    return from_background(np.concatenate([np.empty(0, np.float32), *samples]))

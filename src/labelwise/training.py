@@ -1,0 +1,533 @@
+"""One training loop for every label: many networks at once, in one compiled program an epoch.
+
+Networks that differ in their first weights (restarts) or in what they are taught (labels) see the
+same inputs, so they train side by side: each is one lane of arrays whose last axis is voxels. What
+a lane becomes depends neither on the other lanes' numbers nor on the number of cores; on how many
+lanes there are only by rounding, where the compiler multiplies more matrices in another order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from labelwise.checkpoint import load_checkpoint, save_checkpoint
+from labelwise.networks import Architecture, Weights
+
+Objective = Callable[[Array, Array, Array], Array]
+"""(outputs (P, B), targets (T, B), weights (P,)) -> the loss of each of B voxels."""
+
+LANES = 4
+"""Networks in one program: more would share an epoch's overhead, fewer would use more cores."""
+_CHUNK = 8192  # voxels at a time in validation
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+RUNNING, STOPPED, DIVERGED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are trained.
+
+    Args:
+        name: what cards and tables call it.
+        signals: how many voxels to simulate, those for validation included.
+        batch: voxels in one step.
+        epochs: at most so many passes over the training set.
+        rate: learning rate of Adam, the largest one of a schedule.
+        schedule: `"constant"`, or `"cosine"`: up in `warmup` steps, down to 0 at the last step.
+        warmup: steps in which the rate grows to `rate`.
+        restarts: networks for each label, of which the one with the smallest validation loss stays.
+        patience: stop a network after so many epochs without a smaller validation loss; never
+            if None. In either case the weights of its best epoch are kept.
+        shared_start: choose one network among the restarts by training on the ground truth, and
+            let all others begin with its weights.
+        validation: the share of the voxels held out for validation.
+        width: nodes in each hidden layer; as many as measurements if None.
+        depth: hidden layers.
+        activation: see `Architecture`.
+        loss: `"squared"`, `"absolute"` or `"huber"` (quadratic up to a weighted error of 0.1).
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> Recipe.paper().restarts, Recipe.fast(restarts=2).restarts
+        (16, 2)
+    """
+
+    name: str
+    signals: int
+    batch: int
+    epochs: int
+    rate: float
+    schedule: Literal["constant", "cosine"]
+    warmup: int
+    restarts: int
+    patience: int | None
+    shared_start: bool
+    validation: float = 0.2
+    width: int | None = None
+    depth: int = 3
+    activation: str = "elu"
+    loss: Literal["squared", "absolute", "huber"] = "squared"
+
+    def __post_init__(self) -> None:
+        for name in ("signals", "batch", "epochs", "restarts", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(
+                f"recipe: patience must be at least 1 epoch, or None, got {self.patience}"
+            )
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"recipe: schedule {self.schedule!r}; known are constant, cosine")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"recipe: rate must be positive, got {self.rate}")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"recipe: validation is a share between 0 and 1: {self.validation}")
+        if self.loss not in PENALTIES:
+            raise ValueError(f"recipe: loss {self.loss!r}; known are {', '.join(PENALTIES)}")
+        if self.training_voxels < self.batch:
+            raise ValueError(
+                f"recipe: {self.training_voxels} training voxels do not fill one batch of "
+                f"{self.batch}; simulate more, or make the batch smaller"
+            )
+
+    @staticmethod
+    def paper(**changes) -> Recipe:
+        """Section 3.4 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
+
+        The paper does not say when training stops; here after 20 epochs without progress.
+        """
+        return replace(
+            Recipe(
+                name="paper",
+                signals=100_000,
+                batch=100,
+                epochs=200,
+                rate=1e-3,
+                schedule="constant",
+                warmup=0,
+                restarts=16,
+                patience=20,
+                shared_start=True,
+            ),
+            **changes,
+        )
+
+    @staticmethod
+    def fast(**changes) -> Recipe:
+        """A rate that rises, then falls to nothing: the same validation error, sooner."""
+        return replace(
+            Recipe(
+                name="fast",
+                signals=100_000,
+                batch=100,
+                epochs=30,
+                rate=1e-2,
+                schedule="cosine",
+                warmup=500,
+                restarts=8,
+                patience=None,
+                shared_start=False,
+            ),
+            **changes,
+        )
+
+    @staticmethod
+    def every_level(**changes) -> Recipe:
+        """For one network that is told the noise level: wider, with more to learn from."""
+        return replace(
+            Recipe.fast(
+                name="every-level",
+                signals=400_000,
+                batch=250,
+                epochs=30,
+                rate=5e-3,
+                restarts=2,
+                width=32,
+            ),
+            **changes,
+        )
+
+    @property
+    def validation_voxels(self) -> int:
+        """How many voxels are held out."""
+        return max(1, round(self.validation * self.signals))
+
+    @property
+    def training_voxels(self) -> int:
+        """How many voxels are trained on."""
+        return self.signals - self.validation_voxels
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.training_voxels // self.batch
+
+    def rates(self) -> Float[np.ndarray, "E steps"]:
+        """The learning rate of each step."""
+        step = np.arange(self.epochs * self.steps, dtype=np.float64)
+        rate = np.full_like(step, self.rate)
+        if self.schedule == "cosine":
+            done = np.clip((step - self.warmup) / max(1, len(step) - self.warmup), 0, 1)
+            rate *= 0.5 * (1 + np.cos(np.pi * done))
+        rate *= np.minimum(1, (step + 1) / max(1, self.warmup))
+        return rate.reshape(self.epochs, self.steps).astype(np.float32)
+
+
+def _huber(error: Array, limit: float = 0.1) -> Array:
+    size = jnp.abs(error)
+    return jnp.where(size < limit, error * error, limit * (2 * size - limit))
+
+
+PENALTIES: dict[str, Callable[[Array], Array]] = {
+    "squared": jnp.square,
+    "absolute": jnp.abs,
+    "huber": _huber,
+}
+
+
+@cache  # the same function for the same loss: programs are compiled for each function
+def supervised(loss: str) -> Objective:
+    """The loss in parameter space: eqs. 7 and 9 of the paper for `"squared"`."""
+    penalty = PENALTIES[loss]
+
+    def objective(outputs: Array, targets: Array, weights: Array) -> Array:
+        return jnp.sum(penalty(weights[:, None] * (outputs - targets)), axis=0)
+
+    return objective
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What K networks are shown and taught; the last ones are held out for validation.
+
+    Args:
+        inputs: (N, I).
+        targets: (K, N, T) what the objective compares outputs with.
+        usable: (K, N) the voxels that a network is taught and judged by.
+        weights: (K, P) of the errors in each output.
+    """
+
+    inputs: Float[np.ndarray, "N I"]
+    targets: Float[np.ndarray, "K N T"]
+    usable: Bool[np.ndarray, "K N"]
+    weights: Float[np.ndarray, "K P"]
+
+
+class Lanes(NamedTuple):
+    """The state of L networks in training; every array begins with the lane."""
+
+    weights: Weights
+    first: Weights
+    second: Weights
+    best: Weights
+    best_loss: Float[Array, " L"]
+    best_epoch: Int[Array, " L"]
+    verdict: Int[Array, " L"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What became of the restarts of one label.
+
+    Args:
+        weights: of the network with the smallest validation loss; None if every restart diverged.
+        loss: its validation loss.
+        epoch: the epoch it had it in, from 1.
+        losses: (R,) the smallest validation loss of each restart; infinite if it diverged at once.
+        reasons: why each restart ended.
+        history: (E, R) validation loss after each epoch.
+    """
+
+    weights: Weights | None
+    loss: float
+    epoch: int
+    losses: Float[np.ndarray, " R"]
+    reasons: tuple[str, ...]
+    history: Float[np.ndarray, "E R"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: after `epoch` of at most `epochs`, the losses of the best network."""
+
+    epoch: int
+    epochs: int
+    training: float
+    validation: float
+    running: int
+
+
+def train(
+    examples: Examples,
+    architecture: Architecture,
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
+    *,
+    start: Weights | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    fingerprint: str = "",
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Trained]:
+    """Train `recipe.restarts` networks for each of K labels.
+
+    Args:
+        examples: the voxels, shuffled already; `recipe.validation_voxels` at the end are held out.
+        architecture: of every network.
+        objective: the loss of one voxel.
+        recipe: how.
+        seed: of the first weights and of the shuffling.
+        start: the weights that every network begins with; then there are no restarts.
+        checkpoint: where to leave what an interrupted training needs to go on.
+        resume: go on from `checkpoint`, if it is there and of the same training.
+        fingerprint: what "the same training" means, besides the shapes.
+        progress: called after each epoch.
+
+    Returns:
+        One result for each label. The same arguments give the same bytes, interrupted or not.
+
+    Raises:
+        ValueError: if the checkpoint is of another training.
+        KeyboardInterrupt: after leaving the checkpoint.
+    """
+    labels, voxels, _ = examples.targets.shape
+    restarts = 1 if start is not None else recipe.restarts
+    lane_label = np.repeat(np.arange(labels), restarts)
+    split = voxels - recipe.validation_voxels
+    if split < recipe.batch:
+        raise ValueError(
+            f"training: {voxels} voxels leave {split} for training, less than one batch"
+        )
+    groups = [lane_label[i : i + LANES] for i in range(0, len(lane_label), LANES)]
+    programs = [_Group(examples, split, labels_of, recipe) for labels_of in groups]
+    run = partial(_epoch, architecture, objective, recipe.batch, recipe.patience)
+    # every label gets the same first weights: what differs between them is the label alone
+    first = [start or architecture.initial(_rng(seed, 0, restart)) for restart in range(restarts)]
+    first *= labels
+    states = [_fresh(first[i * LANES : i * LANES + len(group)]) for i, group in enumerate(groups)]
+    history = np.full((recipe.epochs, len(lane_label)), np.nan, np.float32)
+    done = 0
+    kept = states, done  # what belongs together: an interruption may come between any two lines
+    if resume and checkpoint is not None and checkpoint.exists():
+        states, history, done = load_checkpoint(checkpoint, states, history, fingerprint)
+        kept = states, done
+    rates = recipe.rates()
+    training_loss = np.full(len(lane_label), np.nan, np.float32)
+    with ThreadPoolExecutor(len(groups)) as pool:
+        try:
+            for epoch in range(begin := done, recipe.epochs):
+                if all(np.all(np.asarray(state.verdict) != RUNNING) for state in states):
+                    break
+                order = _rng(seed, 1, epoch).permutation(split)
+                order = order[: recipe.steps * recipe.batch].astype(np.int32)
+                each = partial(run, order=order, rates=rates[epoch], epoch=epoch)
+                # the first time one after the other, lest two threads compile the same program
+                mapped = map if epoch == begin else pool.map
+                ended = list(mapped(each, programs, states))
+                states = [state for state, _, _ in ended]
+                history[epoch] = np.concatenate([np.asarray(loss) for _, _, loss in ended])
+                training_loss = np.concatenate([np.asarray(loss) for _, loss, _ in ended])
+                done = epoch + 1
+                kept = states, done
+                if checkpoint is not None:
+                    save_checkpoint(checkpoint, states, history, done, fingerprint)
+                if progress is not None:
+                    progress(_progress(recipe, done, states, history, training_loss))
+        except KeyboardInterrupt:
+            if checkpoint is not None:
+                states, done = kept
+                save_checkpoint(checkpoint, states, history, done, fingerprint)
+            raise
+    return _harvest(states, history[:done], labels, restarts)
+
+
+def _rng(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream])))
+
+
+class _Group:
+    """The arrays of one group of lanes, on the device once."""
+
+    def __init__(
+        self, examples: Examples, split: int, lane_label: Int[np.ndarray, " L"], recipe: Recipe
+    ) -> None:
+        used, self.label = np.unique(lane_label, return_inverse=True)
+        usable = examples.usable[used]
+        targets = np.where(usable[..., None], examples.targets[used], 0).astype(np.float32)
+        # what no label uses may be anything, also NaN, which no mask takes out of a sum
+        inputs = np.where(np.any(examples.usable, axis=0)[:, None], examples.inputs, 0)
+        self.weights = jnp.asarray(examples.weights[lane_label], jnp.float32)
+        self.inputs, self.held_inputs = _split(inputs.astype(np.float32), split)
+        self.targets, self.held_targets = _split(np.moveaxis(targets, 1, 0), split)
+        self.usable, self.held_usable = _split(usable.T.astype(np.float32), split)
+
+
+def _split(rows: np.ndarray, at: int) -> tuple[Array, Array]:
+    return jnp.asarray(rows[:at]), jnp.asarray(rows[at:])
+
+
+def _fresh(weights: list[Weights]) -> Lanes:
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *weights)
+    zero = jax.tree.map(jnp.zeros_like, stacked)
+    lanes = len(weights)
+    return Lanes(
+        weights=stacked,
+        first=zero,
+        second=zero,
+        best=stacked,
+        best_loss=jnp.full(lanes, jnp.inf, jnp.float32),
+        best_epoch=jnp.full(lanes, -1, jnp.int32),
+        verdict=jnp.full(lanes, RUNNING, jnp.int32),
+    )
+
+
+def _epoch(
+    architecture, objective, batch, patience, group: _Group, state: Lanes, *, order, rates, epoch
+):
+    data = (group.inputs, group.targets, group.usable)
+    held = (group.held_inputs, group.held_targets, group.held_usable)
+    fixed = (architecture, objective, batch, patience, tuple(group.label.tolist()))
+    return jax.block_until_ready(
+        _compiled_epoch(*fixed, state, data, held, group.weights, order, rates, epoch)
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _compiled_epoch(
+    architecture, objective, batch, patience, label, state, data, held, weights, order, rates, epoch
+):
+    """One pass over the training set in steps of a batch, then validation."""
+    label = np.array(label)
+    inputs, targets, usable = data
+    steps = len(rates)
+    # shuffled once an epoch: gathering each batch in its step would cost a third of the step
+    batches = (
+        inputs[order].reshape(steps, batch, -1).swapaxes(1, 2),
+        targets[order].reshape(steps, batch, *targets.shape[1:]).transpose(0, 2, 3, 1),
+        usable[order].reshape(steps, batch, -1).swapaxes(1, 2),
+    )
+
+    def losses(lanes: Weights, seen, taught, mask):
+        """The mean loss of each lane over its usable voxels; no usable voxel, no loss."""
+        outputs = jax.vmap(architecture, in_axes=(0, None))(lanes, seen)
+        voxels = jax.vmap(objective)(outputs, taught[label], weights)
+        mask = mask[label]
+        return jnp.sum(mask * voxels, axis=1), jnp.sum(mask, axis=1)
+
+    def total(lanes: Weights, *example):
+        sums, counts = losses(lanes, *example)
+        means = sums / jnp.maximum(counts, 1)
+        return jnp.sum(means), means
+
+    slope = jax.grad(total, has_aux=True)
+    count = (epoch * steps).astype(jnp.float32)
+
+    def step(carry, example):
+        lanes, first, second, count = carry
+        *example, rate = example
+        gradient, means = slope(lanes, *example)
+        count = count + 1
+        one, two = _BETAS
+        first = jax.tree.map(lambda m, g: one * m + (1 - one) * g, first, gradient)
+        second = jax.tree.map(lambda v, g: two * v + (1 - two) * g * g, second, gradient)
+        unbias = jnp.sqrt(1 - two**count)
+        pace = rate * unbias / (1 - one**count)
+        lanes = jax.tree.map(
+            lambda w, m, v: w - pace * m / (jnp.sqrt(v) + _EPSILON * unbias), lanes, first, second
+        )
+        return (lanes, first, second, count), means
+
+    carry = (state.weights, state.first, state.second, count)
+    (lanes, first, second, _), means = lax.scan(step, carry, (*batches, rates))
+
+    loss = _validate(losses, lanes, held)
+    running = state.verdict == RUNNING
+    better = running & (loss < state.best_loss)
+    best = jax.tree.map(
+        lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+        lanes,
+        state.best,
+    )
+    best_epoch = jnp.where(better, epoch, state.best_epoch)
+    verdict = jnp.where(running & ~jnp.isfinite(loss), DIVERGED, state.verdict)
+    if patience is not None:
+        waited = epoch - best_epoch >= patience
+        verdict = jnp.where((verdict == RUNNING) & waited, STOPPED, verdict)
+    best_loss = jnp.where(better, loss, state.best_loss)
+    state = Lanes(lanes, first, second, best, best_loss, best_epoch, verdict)
+    return state, jnp.mean(means, axis=0), loss
+
+
+def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
+    """The mean loss over the held-out voxels, a chunk at a time."""
+    voxels = len(held[0])
+    chunk = min(_CHUNK, voxels)
+    padded = -(-voxels // chunk) * chunk
+    fill = np.arange(padded) % voxels
+    inputs, targets, usable = (rows[fill] for rows in held)
+    usable = jnp.where(np.arange(padded)[:, None] < voxels, usable, 0)
+    chunks = [
+        jnp.moveaxis(rows.reshape(padded // chunk, chunk, *rows.shape[1:]), 1, -1)
+        for rows in (inputs, targets, usable)
+    ]
+    sums, counts = lax.map(lambda example: losses(lanes, *example), tuple(chunks))
+    return jnp.sum(sums, axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
+
+
+def _progress(recipe: Recipe, done: int, states: list[Lanes], history, training) -> Progress:
+    finite = np.where(np.isfinite(history[done - 1]), history[done - 1], np.inf)
+    lane = int(np.argmin(finite))
+    running = sum(int(np.sum(np.asarray(state.verdict) == RUNNING)) for state in states)
+    return Progress(done, recipe.epochs, float(training[lane]), float(finite[lane]), running)
+
+
+def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[Trained]:
+    lanes = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
+    results = []
+    for label in range(labels):
+        mine = slice(label * restarts, (label + 1) * restarts)
+        losses = lanes.best_loss[mine]
+        chosen = mine.start + int(np.argmin(losses))
+        found = bool(np.isfinite(lanes.best_loss[chosen]))
+        reasons = tuple(
+            _reason(int(verdict), int(epoch) + 1)
+            for verdict, epoch in zip(lanes.verdict[mine], lanes.best_epoch[mine], strict=True)
+        )
+        results.append(
+            Trained(
+                weights=_lane(lanes.best, chosen) if found else None,
+                loss=float(lanes.best_loss[chosen]),
+                epoch=int(lanes.best_epoch[chosen]) + 1,
+                losses=losses,
+                reasons=reasons,
+                history=history[:, mine],
+            )
+        )
+    return results
+
+
+def _lane(weights: Weights, lane: int) -> Weights:
+    return tuple((matrix[lane], bias[lane]) for matrix, bias in weights)
+
+
+def _reason(verdict: int, best_epoch: int) -> str:
+    if verdict == DIVERGED:
+        return f"stopped: its validation loss was not finite after epoch {best_epoch}"
+    if verdict == STOPPED:
+        return f"stopped early: no smaller validation loss after epoch {best_epoch}"
+    return "ran to the last epoch"
