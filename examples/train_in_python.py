@@ -26,7 +26,8 @@ dial.save("dial.safetensors")
 assert lw.load("dial.safetensors").alphas == dial.alphas
 
 # %% Bias, scatter and information over a grid of true parameters, beside the fit itself.
-estimators = {"alpha 1": mle, "dial": dial, "alpha 0": gt, "MLE": lw.MaximumLikelihood(model, noise)}
+mle_fit = lw.MaximumLikelihood(model, noise)
+estimators = {"alpha 1": mle, "dial": dial, "alpha 0": gt, "MLE": mle_fit}
 grid = lw.Grid.over(prior, points=5, fixed={"S0": 1.0})
 found = summary(evaluate(estimators, model, noise, 1 / 20, grid, 50, jax.random.key(0)))
 print(found[["abs_bias", "std", "rmse", "slope"]].sel(parameter="D_fast").to_dataframe().round(2))

@@ -242,7 +242,7 @@ def test_a_label_alone_gives_the_network_it_gives_among_others(usual, label):
 
 
 def test_more_networks_than_fit_one_program_are_trained_too(usual, monkeypatch):
-    monkeypatch.setattr(training, "LANES", 3)
+    monkeypatch.setattr(training, "LANES", 2)
     for result, expected in zip(taught(), usual, strict=True):
         np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-4)
 

@@ -113,7 +113,7 @@ def _use(
     spans = {
         parameter.name: _pair(span)
         for index, (parameter, span) in enumerate(
-            zip(network.parameters, card["ranges"], strict=True)
+            zip(network.parameters, network.taught, strict=True)
         )
         if index != scaling.scale
     }

@@ -258,7 +258,7 @@ def _show(report: Report, quiet: bool, as_json: bool) -> None:
 
 
 app.command(
-    epilog="Example: `labelwise train --model ivim --bvals dwi.bval --snr 5:60 --out my.safetensors`"
+    epilog="Example: `labelwise train --model ivim --bvals dwi.bval --snr 5:60 --out n.safetensors`"
 )(network_commands.train)
 app.command(epilog="Example: `labelwise evaluate net.safetensors --snr 15 --out evaluation`")(
     network_commands.evaluate

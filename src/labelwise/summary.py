@@ -221,17 +221,18 @@ def summarise(
 def beyond_ranges(
     estimate: Estimate, names: Sequence[str], network: NetworkUse
 ) -> dict[str, Int[np.ndarray, " N"]]:
-    """By name, -1 where a value lies below the range that the network was trained for, +1 above.
+    """By name, -1 where a value would lie below the range that the network was taught, +1 above.
 
-    Only in voxels that the network itself calls outside: it forgives a little.
+    Only in voxels that the network itself calls outside: it forgives a little, and keeps values
+    within the bounds, which may be the ends of that range.
     """
     called = (estimate.stats["outside"] & OUTSIDE_RANGE) > 0
     beyond = {}
     for column, name in enumerate(names):
         if name in network.ranges:
             low, high = network.ranges[name]
-            values = np.where(called, estimate.values[:, column], low)
-            beyond[name] = (values > high).astype(np.int8) - (values < low)
+            values = np.where(called, estimate.values[:, column], 0.5 * (low + high))
+            beyond[name] = (values >= high).astype(np.int8) - (values <= low)
     return beyond
 
 
@@ -316,8 +317,8 @@ def outside_training(
         ]
         notes.append(
             f"{estimates} voxels ({_percent(estimates / outside.size)}) have an estimate outside "
-            f"the ranges that the network was trained for ({', '.join(shares)}); --prior "
-            "NAME=LOW:HIGH widens them"
+            f"the ranges that the network was taught ({', '.join(shares)}); --prior NAME=LOW:HIGH "
+            "widens them"
         )
     return notes
 

@@ -54,6 +54,7 @@ Tell = Callable[[str, int, int, str], None]
 
 _TOLERANCE = 0.001  # ms/µm²: b-values this close are one measurement, repeated
 _SCALING_VOXELS = 20_000
+_TAUGHT = (0.05, 99.95)  # percentiles of the labels: the range that a network was taught
 _LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network
 _LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: beyond, there is nothing to learn
 
@@ -225,6 +226,7 @@ class _Classroom:
         self.lesson, self.cache, self.tell = lesson, cache, tell
         self.seconds = {"simulate": 0.0, "label": 0.0, "train": 0.0}
         self.reports: dict[str, dict[str, Any]] = {}
+        self.taught: dict[str, np.ndarray] = {}
         begin = time.perf_counter()
         tell("simulating", 0, lesson.recipe.signals, "")
         self.voxels = simulate(
@@ -307,6 +309,8 @@ class _Classroom:
         estimate = cached(label, self.voxels, keep, {"for": "training"})
         mask = usable(estimate, self.lesson.on_bound) & self.valid
         self.reports[_name(label)] = label_report(estimate, self.lesson.model.parameters)
+        if mask.any():
+            self.taught[_name(label)] = np.percentile(estimate.values[mask], _TAUGHT, axis=0).T
         if not mask[-self.lesson.recipe.validation_voxels :].any() or not mask.any():
             raise ValueError(
                 f"labels: not one of {len(mask)} simulated voxels has a usable "
@@ -340,6 +344,7 @@ class _Classroom:
             "normalised": bool(self.scaling.reference),
             "noise_range": [float(x) for x in np.percentile(ratio, [0.1, 99.9])],
             "ranges": lesson.prior.ranges.tolist(),
+            "taught": self.taught.get(_name(label), lesson.prior.ranges).tolist(),
             "weights": described["weights"],
             "recipe": described["recipe"],
             "seed": lesson.seed,

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -76,12 +76,18 @@ class TrainedNetwork:
             - `standard_error` (N, P): how much the noise of this voxel makes the estimate scatter,
               to first order; it does not hold the network's bias
             - `outside` (N,): 1 where the noise level is outside of the trained range, 2 where an
-              estimate leaves the simulated range by more than a tenth of its width, 3 for both
+              estimate leaves the range of the labels taught by more than a tenth of its width,
+              3 for both
 
         Raises:
             ValueError: if a shape does not fit.
         """
         return _estimate([(self, np.ones(len(self.parameters), np.float32))], signal, sigma)
+
+    @property
+    def taught(self) -> Float[np.ndarray, "P 2"]:
+        """Lowest and highest value of each parameter that it was taught."""
+        return np.array(self.card.get("taught", self.card["ranges"]), float)
 
     def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
         """Refuse settings other than those it was trained for, listing the differences.
@@ -164,6 +170,12 @@ class Blend:
         """Alpha by parameter name."""
         names = (parameter.name for parameter in self.parameters)
         return dict(zip(names, self.alpha, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def taught(self) -> Float[np.ndarray, "P 2"]:
+        """Lowest and highest value of each parameter that it was taught, blended likewise."""
+        alpha = np.array(list(self.alphas.values()))[:, None]
+        return alpha * self.mle.taught + (1 - alpha) * self.gt.taught
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -400,7 +412,7 @@ def _estimate(
         weights = tuple(m.weights for m, _ in members)
         alphas = tuple(a for _, a in members)
         whole = len(good) == voxels
-        ranges = _ranges(network)
+        ranges = _ranges(members)
         bounds = np.array([p.bounds for p in network.parameters], np.float32).T
 
         def block(first: int) -> None:
@@ -437,13 +449,16 @@ def _estimate(
     )
 
 
-def _ranges(network: TrainedNetwork) -> Float[np.ndarray, "2 P"]:
+def _ranges(
+    members: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+) -> Float[np.ndarray, "2 P"]:
     """How far estimates may go before they count as outside; open for what the reference scales."""
-    low, high = np.array(network.card["ranges"]).T
+    low, high = np.sum([alpha * network.taught.T for network, alpha in members], axis=0)
     slack = _SLACK * (high - low)
     ranges = np.stack([low - slack, high + slack])
-    if network.scaling.scale is not None:
-        ranges[:, network.scaling.scale] = -np.inf, np.inf
+    scale = members[0][0].scaling.scale
+    if scale is not None:
+        ranges[:, scale] = -np.inf, np.inf
     return ranges.astype(np.float32)
 
 
@@ -495,11 +510,3 @@ def _predict(keys, noise, weights, alphas, data, sigma):
         errors.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
     ratio = sigma / keys[0].scaling.reference_of(data)
     return values, jnp.stack(errors), ratio
-
-
-def outside_words(codes: Int[np.ndarray, " N"]) -> dict[str, int]:
-    """How many voxels are outside what a network was trained for, by reason."""
-    return {
-        "noise level": int(np.sum((codes & OUTSIDE_NOISE) > 0)),
-        "parameter range": int(np.sum((codes & OUTSIDE_RANGE) > 0)),
-    }
