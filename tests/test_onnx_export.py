@@ -129,6 +129,14 @@ def test_the_graph_takes_any_number_of_voxels_and_says_what_it_is(networks, tmp_
     assert said["acquisition"]["b"] == MODEL.b.tolist()
 
 
+def test_a_network_that_has_no_share_is_not_in_the_graph(networks, tmp_path):
+    sizes = {}
+    for name in ("conditioned", "end of the dial", "dial"):
+        export_onnx(networks[name], tmp_path / "net.onnx")
+        sizes[name] = len(onnx.load(tmp_path / "net.onnx").graph.node)
+    assert sizes["conditioned"] == sizes["end of the dial"] < sizes["dial"]
+
+
 def test_the_same_network_is_the_same_file_alone_in_its_folder(networks, tmp_path):
     for name in ("one", "two"):
         export_onnx(networks["dial"], tmp_path / f"{name}.onnx")
