@@ -13,6 +13,7 @@ from labelwise import (
     ADC,
     IVIM,
     T2,
+    Kurtosis,
     Parameter,
     Rician,
     SignalModel,
@@ -332,12 +333,13 @@ def test_an_impossible_lesson_is_refused(changes, words):
         (ADC([0.5, 0.1, 1.0]), (1,)),
         (ADC([0.0, 0.0005, 0.5, 1.0]), (0, 1)),
         (T2([40.0, 10.0, 80.0]), (1,)),
-        (T1InversionRecovery([3000.0, 50.0, 400.0, 1100.0]), (0,)),
+        (T1InversionRecovery([3000.0, 50.0, 400.0, 1100.0]), (0, 1, 2, 3)),  # each has a null
+        (Kurtosis([2.5, 0.0, 1.0, 0.0]), (1, 3)),  # some draws explode at high b
         (BlackBox([1.0, 0.0]), (1,)),
         (Offset([0.0, 1.0]), ()),
     ],
 )
-def test_the_reference_is_the_brightest_measurement(model, expected):
+def test_the_reference_is_the_lowest_b_or_what_never_vanishes(model, expected):
     assert reference_measurements(model) == expected
 
 

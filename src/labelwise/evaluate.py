@@ -96,7 +96,7 @@ def evaluate(
     bench = _Bench(model, noise, sigma, np.asarray(grid.points, float), key)
     points, size = bench.truth.shape
     levels = np.stack(np.unravel_index(np.arange(points), grid.shape), axis=-1)
-    bins = int(np.clip(points * repeats / max(grid.shape) / 10, 10, _BINS))
+    bins = int(np.clip(points * repeats / max(grid.shape) / 50, 10, _BINS))
     edges = _pilot_edges(bench, sources, repeats, block, bins)
 
     table: dict[str, np.ndarray] = {

@@ -76,8 +76,10 @@ def retained_information(
     share = _shares(explained, direction[:, None])
     share[~usable] = np.nan
     left_out = share[:, 1:]
-    spread = np.sum((left_out - left_out.mean(axis=1, keepdims=True)) ** 2, axis=1)
-    return share[:, 0], np.sqrt(spread * (GROUPS - 1) / GROUPS)
+    mean = left_out.mean(axis=1)
+    spread = np.sum((left_out - mean[:, None]) ** 2, axis=1)
+    # the jackknife's own correction: few repeats make the share too small
+    return GROUPS * share[:, 0] - (GROUPS - 1) * mean, np.sqrt(spread * (GROUPS - 1) / GROUPS)
 
 
 def _jackknifed(estimates, score, good):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from labelwise.teach import Lesson, SelfSupervised, Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import LabelSource
 
-MLE_NAME = "MLE"
+MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise
 LABELS = "mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, mix:ALPHA or dial"
 
@@ -100,7 +101,7 @@ def train_file(
         FileNotFoundError: if its folder is not there.
         ValueError: see `teach`.
     """
-    _refuse(path, overwrite)
+    refuse_existing(path, overwrite)
     begin = time.perf_counter()
     checkpoint = path.with_name(f"{path.name}.checkpoint")
     networks = teach(lesson, cache=cache, checkpoint=checkpoint, resume=resume, tell=tell)
@@ -172,13 +173,28 @@ def evaluate_files(
     """
     names = ("evaluation.nc", "curves.png", "evaluation.json")
     for name in names:
-        _refuse(folder / name, overwrite, made=True)
+        refuse_existing(folder / name, overwrite, made=True)
     begin = time.perf_counter()
     estimators: dict[str, TrainedNetwork | Blend | MaximumLikelihood] = {}
     first = load(paths[0])
     for path, stem in zip(paths, _stems(paths), strict=True):
         network = load(path)
         network.check_acquisition(_settings(first.card))
+        for what, ours, theirs in (
+            ("model", first.card["model"]["class"], network.card["model"]["class"]),
+            ("noise", first.card["noise"], network.card["noise"]),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{path}: was trained for the {what} {theirs}, {paths[0].name} for {ours}; "
+                    "evaluate them one by one"
+                )
+        if network.card["prior"] != first.card["prior"]:
+            warnings.warn(
+                f"{path.name} was trained for another prior than {paths[0].name}, whose ranges are "
+                "used for both",
+                stacklevel=2,
+            )
         if isinstance(network, Blend):
             estimators |= {
                 f"{stem}, alpha {alpha:g}": network.with_alpha(alpha) for alpha in (1.0, 0.5, 0.0)
@@ -191,6 +207,13 @@ def evaluate_files(
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
     level = card["sigma"]
+    known = np.atleast_1d(level)
+    if snr and not known.min() / 1.05 <= 1 / snr <= 1.05 * known.max():
+        warnings.warn(
+            f"SNR {snr:g} is not what {paths[0].name} was trained for "
+            f"({' to '.join(f'{1 / each:.3g}' for each in known[::-1])})",
+            stacklevel=2,
+        )
     sigma = 1 / snr if snr else float(np.sqrt(np.prod(level)) if np.ndim(level) else level)
     names_of = [parameter.name for parameter in first.parameters]
     scaled = (first.mle if isinstance(first, Blend) else first).scaling.scale
@@ -232,7 +255,8 @@ def evaluate_files(
     return Evaluation(folder, 1 / sigma, grid.axes, repeats, found, units, seconds)
 
 
-def _refuse(path: Path, overwrite: bool, made: bool = False) -> None:
+def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
+    """Refuse a file that is there already, and a folder that is not (unless it will be made)."""
     if path.is_dir():
         raise FileExistsError(f"{path}: a folder is where a file should go")
     if path.exists() and not overwrite:
@@ -245,8 +269,11 @@ def _refuse(path: Path, overwrite: bool, made: bool = False) -> None:
 
 def _stems(paths: Sequence[Path]) -> list[str]:
     """Short names, whole paths where short ones are not distinct."""
+    if len(set(paths)) < len(paths):
+        raise ValueError("networks: the same file is given twice")
     stems = [path.name.removesuffix(".safetensors") for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    plain = len(set(stems)) == len(stems) and MLE_NAME not in stems
+    return stems if plain else [str(path) for path in paths]
 
 
 def _settings(card: Mapping[str, Any]) -> dict[str, np.ndarray]:

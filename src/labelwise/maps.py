@@ -80,7 +80,8 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
             parameters,
             "estimate of {} by a network",
             "standard error of {}: the noise of the measurements, propagated to first order "
-            "through the network; the network's bias is not in it",
+            "through the network; NaN on a bound; the network's bias is not in it, and below SNR "
+            "10 it can be several times too small",
         ),
         Map(
             "outside",

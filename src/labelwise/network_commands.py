@@ -130,6 +130,8 @@ def train(
     --net` and `labelwise evaluate` read. Ctrl-C leaves a checkpoint for `--resume`.
     """
     level = _level(snr, sigma)
+    if recipe is RecipeName.PAPER and isinstance(level, tuple):
+        raise ValueError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
     from labelwise.lessons import labels_of, train_file
@@ -255,12 +257,12 @@ def export(
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
+    from labelwise.lessons import refuse_existing
     from labelwise.onnx_export import export_onnx
     from labelwise.trained import TrainedNetwork, load
 
     network, dial = load(net), given.alphas(alpha or [])
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: is there already; choose another name, or --overwrite")
+    refuse_existing(out, overwrite)
     if dial is not None:
         if isinstance(network, TrainedNetwork):
             raise ValueError(f"alpha: {net.name} holds a single network; leave --alpha out")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -27,6 +28,7 @@ from labelwise.labels import (
     FITTER,
     MLE,
     GroundTruth,
+    Mix,
     cached,
     describe_model,
     label_report,
@@ -98,8 +100,12 @@ class Lesson:
         start: first weights of every network, in place of restarts.
 
     Raises:
-        ValueError: if there is no label, a weight is not positive, or self-supervision is asked of
-            a model that cannot be differentiated.
+        ValueError: if there is no label, a weight is not positive, the prior leaves the bounds of a
+            parameter, or self-supervision is asked of a model that cannot be differentiated.
+
+    Warns:
+        UserWarning: if mixed labels are learnt under another loss than the squared one, for which
+            a mix of labels is not a mix of losses.
     """
 
     model: SignalModel
@@ -123,7 +129,21 @@ class Lesson:
         ):
             raise ValueError(
                 f"weights: expected a positive number for each of {', '.join(names)}, "
-                f"got {list(self.weights)}"
+                f"got {', '.join(f'{float(w):g}' for w in self.weights)}"
+            )
+        for parameter, (low, high) in zip(
+            self.model.parameters, self.prior.ranges.tolist(), strict=False
+        ):
+            if low < parameter.bounds[0] or high > parameter.bounds[1]:
+                raise ValueError(
+                    f"prior: {parameter.name} from {low:g} to {high:g} leaves its bounds "
+                    f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}, which estimates never do"
+                )
+        if self.recipe.loss != "squared" and any(isinstance(each, Mix) for each in self.labels):
+            warnings.warn(
+                f"loss {self.recipe.loss}: a mix of labels is a mix of losses, as in the paper, "
+                "for squared errors only",
+                stacklevel=3,
             )
         if not self.model.differentiable and any(
             isinstance(label, SelfSupervised) for label in self.labels
@@ -185,7 +205,7 @@ def teach(
     tell = tell or (lambda stage, done, total, words: None)
     lessons = _Classroom(lesson, cache, tell)
     start, chosen = lesson.start, None
-    fingerprint = _fingerprint(lesson.describe())
+    fingerprint = _fingerprint({"lesson": lesson.describe(), "labels": FITTER})
     if lesson.recipe.shared_start and start is None:
         chosen = lessons.train(
             [GroundTruth()],
@@ -197,8 +217,12 @@ def teach(
         )[0]
         start = _weights_of(chosen, "ground truth")
     results: dict[int, Trained] = {}
-    for kind in dict.fromkeys(_objective_kind(label) for label in lesson.labels):
-        alike = [i for i, label in enumerate(lesson.labels) if _objective_kind(label) == kind]
+    if chosen is not None:  # what is taught the truth has been trained by that
+        truths = [i for i, label in enumerate(lesson.labels) if isinstance(label, GroundTruth)]
+        results = dict.fromkeys(truths, chosen)
+    left = [i for i in range(len(lesson.labels)) if i not in results]
+    for kind in dict.fromkeys(_objective_kind(lesson.labels[i]) for i in left):
+        alike = [i for i in left if _objective_kind(lesson.labels[i]) == kind]
         ended = lessons.train(
             [lesson.labels[i] for i in alike],
             start,
@@ -208,9 +232,6 @@ def teach(
             "training",
         )
         results |= dict(zip(alike, ended, strict=True))
-    for index, label in enumerate(lesson.labels):
-        if chosen is not None and isinstance(label, GroundTruth):
-            results[index] = chosen  # it has been trained already
     networks = [lessons.network(i, results[i]) for i in range(len(lesson.labels))]
     for kind in ("first", *(_objective_kind(label) for label in lesson.labels)):
         stale = _suffixed(checkpoint, kind)
@@ -342,7 +363,7 @@ class _Classroom:
             "label_report": self.reports.get(_name(label)),
             "on_bound": lesson.on_bound,
             "normalised": bool(self.scaling.reference),
-            "noise_range": [float(x) for x in np.percentile(ratio, [0.1, 99.9])],
+            "noise_range": [float(x) for x in np.percentile(ratio, [1, 99])],
             "ranges": lesson.prior.ranges.tolist(),
             "taught": self.taught.get(_name(label), lesson.prior.ranges).tolist(),
             "weights": described["weights"],
@@ -365,23 +386,35 @@ class _Classroom:
 
 
 def reference_measurements(model: SignalModel) -> tuple[int, ...]:
-    """The measurements by whose mean a voxel is divided: those with the largest signal.
+    """The measurements by whose mean a voxel is divided.
 
-    They have equal settings: b = 0, or the lowest b; the first echo; the longest inversion time.
-    Empty if no parameter scales the whole signal.
+    Those at the lowest b, by value; without b, those that have the largest signal whatever the
+    tissue (the first echo); where there are none, as in an inversion recovery, whose every
+    measurement vanishes for some T1, all of them. Empty if no parameter scales the whole signal.
 
     Example:
         >>> import labelwise as lw
         >>> reference_measurements(lw.IVIM([0.8, 0, 0.1, 0, 0.4]))
         (1, 3)
+        >>> reference_measurements(lw.T1InversionRecovery([50, 400, 3000]))
+        (0, 1, 2)
     """
     if scale_parameter(model) is None:
         return ()
-    prior = Uniform.typical(model)
-    params = np.asarray(prior.sample(jax.random.key(0), 64), float)
-    mean = signals(model, params).mean(axis=0)
     groups = _groups(model)
-    return max(groups, key=lambda group: float(mean[list(group)].mean()))
+    if "b" in acquisition_names(type(model)):
+        return groups[0]  # they are sorted by b
+    clean = _typical_signals(model, Uniform.typical(model))
+    means = np.stack([clean[:, list(group)].mean(axis=1) for group in groups])
+    first = int(np.argmax(means.mean(axis=1)))
+    if np.all(means[first] >= means.max(axis=0)):
+        return groups[first]
+    return tuple(range(clean.shape[1]))
+
+
+def _typical_signals(model: SignalModel, prior: Prior, count: int = 256) -> np.ndarray:
+    """Noise-free signals of some draws of a prior, (count, M)."""
+    return signals(model, np.asarray(prior.sample(jax.random.key(0), count), float))
 
 
 def noise_levels(
@@ -437,11 +470,14 @@ def dial_lesson(
         prior: what to simulate; each parameter's typical range if None.
         seed: of everything random.
     """
+    prior = prior or Uniform.typical(model)
+    clean = _typical_signals(model, prior)[:, list(reference_measurements(model))].mean(axis=1)
+    weak, strong = np.percentile(clean, [5, 95])
     return Lesson(
         model=model,
         noise=noise,
-        prior=prior or Uniform.typical(model),
-        sigma=levels,
+        prior=prior,
+        sigma=(float(levels[0] * weak), float(levels[1] * strong)),  # sigma / reference to sigma
         labels=(MLE(model, noise, start="search"), GroundTruth()),
         recipe=Recipe.every_level(signals=200_000, epochs=50),  # labels take as long as training
         seed=seed,
@@ -586,10 +622,13 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
 
 
 def _code() -> str:
-    """SHA-256 of the sources that decide what a network becomes."""
+    """SHA-256 of the sources and libraries that decide what a network becomes."""
     package = resources.files("labelwise")
-    total = hashlib.sha256()
-    for name in ("networks.py", "training.py", "teach.py", "simulate.py", "priors.py"):
+    total = hashlib.sha256(f"{version('jax')} {version('jaxlib')} {version('numpy')}".encode())
+    for name in (
+        *("acquisition.py", "bounds.py", "networks.py", "priors.py", "simulate.py"),
+        *("teach.py", "training.py"),
+    ):
         total.update((package / name).read_bytes())
     return total.hexdigest()
 

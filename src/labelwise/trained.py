@@ -74,7 +74,8 @@ class TrainedNetwork:
             outside of what it was trained for; NaN with a reason for bad input. The stats are
 
             - `standard_error` (N, P): how much the noise of this voxel makes the estimate scatter,
-              to first order; it does not hold the network's bias
+              to first order; NaN where the estimate is held on a bound. It does not hold the
+              network's bias, and below an SNR of about 10 can be several times too small
             - `outside` (N,): 1 where the noise level is outside of the trained range, 2 where an
               estimate leaves the range of the labels taught by more than a tenth of its width,
               3 for both
@@ -113,9 +114,10 @@ class TrainedNetwork:
 class Blend:
     """The dial: alpha times one network plus (1 - alpha) times another; an `Estimator`.
 
-    Under squared error the network trained on the mixed label alpha·mle + (1 - alpha)·gt is this
+    Under squared error the best network for the mixed label alpha·mle + (1 - alpha)·gt is this
     blend of outputs (the mean of a mix is the mix of the means), so bias and variance can be traded
-    when the network is used, for each parameter by itself, without training again.
+    when the network is used, for each parameter by itself, without training again. That holds where
+    both were taught the same voxels: exactly so with labels on a bound kept, roughly without.
 
     Args:
         alpha: 1 for the network taught maximum-likelihood estimates (least bias), 0 for the one
@@ -227,7 +229,7 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["labelwise"])
         version = header["version"]
         arrays = load_arrays(data)
-    except (SafetensorError, KeyError, TypeError, ValueError, MemoryError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(damaged) from error
     if version != VERSION:
         raise ValueError(
@@ -426,7 +428,8 @@ def _estimate(
             found, error, ratio = (
                 np.asarray(part).T[:count] for part in run(weights, alphas, data.T, noises)
             )
-            values[here], errors[here] = np.clip(found, *bounds), error
+            values[here] = np.clip(found, *bounds)
+            errors[here] = np.where(values[here] == found, error, np.nan)
             low, high = card["noise_range"]
             flags = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
             beyond = (found < ranges[0]) | (found > ranges[1])

@@ -108,7 +108,10 @@ class Recipe:
     def paper(**changes) -> Recipe:
         """Section 3.4 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
-        The paper does not say when training stops; here after 20 epochs without progress.
+        The paper does not say when training stops; here after 20 epochs without progress. It took
+        the first weights of all its networks from one trained at SNR 30; here each lesson chooses
+        them at its own noise level, unless `Lesson.start` gives them. Voxels without a usable label
+        stay in the batches with no weight.
         """
         return replace(
             Recipe(
