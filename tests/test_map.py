@@ -281,6 +281,17 @@ def test_estimates_outside_the_training_are_noted_by_parameter(ask):
     assert report.parameters[1].at_limits == (1.0, 0.0)
 
 
+def test_measurements_that_the_estimate_does_not_explain_are_marked_and_noted(ask, data):
+    odd = data.copy()
+    odd[3:5, 3:5, :, 4] *= 3  # no exponential decay goes up on its way
+    request = ask(odd)
+    with pytest.warns(UserWarning, match="does not explain"):
+        map_image(request, source())
+    outside, residual = (load(request.folder, name) for name in ("outside", "residual"))
+    np.testing.assert_array_equal((outside & 4) > 0, residual > 3)
+    assert np.all(outside[3:5, 3:5] & 4)
+
+
 def test_nothing_is_noted_when_all_is_well(mapped):
     assert mapped[1].notes == ()
 
@@ -364,7 +375,7 @@ def net(tmp_path):
     return path
 
 
-BAD_FIT = pytest.mark.filterwarnings("ignore:residuals are")
+BAD_FIT = pytest.mark.filterwarnings("ignore:residuals are", "ignore:.*does not explain")
 
 
 @BAD_FIT

@@ -18,7 +18,7 @@ from labelwise.noise_level import NoiseLevel
 from labelwise.outputs import Output
 from labelwise.request import Request
 from labelwise.summary import has_values
-from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE
+from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status
 
 PICTURE = "maps.png"
@@ -73,7 +73,7 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
         0: "inside what the network was trained for",
         OUTSIDE_NOISE: "the noise level is outside",
         OUTSIDE_RANGE: "an estimate is outside",
-        OUTSIDE_NOISE | OUTSIDE_RANGE: "both are outside",
+        OUTSIDE_SIGNAL: "the estimate does not explain the measurements (residual above 3)",
     }
     return [
         *_values_and_errors(

@@ -45,6 +45,7 @@ from labelwise.summary import (
     outside_training,
     summarise,
 )
+from labelwise.trained import OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Estimator, Parameter, Status
 
 NETWORK = "net.safetensors"
@@ -54,6 +55,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with what is being done, how much of it is done, how much there is, and how it goes."""
 
 _SAMPLE = 50_000  # voxels to see the range of noise levels in
+_MISSED = 3.0  # a residual above this is no noise: about 1 is expected
 
 
 class Network(Estimator, Protocol):
@@ -242,8 +244,14 @@ def _mapping(request: MapRequest, network: Estimator) -> Step:
         sigma = np.broadcast_to(sigma[:, 0], len(signal))
         part = network(signal, sigma)
         nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
-        kept = {name: part.stats[name] for name in ("standard_error", "outside")}
-        return Estimate(part.values, part.status, {**kept, "nll": nll, "residual": residual})
+        missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
+        stats = {
+            "standard_error": part.stats["standard_error"],
+            "outside": part.stats["outside"] | missed,
+            "nll": nll,
+            "residual": residual,
+        }
+        return Estimate(part.values, part.status, stats)
 
     return step
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import chi2
 
 from labelwise.noise_level import NoiseLevel
-from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE
+from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
@@ -308,6 +308,13 @@ def outside_training(
             f"{noise} voxels ({_percent(noise / outside.size)}) have a noise level that the "
             f"network was not trained for: it knows SNR {low:.3g} to {high:.3g}, the image has "
             f"{least:.3g} to {most:.3g}"
+        )
+    missed = int(np.count_nonzero(outside & OUTSIDE_SIGNAL))
+    if missed > _FEW * outside.size:
+        notes.append(
+            f"{missed} voxels ({_percent(missed / outside.size)}) have measurements that the "
+            "network's estimate does not explain (residual above 3): sigma is too small, the model "
+            "does not hold there, or they are unlike what was simulated; compare with labelwise fit"
         )
     if estimates > _FEW * outside.size:
         shares = [

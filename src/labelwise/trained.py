@@ -39,7 +39,9 @@ _NOISES: dict[str, type[NoiseModel]] = {"Rician": Rician, "Gaussian": Gaussian}
 _SLACK = 0.1  # an estimate may leave the simulated range by so much of its width
 _NOISE_SLACK = 1.05  # and a noise level by this factor
 _CLEAR = 30  # a signal of so many sigma is Gaussian, to 1e-3 of its variance
-OUTSIDE_NOISE, OUTSIDE_RANGE = 1, 2
+OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
+"""What a voxel can be outside of: the noise levels, the labels, and (which only a map knows, that
+has the signal model) the signals that the network's estimates explain."""
 
 
 @dataclass(frozen=True, eq=False)
