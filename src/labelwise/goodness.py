@@ -25,9 +25,7 @@ def goodness(
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """The negative log-likelihood and the residual of N voxels, as the fitter reports them.
 
-    Computed in float64: the variance of a Rician measurement is a small difference of large
-    numbers where the signal is strong. In blocks of one width, so that a voxel's result does not
-    depend on its neighbours.
+    In blocks of one width, so that a voxel's result does not depend on its neighbours.
 
     Args:
         model: the signal model with its acquisition.
@@ -80,7 +78,7 @@ def goodness(
 
 
 def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray, "2 W"]:
-    with jax.enable_x64(True):
+    with jax.enable_x64(False):
         if model.differentiable:
             judged = _judge_traced(model, noise, signal, sigma, values, freedom)
         else:
@@ -92,15 +90,15 @@ def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray
 
 @eqx.filter_jit
 def _judge_traced(model, noise, signal, sigma, values, freedom):
-    params = values.T.astype(jnp.float64)
+    params = values.T.astype(jnp.float32)
     clean = jax.vmap(model.signal)(*params)
     return _judge(noise, clean, signal, sigma, freedom)
 
 
 @eqx.filter_jit
 def _judge(noise, clean, signal, sigma, freedom):
-    clean, data = clean.T, signal.T.astype(jnp.float64)  # voxels last: vectors are long
-    sigma = sigma.astype(jnp.float64)
+    clean, data = (rows.T.astype(jnp.float32) for rows in (clean, signal))  # voxels last
+    sigma = sigma.astype(jnp.float32)
     nll = jnp.sum(noise.nll(clean, data, sigma), axis=0)
     deviation = (data - noise.mean(clean, sigma)) ** 2 / noise.variance(clean, sigma)
     return nll, jnp.sqrt(jnp.sum(deviation, axis=0) / freedom)

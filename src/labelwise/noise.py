@@ -161,8 +161,16 @@ class Rician(NoiseModel):
         return sigma * np.sqrt(np.pi / 2) * ((1 + 2 * half) * i0e(half) + 2 * half * i1e(half))
 
     def variance(self, signal, sigma):
-        """signal² + 2 sigma² - mean²: from 0.43 sigma² without signal to sigma² at high SNR."""
-        return signal * signal + 2 * sigma * sigma - self.mean(signal, sigma) ** 2
+        """signal² + 2 sigma² - mean²: from 0.43 sigma² without signal to sigma² at high SNR.
+
+        Where signal > 25 sigma, that is a small difference of large numbers: there it is sigma²
+        (1 - 1 / 2 s²), s = signal / sigma, right to 2e-6.
+        """
+        limit = 25 * sigma
+        low, high = jnp.minimum(signal, limit), jnp.maximum(signal, limit)
+        exact = low * low + 2 * sigma * sigma - self.mean(low, sigma) ** 2
+        series = sigma * sigma * (1 - 0.5 * (sigma / high) ** 2)
+        return jnp.where(signal > limit, series, exact)
 
 
 @jax.custom_jvp

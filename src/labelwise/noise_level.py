@@ -79,7 +79,9 @@ def from_repeats(
         if clear.sum() < _FEWEST or sigma == 0:
             break
         shrink = 1 - 0.5 * (sigma / mean[clear]) ** 2
-        sigma = np.sqrt(np.median(variance[clear] / shrink) / median)
+        before, sigma = sigma, np.sqrt(np.median(variance[clear] / shrink) / median)
+        if sigma == before:
+            break
     if clear.sum() < _FEWEST or sigma == 0:
         raise ValueError(
             f"sigma from repeats: expected at least {_FEWEST} voxels with varying signal above "

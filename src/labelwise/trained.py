@@ -38,7 +38,6 @@ WIDTH = 8192
 _NOISES: dict[str, type[NoiseModel]] = {"Rician": Rician, "Gaussian": Gaussian}
 _SLACK = 0.1  # an estimate may leave the simulated range by so much of its width
 _NOISE_SLACK = 1.05  # and a noise level by this factor
-_CLEAR = 30  # a signal of so many sigma is Gaussian, to 1e-3 of its variance
 OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
 """What a voxel can be outside of: the noise levels, the labels, and (which only a map knows, that
 has the signal model) the signals that the network's estimates explain."""
@@ -507,8 +506,7 @@ def _predict(keys, noise, weights, alphas, data, sigma):
     clean = data
     if noise.magnitude:
         clean = jnp.sqrt(jnp.maximum(data * data - 2 * sigma * sigma, 0))  # E[data²] is S² + 2σ²
-    # further from the floor it hardly changes, and float32 loses it in the signal squared
-    variance = noise.variance(jnp.minimum(clean, _CLEAR * sigma), sigma)
+    variance = noise.variance(clean, sigma)
     errors = []
     for parameter in range(len(values)):  # a pass for each takes a third of the time of a vmap
         (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
