@@ -7,12 +7,12 @@ by one, `run.json` last: where there is a `run.json`, the run is whole.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,6 @@ RUN = "run.json"
 FILES = "labelwise_files"  # so named that nobody else's run.json makes us remove a file
 PARTIAL = ".labelwise-partial-"
 _LOCK = ".lock"
-_LEVEL = 1  # of gzip: maps of noisy floats shrink by 15 % at 1 and at 6, which takes twice as long
 _GEOMETRY = (
     *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -144,11 +143,7 @@ class Output:
             )
         image = _image(name, values, self._like)
         try:
-            with (
-                open(self.path(f"{name}.nii.gz"), "wb") as file,
-                gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as compressed,
-            ):
-                image.to_stream(compressed)
+            self.path(f"{name}.nii.gz").write_bytes(_compressed(image.to_bytes()))
             self.path(f"{name}.json").write_text(as_json(sidecar), encoding="utf-8")
         except OSError as error:
             raise OSError(self._failure(f"{name}.nii.gz", error)) from error
@@ -229,6 +224,16 @@ class Output:
             f"{self.folder}: could not write {what} ({error.strerror or error}); nothing is left "
             "there: make room or choose another output folder"
         )
+
+
+def _compressed(data: bytes) -> bytes:
+    """A gzip file of some bytes, without a date: the same bytes every time.
+
+    Noise hardly repeats itself: looking for runs only takes a quarter of the time of looking for
+    any repetition, and makes a map a tenth larger.
+    """
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31, 8, zlib.Z_RLE)
+    return packer.compress(data) + packer.flush()
 
 
 def as_json(record: Mapping[str, Any]) -> str:
