@@ -10,10 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
-from labelwise.labels import describe_model
 from labelwise.models import ADC
-from labelwise.networks import Architecture, Scaling
-from labelwise.trained import Blend, TrainedNetwork
+from labelwise.trained import Blend
 
 SHAPE = (6, 5, 2)
 B = [0, 0, 0, 0, 100, 400, 800]
@@ -278,28 +276,10 @@ MAP = ("map", "dwi.nii.gz", "--out", "maps", "--bvals", "dwi.bval", "--sigma", "
 
 
 @pytest.fixture
-def net(scan):
+def net(scan, random_network):
     """A dial of two networks with random weights for that acquisition."""
-    model = ADC(b=np.array(B) / 1000)
-    architecture = Architecture(5, 2, 8)
-    scaling = Scaling(
-        groups=((0, 1, 2, 3), (4,), (5,), (6,)),
-        reference=(0, 1, 2, 3),
-        scale=0,
-        conditioned=True,
-        centre=(0.5,) * 4 + (-4.0,),
-        spread=(0.3,) * 4 + (1.0,),
-        unit=(1.0, 1.5),
-    )
-    card = {
-        "model": describe_model(model),
-        "noise": "Rician",
-        "label": {"kind": "random"},
-        "noise_range": [0.001, 0.5],
-        "ranges": [[0.8, 1.2], [0.0, 100.0]],
-    }
-    weights = [architecture.initial(np.random.default_rng(seed)) for seed in (0, 1)]
-    pair = [TrainedNetwork(architecture, scaling, w, model.parameters, card) for w in weights]
+    model, groups = ADC(b=np.array(B) / 1000), ((0, 1, 2, 3), (4,), (5,), (6,))
+    pair = [random_network(model, groups, seed) for seed in (0, 1)]
     Blend(1.0, *pair).save(scan / "dial.safetensors")
     pair[0].save(scan / "single.safetensors")
     return scan

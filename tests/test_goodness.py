@@ -86,14 +86,18 @@ def test_a_bad_voxel_is_nan_and_changes_no_other(what):
         np.testing.assert_array_equal(np.delete(now, 7), np.delete(was, 7))
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_a_voxel_s_neighbours_and_place_change_no_byte():
     model, truth = lw.ADC(B), (500.0, 1.0)
-    data = noisy(model, truth, lw.Rician(), count=50)
-    arguments = model, lw.Rician(), data, SIGMA, np.tile(truth, (50, 1))
-    whole = goodness(*arguments)
-    monkeypatch.setattr("labelwise.goodness._WIDTH", 16)
-    # float32, and programs of another width round differently: there is one width in use
-    np.testing.assert_allclose(goodness(*arguments), whole, rtol=1e-4)
+    data = noisy(model, truth, lw.Rician(), count=5000)  # more than one block
+    values = np.tile(truth, (5000, 1))
+
+    def judged(order):
+        return np.array(goodness(model, lw.Rician(), data[order], SIGMA, values[order]))
+
+    everywhere = judged(np.arange(5000))
+    shuffled = np.random.default_rng(0).permutation(5000)
+    for order in (shuffled, np.arange(4000, 5000), np.array([4999]), np.arange(4095, 4110)):
+        np.testing.assert_array_equal(judged(order), everywhere[:, order])
 
 
 def test_a_black_box_is_judged_as_well_and_never_called_with_nan():

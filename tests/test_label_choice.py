@@ -11,12 +11,13 @@ import pytest
 import labelwise as lw
 from labelwise.evaluate import evaluate, summary
 from labelwise.labels import MLE, GroundTruth, Mix
+from labelwise.lesson import Lesson
 from labelwise.posterior import PosteriorMean
 from labelwise.priors import Grid, Uniform
+from labelwise.recipe import Recipe
 from labelwise.simulate import simulate
-from labelwise.teach import Lesson, teach
+from labelwise.teach import teach
 from labelwise.trained import Blend
-from labelwise.training import Recipe
 
 MODEL = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)
 RICIAN, PRIOR = lw.Rician(), Uniform.paper()

@@ -14,14 +14,12 @@ from labelwise.chosen import find_network, model_of
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.goodness import goodness
 from labelwise.images import file_hash
-from labelwise.labels import describe_model
 from labelwise.models import ADC, IVIM
-from labelwise.networks import Architecture, Scaling
 from labelwise.noise import Gaussian, Rician
 from labelwise.pipeline import fit_image, map_image
 from labelwise.request import FitRequest, MapRequest
 from labelwise.summary import NetworkUse
-from labelwise.trained import Blend, TrainedNetwork
+from labelwise.trained import Blend
 from labelwise.types import Estimate, Status
 
 SHAPE = (9, 8, 2)
@@ -343,32 +341,18 @@ def test_a_failed_training_leaves_nothing(ask):
     assert not ask().folder.exists()
 
 
-def made(seed=0, model=None, **card):
-    """A network with random weights, for the ADC acquisition above."""
-    model = model or ADC(b=B)
-    architecture = Architecture(5, 2, 8)
-    scaling = Scaling(
-        groups=((0, 1, 2, 3), (4,), (5, 6), (7,)),
-        reference=(0, 1, 2, 3),
-        scale=0,
-        conditioned=True,
-        centre=(0.5,) * 4 + (-4.0,),
-        spread=(0.3,) * 4 + (1.0,),
-        unit=(1.0, 1.5),
-    )
-    said = {
-        "model": describe_model(model),
-        "noise": "Rician",
-        "label": {"kind": "random"},
-        "noise_range": [0.001, 0.5],
-        "ranges": [[0.8, 1.2], [0.0, 100.0]],
-    }
-    weights = architecture.initial(np.random.default_rng(seed))
-    return TrainedNetwork(architecture, scaling, weights, model.parameters, said | card)
+@pytest.fixture
+def made(random_network):
+    """Makes networks with random weights for the ADC acquisition above."""
+
+    def make(seed=0, model=None, **card):
+        return random_network(model or ADC(b=B), ((0, 1, 2, 3), (4,), (5, 6), (7,)), seed, **card)
+
+    return make
 
 
 @pytest.fixture
-def net(tmp_path):
+def net(tmp_path, made):
     """The file of a dial."""
     path = tmp_path / "dial.safetensors"
     Blend(1.0, made(0), made(1)).save(path)
@@ -379,7 +363,7 @@ BAD_FIT = pytest.mark.filterwarnings("ignore:residuals are", "ignore:.*does not 
 
 
 @BAD_FIT
-def test_a_network_from_a_file(ask, net, data):
+def test_a_network_from_a_file(ask, net, data, made):
     request = ask(net=net, alpha={"ADC": 0.25})
     report = map_image(request, find_network(request, None))
     assert not (request.folder / "net.safetensors").exists()
@@ -395,7 +379,7 @@ def test_a_network_from_a_file(ask, net, data):
     np.testing.assert_array_equal(load(request.folder, "ADC")[inside()], expected.values[:, 1])
 
 
-def test_a_single_network_has_no_dial(ask, tmp_path):
+def test_a_single_network_has_no_dial(ask, tmp_path, made):
     path = tmp_path / "single.safetensors"
     made().save(path)
     refuse(ask(net=path, alpha=0.5), r"alpha: single\.safetensors holds a single network")
@@ -437,8 +421,11 @@ def test_a_network_is_trained_once_and_found_again(ask, tmp_path):
     """The whole job, network included: the truth comes back, and the second run is quick."""
     request = ask(sigma="repeats")
     stages = []
-    told = lambda what, done, total, words: stages.append(what)  # noqa: E731
-    report = map_image(request, find_network(request, tmp_path / "cache"), told)
+
+    def tell(what, done, total, words):
+        stages.append(what)
+
+    report = map_image(request, find_network(request, tmp_path / "cache"), tell)
     assert report.network.origin == "trained"
     assert {"simulating", "labelling", "training", "mapping"} <= set(stages)
     for summary, truth in zip(report.parameters, TRUTH, strict=True):

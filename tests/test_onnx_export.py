@@ -9,13 +9,14 @@ import pytest
 
 from labelwise import IVIM, Rician
 from labelwise.labels import GroundTruth
+from labelwise.lesson import Lesson
 from labelwise.networks import ACTIVATIONS, Architecture
 from labelwise.onnx_export import OPSET, export_onnx
 from labelwise.priors import Uniform
+from labelwise.recipe import Recipe
 from labelwise.simulate import simulate
-from labelwise.teach import Lesson, teach
+from labelwise.teach import teach
 from labelwise.trained import Blend, TrainedNetwork
-from labelwise.training import Recipe
 from labelwise.types import Estimate
 
 onnx = pytest.importorskip("onnx")

@@ -3,6 +3,7 @@
 from labelwise.compiler import ask_for_fused_kernels
 from labelwise.fitting import MaximumLikelihood
 from labelwise.labels import MLE, FromEstimator, GroundTruth, Mix
+from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import (
     ADC,
     IVIM,
@@ -17,9 +18,8 @@ from labelwise.models import (
 )
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.priors import Empirical, Grid, Uniform
-from labelwise.teach import Lesson, SelfSupervised
+from labelwise.recipe import Recipe
 from labelwise.trained import Blend, TrainedNetwork, load
-from labelwise.training import Recipe
 from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
 
 ask_for_fused_kernels()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.discovery import available_models
-from labelwise.labels import describe_model
+from labelwise.describing import describe_model
+from labelwise.dial import dial, noise_levels
+from labelwise.discovery import name_of
 from labelwise.pipeline import Network, Progress, Source
 from labelwise.priors import Uniform
 from labelwise.request import MapRequest
 from labelwise.summary import NetworkUse
-from labelwise.teach import dial, noise_levels
 from labelwise.trained import Blend, TrainedNetwork, load
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
@@ -48,14 +49,7 @@ def model_of(path: Path | None) -> str:
         raise ValueError(
             "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
         )
-    kind = load(path).card["model"]["class"]
-    names = [name for name, known in available_models().items() if known.__qualname__ == kind]
-    if not names:
-        raise ValueError(
-            f"{path}: was trained for the model {kind}, which has no name here; give --model "
-            f"FILE.py:{kind}"
-        )
-    return names[0]
+    return name_of(load(path).card["model"]["class"], path)
 
 
 def _from_file(request: MapRequest, path: Path) -> Source:
@@ -144,6 +138,12 @@ def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
                 f"not for {ours['class']} {ours['constants'] or ''}; choose that --model, or "
                 "another network"
             )
+    own = not type(request.model).__module__.startswith("labelwise.")
+    if own and ours["source"] != theirs["source"]:
+        warnings.warn(
+            f"{path}: the file of {ours['class']} has changed since the network was trained for it",
+            stacklevel=4,
+        )
     noise = type(request.noise).__name__
     if card["noise"] != noise:
         raise ValueError(

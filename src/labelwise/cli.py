@@ -204,7 +204,10 @@ def map_(
     ] = None,
     noise: given.Noise = given.NoiseName.RICIAN,
     b_tolerance: given.Tolerance = 1.0,
-    threads: given.Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores to read, judge and write with; networks use all."),
+    ] = None,
     overwrite: given.Overwrite = False,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,

@@ -35,6 +35,8 @@ _FAMILIES = {
     "other": ("#7a6a00", "#999933", "#4d4d4d", "#a67c52"),
 }
 _WORDS = (  # the first that a name matches decides
+    ("likelihood", r"alpha 1$"),
+    ("truth", r"alpha 0$"),
     ("between", r"mix|blend|hybrid|\bdial\b|alpha|α"),
     ("posterior", r"posterior|bayes"),
     ("truth", r"\bgt|_gt|ground"),
@@ -50,8 +52,8 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
 
     Averaged over the grid's other dimensions (`labelwise.evaluate.marginal`). Shaded: two standard
     errors on either side. A parameter whose grid has a single value is left out. Colours follow the
-    names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels) red;
-    taught the truth (GT) blue; mixes and blends purple.
+    names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels, a dial at
+    alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
 
     Args:
         dataset: what `evaluate` returned.

@@ -12,11 +12,14 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
+from typing import Any, TypeGuard
+
+import numpy as np
 
 import labelwise.models
 from labelwise.models import SignalModel
@@ -69,6 +72,46 @@ def find_model(name: str) -> type[SignalModel]:
     raise ValueError(
         f"model {name!r}: {suggestion}Known are {', '.join(known)}; your own is FILE.py:Class"
     )
+
+
+def name_of(class_name: str, path: Path) -> str:
+    """The name by which a class of signal models is asked for.
+
+    Args:
+        class_name: of the class, as the card of a network says it.
+        path: the network's file, for the message.
+
+    Raises:
+        ValueError: if there is none: it is a user's own.
+    """
+    for name, kind in available_models().items():
+        if kind.__qualname__ == class_name:
+            return name
+    raise ValueError(
+        f"{path}: was trained for the model {class_name}, which has no name here; give --model "
+        f"FILE.py:{class_name}"
+    )
+
+
+def rebuild(said: Mapping[str, Any], kind: type[SignalModel] | None, path: Path) -> SignalModel:
+    """The signal model that a network was trained for.
+
+    Args:
+        said: its description in the network's card.
+        kind: its class, if it is a user's own.
+        path: the network's file, for the message.
+
+    Raises:
+        ValueError: if it is another class, or one without a name and not given.
+    """
+    if kind is None:
+        kind = available_models()[name_of(said["class"], path)]
+    elif kind.__qualname__ != said["class"]:
+        raise ValueError(
+            f"{path}: was trained for the model {said['class']}, not for {kind.__qualname__}"
+        )
+    settings = {name: np.array(values) for name, values in said["acquisition"].items()}
+    return kind(**settings, **said["constants"])
 
 
 def _built_in_models() -> dict[str, type[SignalModel]]:

@@ -1,36 +1,20 @@
 """What a network is taught: the truth, what a fit makes of the signal, or a mix of the two.
 
-A label is an `Estimate` like any other, with a status that says which labels are none. Making them
-by fitting is the slow part of training, so they are kept in files named after all that they were
-made from.
+A label is an `Estimate` like any other, with a status that says which labels are none.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import inspect
-import json
-import marshal
-import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from types import FunctionType
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import equinox as eqx
-import jax
 import numpy as np
-import safetensors.numpy
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
+from labelwise.describing import canonical, describe_model, describe_module, plain
 from labelwise.fitting import MaximumLikelihood
-from labelwise.models.base import SignalModel, acquisition_names
+from labelwise.models.base import SignalModel
 from labelwise.noise import NoiseModel
 from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
 
@@ -133,9 +117,9 @@ class MLE:
         return {
             "kind": "maximum likelihood",
             "model": describe_model(fitter.model),
-            "noise": _describe_module(fitter.noise, NoiseModel),
+            "noise": describe_module(fitter.noise, NoiseModel),
             "start": self.start,
-            "bounds": {p.name: _plain(p.bounds) for p in fitter.parameters},
+            "bounds": {p.name: plain(p.bounds) for p in fitter.parameters},
             "max_iterations": self.max_iterations,
         }
 
@@ -235,7 +219,7 @@ class FromEstimator:
     description: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        _canonical(self.description, "description")
+        canonical(self.description, "description")
 
     def __call__(self, voxels: Voxels) -> Estimate:
         """See `LabelSource`."""
@@ -305,129 +289,6 @@ def label_report(estimate: Estimate, parameters: Sequence[Parameter]) -> dict[st
     }
 
 
-def describe_model(model: SignalModel) -> dict[str, Any]:
-    """A signal model as JSON data: its class, acquisition, constants and parameters.
-
-    `source` is the SHA-256 of the files that define the class (or of its bytecode where there is no
-    file, as in a notebook): not of what these import.
-
-    Example:
-        >>> import labelwise as lw
-        >>> record = describe_model(lw.ADC([0, 0.5, 1]))
-        >>> record["class"], record["acquisition"], record["parameters"][1]["unit"]
-        ('ADC', {'b': [0.0, 0.5, 1.0]}, 'µm²/ms')
-    """
-    record = _describe_module(model, SignalModel)
-    settings = record.pop("fields")
-    names = acquisition_names(type(model))
-    return {
-        "class": record.pop("class"),
-        "acquisition": {name: settings[name] for name in names},
-        "constants": {name: value for name, value in settings.items() if name not in names},
-        "parameters": [
-            {"name": p.name, "unit": p.unit, "bounds": _plain(p.bounds)} for p in model.parameters
-        ],
-        **record,
-    }
-
-
-def cached(
-    source: LabelSource, voxels: Voxels, folder: str | Path | None, key: Mapping[str, Any]
-) -> Estimate:
-    """`source(voxels)`, read from a file if the same labels were made before.
-
-    The file is named by the SHA-256 of all that the labels depend on: what the source says of
-    itself, the voxels, `FITTER` and `key`. It appears whole or not at all; one that is damaged is
-    made again, and where the folder cannot be written nothing is kept. Deleting it is always safe.
-
-    Args:
-        source: makes the labels.
-        voxels: what it labels.
-        folder: where the files are; made if missing. None keeps nothing.
-        key: what else tells these labels from others, as JSON data.
-
-    Raises:
-        TypeError: if `key` or what the source says of itself is not JSON data.
-
-    Example:
-        >>> voxels = Voxels(np.ones((1, 2)), np.ones(1), params=np.array([[1.0, 0.7]]))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     first = cached(GroundTruth(), voxels, folder, {"seed": 0})
-        ...     again = cached(GroundTruth(), voxels, folder, {"seed": 0})
-        >>> np.array_equal(first.values, again.values)
-        True
-    """
-    if folder is None:
-        return source(voxels)
-    content = {
-        "source": source.describe(),
-        "key": key,
-        "fitter": FITTER,
-        "voxels": _digest(vars(voxels)),
-    }
-    name = hashlib.sha256(_canonical(content, "cached labels").encode()).hexdigest()
-    path = Path(folder) / f"labels-{name}.safetensors"
-    found = _read(path, name, len(voxels))
-    if found is not None:
-        return found
-    estimate = source(voxels)
-    with contextlib.suppress(OSError, safetensors.SafetensorError):  # a cache is a convenience
-        _write(path, name, estimate)
-    return estimate
-
-
-def _read(path: Path, name: str, voxels: int) -> Estimate | None:
-    """The labels in a file, or None if there is none or anything is wrong with it."""
-    try:
-        data = path.read_bytes()  # not mapped: a file truncated by others would end the process
-        size = int.from_bytes(data[:8], "little")
-        said = json.loads(data[8 : 8 + size])["__metadata__"]
-        arrays = safetensors.numpy.load(data)
-        stats = {k.removeprefix("stats."): v for k, v in arrays.items() if k.startswith("stats.")}
-        estimate = Estimate(arrays["values"], arrays["status"], stats)
-        whole = said == _said(name, arrays)
-        fits = estimate.values.ndim == 2 and all(len(rows) == voxels for rows in arrays.values())
-    except Exception:  # whatever damage does to a parser, the remedy is the same
-        return None
-    return estimate if whole and fits else None
-
-
-def _write(path: Path, name: str, estimate: Estimate) -> None:
-    arrays = {"values": estimate.values, "status": estimate.status}
-    arrays |= {f"stats.{key}": rows for key, rows in estimate.stats.items()}
-    arrays = {key: np.ascontiguousarray(rows) for key, rows in arrays.items()}
-    data = safetensors.numpy.save(arrays, _said(name, arrays))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.stem}-*"):  # by a run that was killed
-        left.unlink(missing_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _said(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What the file's header says; one entry, because several are written in random order."""
-    return {"labels": f"{name} with content {_digest(arrays)}"}
-
-
-def _digest(arrays: Mapping[str, Shaped[np.ndarray, "..."] | None]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    total = hashlib.sha256()
-    for name, rows in sorted(arrays.items()):
-        if rows is None:
-            total.update(f"{name} none\n".encode())
-            continue
-        rows = np.ascontiguousarray(rows)
-        total.update(f"{name} {rows.dtype.str} {rows.shape}\n".encode())
-        total.update(rows.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
-
-
 def _truth(voxels: Voxels, who: str, remedy: str) -> Float[np.ndarray, "N P"]:
     if voxels.params is None:
         raise ValueError(f"voxels.params: {who} needs the true parameters, got None; {remedy}")
@@ -446,84 +307,3 @@ def _has_values(status: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
 
 def _share(chosen: Bool[np.ndarray, " N"]) -> float:
     return float(np.mean(chosen)) if len(chosen) else 0.0
-
-
-def _describe_module(module: eqx.Module, base: type) -> dict[str, Any]:
-    """The class, fields and source of a frozen module; `base` and what it builds on is known."""
-    own = [kind for kind in type(module).__mro__ if issubclass(kind, base) and kind is not base]
-    fields = dataclasses.fields(module)  # type: ignore[arg-type]  # every eqx.Module is one
-    return {
-        "class": type(module).__qualname__,
-        "fields": {field.name: _plain(getattr(module, field.name)) for field in fields},
-        "source": _source_of(own),
-    }
-
-
-def _source_of(kinds: Sequence[type]) -> str | None:
-    """SHA-256 of the code that defines some classes; None if it cannot be seen."""
-    total = hashlib.sha256()
-    for kind in kinds:
-        try:
-            total.update(Path(inspect.getfile(kind)).read_bytes())
-        except (OSError, TypeError):  # typed at a prompt or in a notebook
-            functions = [f for f in vars(kind).values() if isinstance(f, FunctionType)]
-            if not functions:
-                return None
-            for function in functions:
-                # version 2: the later ones depend on reference counts
-                total.update(marshal.dumps(inspect.unwrap(function).__code__, 2))
-    return total.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """The same as JSON data; infinities are text, and what has no such form is its `repr`."""
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)
-
-
-def _canonical(data: Any, what: str) -> str:
-    """The one JSON text of some data."""
-    try:
-        return json.dumps(data, sort_keys=True, allow_nan=False, default=_mapping)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{what}: expected JSON data (finite numbers, text, lists, dicts), but {error}"
-        ) from error
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{value!r} is not")
-
-
-def _code_of_labels() -> str:
-    """SHA-256 over the sources that decide what a label is, so that old files are not trusted."""
-    total = hashlib.sha256()
-    package = resources.files("labelwise")
-    for part in ("fitting", "models", "labels.py", "noise.py", "types.py"):
-        for file in _python_files(package / part):
-            total.update(f"{part} {file.name}\n".encode())
-            total.update(file.read_bytes())
-    return total.hexdigest()
-
-
-def _python_files(place: Traversable) -> Iterator[Traversable]:
-    if place.is_file():
-        yield place
-    else:
-        files = sorted(place.iterdir(), key=lambda file: file.name)
-        yield from (file for file in files if file.name.endswith(".py"))
-
-
-FITTER = _code_of_labels()
-"""What the labels of this version are made by; another version makes its own."""

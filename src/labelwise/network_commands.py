@@ -134,10 +134,10 @@ def train(
         raise ValueError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
-    from labelwise.lessons import labels_of, train_file
+    from labelwise.jobs import labels_of, train_file
+    from labelwise.lesson import Lesson
     from labelwise.priors import Uniform
-    from labelwise.teach import Lesson
-    from labelwise.training import Recipe
+    from labelwise.recipe import Recipe
 
     given.keep_compiled_programs()
     made = given.Acquisition.read(bvals, te, ti, acquisition).model(model)
@@ -223,7 +223,7 @@ def evaluate(
         raise ValueError(f"--snr {snr:g}: expected a positive number")
 
     from labelwise.discovery import find_model
-    from labelwise.lessons import evaluate_files
+    from labelwise.jobs import evaluate_files
 
     given.keep_compiled_programs()
     with nullcontext(_silent) if quiet else progress_bar() as bar:
@@ -257,7 +257,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
-    from labelwise.lessons import refuse_existing
+    from labelwise.jobs import refuse_existing
     from labelwise.onnx_export import export_onnx
     from labelwise.trained import TrainedNetwork, load
 

@@ -19,6 +19,15 @@ Weights = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
 """One (matrix, bias) for each layer, of shapes (..., to, from) and (..., to, 1)."""
 
 
+def named(weights: Weights) -> dict[str, Float[np.ndarray, "to from"]]:
+    """The arrays of some weights by name, as files hold them."""
+    return {
+        f"{layer}.{name}": np.asarray(values, np.float32)
+        for layer, pair in enumerate(weights)
+        for name, values in zip(("matrix", "bias"), pair, strict=True)
+    }
+
+
 @jax.custom_vjp
 def elu(x: Array) -> Array:
     """x above 0, exp(x) - 1 below. Clevert et al. 2015, arXiv:1511.07289.

@@ -173,6 +173,10 @@ class Rician(NoiseModel):
         return jnp.where(signal > limit, series, exact)
 
 
+NOISES: dict[str, type[NoiseModel]] = {"Rician": Rician, "Gaussian": Gaussian}
+"""The noise models by name, as files and cards say them."""
+
+
 @jax.custom_jvp
 def log_i0e(z: Numbers) -> Array:
     """log(exp(-z) I0(z)); z is negative only where a model's signal is."""

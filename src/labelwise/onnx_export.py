@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.files import write_whole
 from labelwise.networks import Scaling
-from labelwise.trained import Blend, TrainedNetwork, write_whole
+from labelwise.trained import Blend, TrainedNetwork
 
 OPSET = 17
 """Of 2022, as is the file format that goes with it: what runs ONNX today reads it."""

@@ -74,7 +74,13 @@ Tolerance = Annotated[
     float,
     typer.Option(min=0, help="s/mm²: b-values this close are equal, b up to this is b = 0."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Cores to use; all of them if left out.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cores to use; all of them if left out.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace maps that are in OUT already.")
 ]
@@ -155,9 +161,9 @@ class Acquisition:
 
 def noise_model(name: NoiseName) -> NoiseModel:
     """The noise model of that name."""
-    from labelwise.noise import Gaussian, Rician
+    from labelwise.noise import NOISES
 
-    return {NoiseName.RICIAN: Rician, NoiseName.GAUSSIAN: Gaussian}[name]()
+    return NOISES[name.capitalize()]()
 
 
 def sigma_source(text: str | None) -> Any:

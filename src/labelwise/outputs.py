@@ -229,8 +229,8 @@ class Output:
 def _compressed(data: bytes) -> bytes:
     """A gzip file of some bytes, without a date: the same bytes every time.
 
-    Noise hardly repeats itself: looking for runs only takes a quarter of the time of looking for
-    any repetition, and makes a map a tenth larger.
+    Noise hardly repeats itself: looking for runs only is much quicker than looking for any
+    repetition, and makes a map hardly larger.
     """
     packer = zlib.compressobj(1, zlib.DEFLATED, 31, 8, zlib.Z_RLE)
     return packer.compress(data) + packer.flush()

@@ -165,8 +165,13 @@ def map_image(request: MapRequest, source: Source, progress: Progress | None = N
                 step(signal[:1], sigma[:1, None])  # compiles: every block has the same shape inside
             clock.lap("start")
             workers = request.threads or available_cores()
-            told = lambda done, total: tell("mapping", done, total, "")  # noqa: E731
-            estimate, peak = _estimate(subject, parameters, step, told, workers)
+            estimate, peak = _estimate(
+                subject,
+                parameters,
+                step,
+                lambda done, total: tell("mapping", done, total, ""),
+                workers,
+            )
             clock.lap("map")
             provenance = {
                 **request.provenance(),

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from labelwise.acquisition import average_settings, group_equal, sigma_factor
 from labelwise.images import Series, file_hash
 from labelwise.models import SignalModel
-from labelwise.models.base import acquisition_names, measurements
+from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
 
 _WORDS = {"b": "b-values", "te": "echo times", "ti": "inversion times"}
@@ -296,17 +296,6 @@ def _singly(model: SignalModel) -> list[Int[np.ndarray, " n"]]:
 def class_name(kind: type) -> str:
     """Where a class is defined and what it is called."""
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
-    """The acquisition bound to a model, by name of the setting; b in ms/µm².
-
-    Example:
-        >>> from labelwise.models import IVIM
-        >>> settings_of(IVIM([0, 0.8]))
-        {'b': array([0. , 0.8])}
-    """
-    return {name: np.asarray(getattr(model, name)) for name in acquisition_names(type(model))}
 
 
 def describe_settings(settings: Mapping[str, Float[np.ndarray, " M"]]) -> dict[str, Any]:

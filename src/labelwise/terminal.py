@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labelwise.lessons import Evaluation
+    from labelwise.jobs import Evaluation
     from labelwise.noise_level import NoiseLevel
     from labelwise.summary import Comparison, NetworkUse, Report
     from labelwise.trained import Blend, TrainedNetwork

@@ -6,36 +6,25 @@ was trained for and how. Nothing in it can run code.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
+from jaxtyping import Float, Int
 
-from labelwise.compiler import PLAIN_KERNELS
-from labelwise.fitting import available_cores, check_input
-from labelwise.networks import Architecture, Scaling, Weights
-from labelwise.noise import Gaussian, NoiseModel, Rician
+from labelwise.files import read_arrays, write_arrays
+from labelwise.fitting import check_input
+from labelwise.inference import Member, apply
+from labelwise.networks import Architecture, Scaling, Weights, named
+from labelwise.noise import NOISES, Gaussian, NoiseModel
 from labelwise.types import Estimate, Parameter, Status
 
 VERSION = 1
 """Of the file; one that a reader does not know is refused."""
-WIDTH = 8192
-"""Voxels at a time: always so many, so that a voxel's bytes do not depend on its neighbours."""
-_NOISES: dict[str, type[NoiseModel]] = {"Rician": Rician, "Gaussian": Gaussian}
+_SPOKEN = {"b": (1000, " s/mm²"), "te": (1, " ms"), "ti": (1, " ms")}  # as people say settings
 _SLACK = 0.1  # an estimate may leave the simulated range by so much of its width
 _NOISE_SLACK = 1.05  # and a noise level by this factor
 OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
@@ -89,7 +78,12 @@ class TrainedNetwork:
     @property
     def taught(self) -> Float[np.ndarray, "P 2"]:
         """Lowest and highest value of each parameter that it was taught."""
-        return np.array(self.card.get("taught", self.card["ranges"]), float)
+        return np.array(self.card["taught"], float)
+
+    @property
+    def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
+        """The settings it was trained for, by name, in the units of the model."""
+        return {name: np.array(rows) for name, rows in self.card["model"]["acquisition"].items()}
 
     def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
         """Refuse settings other than those it was trained for, listing the differences.
@@ -100,7 +94,7 @@ class TrainedNetwork:
         Raises:
             ValueError: if a setting is missing, or another.
         """
-        _check_acquisition(self.card, settings)
+        _check_acquisition(self.acquisition, settings)
 
     def save(self, path: str | Path) -> None:
         """Write it as one `.safetensors` file, which is whole or not there.
@@ -145,23 +139,23 @@ class Blend:
                 f"blend: the networks estimate different parameters, {', '.join(names)} and "
                 f"{', '.join(parameter.name for parameter in self.gt.parameters)}"
             )
-        self.gt.check_acquisition(_settings(self.mle.card))
-        given = self.alpha
-        if isinstance(given, Mapping):
-            unknown = [name for name in given if name not in names]
+        self.gt.check_acquisition(self.mle.acquisition)
+        if isinstance(self.alpha, Mapping):
+            unknown = [name for name in self.alpha if name not in names]
             if unknown:
                 raise ValueError(
                     f"alpha: no parameter {unknown[0]!r}; there are {', '.join(names)}"
                 )
-            given = [given.get(name, 1.0) for name in names]
-        values = np.asarray(given, float)
-        if values.shape not in ((), (len(names),)) or not np.all((values >= 0) & (values <= 1)):
-            raise ValueError(
-                f"alpha: expected a number from 0 to 1, or one for each of {', '.join(names)}, "
-                f"got {self.alpha}"
-            )
-        alphas = tuple(np.broadcast_to(values, len(names)).tolist())
-        object.__setattr__(self, "alpha", alphas)
+            values = np.array(list(self.alpha.values()), float)
+        else:
+            values = np.asarray(self.alpha, float)
+            if values.shape not in ((), (len(names),)):
+                raise ValueError(
+                    f"alpha: expected a number, or one for each of {', '.join(names)}, "
+                    f"got {values.size}"
+                )
+        if not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(f"alpha: expected a number from 0 to 1, got {self.alpha}")
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -171,8 +165,11 @@ class Blend:
     @property
     def alphas(self) -> dict[str, float]:
         """Alpha by parameter name."""
-        names = (parameter.name for parameter in self.parameters)
-        return dict(zip(names, self.alpha, strict=True))  # type: ignore[arg-type]
+        names = [parameter.name for parameter in self.parameters]
+        if isinstance(self.alpha, Mapping):
+            return {name: float(self.alpha.get(name, 1.0)) for name in names}
+        values = np.broadcast_to(np.asarray(self.alpha, float), len(names))
+        return dict(zip(names, values.tolist(), strict=True))
 
     @property
     def taught(self) -> Float[np.ndarray, "P 2"]:
@@ -196,6 +193,11 @@ class Blend:
         alpha = np.array(list(self.alphas.values()), np.float32)
         members = [(self.mle, alpha), (self.gt, 1 - alpha)]
         return _estimate([m for m in members if m[1].any()], signal, sigma)
+
+    @property
+    def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
+        """See `TrainedNetwork`."""
+        return self.mle.acquisition
 
     def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
         """See `TrainedNetwork`."""
@@ -225,20 +227,15 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
         raise FileNotFoundError(f"{path}: there is no such network file")
     damaged = f"{path}: not a network of labelwise, or damaged; train it again or copy it anew"
     try:
-        data = path.read_bytes()
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["labelwise"])
-        version = header["version"]
-        arrays = load_arrays(data)
-    except (SafetensorError, KeyError, TypeError, ValueError, MemoryError, RecursionError) as error:
+        arrays, said = read_arrays(path)
+        version = said["version"]
+    except (ValueError, LookupError) as error:
         raise ValueError(damaged) from error
     if version != VERSION:
         raise ValueError(
             f"{path}: version {version} of the network file, this labelwise reads {VERSION}; "
             "upgrade labelwise, or train the network again"
         )
-    if header.get("checksum") != _checksum(header, arrays):
-        raise ValueError(damaged)
     networks = [
         TrainedNetwork(
             architecture=Architecture(**member["architecture"]),
@@ -250,19 +247,18 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
             parameters=tuple(_read_parameter(each) for each in member["parameters"]),
             card=member["card"],
         )
-        for index, member in enumerate(header["networks"])
+        for index, member in enumerate(said["networks"])
     ]
-    return networks[0] if header["alpha"] is None else Blend(header["alpha"], *networks)
+    return networks[0] if said["alpha"] is None else Blend(said["alpha"], *networks)
 
 
 def _save(path: Path, networks: list[TrainedNetwork], alpha: list[float] | None) -> None:
     arrays = {
-        f"{index}.{layer}.{name}": np.ascontiguousarray(values, np.float32)
+        f"{index}.{name}": values
         for index, network in enumerate(networks)
-        for layer, pair in enumerate(network.weights)
-        for name, values in zip(("matrix", "bias"), pair, strict=True)
+        for name, values in named(network.weights).items()
     }
-    header = {
+    said = {
         "version": VERSION,
         "alpha": alpha,
         "networks": [
@@ -275,45 +271,7 @@ def _save(path: Path, networks: list[TrainedNetwork], alpha: list[float] | None)
             for network in networks
         ],
     }
-    header = json.loads(json.dumps(header, allow_nan=False))
-    header["checksum"] = _checksum(header, arrays)
-    write_whole(path, save_arrays(arrays, {"labelwise": json.dumps(header, ensure_ascii=False)}))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there; an earlier one stays until then.
-
-    Args:
-        path: where; its folder must exist.
-        data: what is in it.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _checksum(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    said = {name: value for name, value in header.items() if name != "checksum"}
-    total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in sorted(arrays):
-        total.update(f"{name} {arrays[name].shape}".encode())
-        total.update(np.ascontiguousarray(arrays[name], "<f4").tobytes())
-    return total.hexdigest()
+    write_arrays(path, arrays, said)
 
 
 def _plain_parameter(parameter: Parameter) -> dict[str, Any]:
@@ -346,15 +304,12 @@ def _read_scaling(said: Mapping[str, Any]) -> Scaling:
     )
 
 
-def _settings(card: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " M"]]:
-    return {name: np.array(rows) for name, rows in card["model"]["acquisition"].items()}
-
-
-def _check_acquisition(card: Mapping[str, Any], settings: Mapping[str, np.ndarray]) -> None:
-    trained = _settings(card)
+def _check_acquisition(
+    trained: Mapping[str, Float[np.ndarray, " M"]], settings: Mapping[str, np.ndarray]
+) -> None:
     differences = []
     for name, values in trained.items():
-        factor, unit = (1000, "s/mm²") if name == "b" else (1, "ms")
+        factor, unit = _SPOKEN.get(name, (1, ""))
         given = settings.get(name)
         if given is None:
             differences.append(f"{name} is missing")
@@ -363,8 +318,8 @@ def _check_acquisition(card: Mapping[str, Any], settings: Mapping[str, np.ndarra
         else:
             other = np.flatnonzero(~np.isclose(given, values, rtol=1e-4, atol=1e-6))
             shown = [
-                f"{name} of volume {i + 1} is {factor * given[i]:g}, not {factor * values[i]:g}"
-                f" {unit}"
+                f"{name} of volume {i + 1} is {factor * given[i]:g}, "
+                f"not {factor * values[i]:g}{unit}"
                 for i in other[:5]
             ]
             more = [f"and {len(other) - 5} more"] if len(other) > 5 else []
@@ -378,138 +333,90 @@ def _check_acquisition(card: Mapping[str, Any], settings: Mapping[str, np.ndarra
 
 
 def _estimate(
-    members: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, "#N"] | float,
 ) -> Estimate:
-    """Check the input, run full blocks on all cores, and say where the answer is to be doubted."""
-    network = members[0][0]
-    card, scaling = network.card, network.scaling
+    """Check the input, apply the networks, and say where the answer is to be doubted."""
+    network = shares[0][0]
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
         signal, level = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
-    if signal.ndim != 2 or signal.shape[1] != scaling.measurements:
+    level = _checked(network.scaling.measurements, signal, level)
+    noise = NOISES.get(network.card["noise"], Gaussian)()  # a user's own: as it stands
+    status = _input_status(network.scaling, noise, signal, level)
+    good = np.flatnonzero(status == Status.CONVERGED)
+    values = np.full((len(signal), len(network.parameters)), np.nan, np.float32)
+    errors, outside = np.full_like(values, np.nan), np.zeros(len(signal), np.uint8)
+    if len(good):
+        members = [Member(n.architecture, n.scaling, n.weights, share) for n, share in shares]
+        rows = slice(None) if len(good) == len(signal) else good  # a slice copies nothing
+        found, error, ratio = apply(members, noise, signal[rows], level[rows])
+        bounds = np.array([p.bounds for p in network.parameters], np.float32).T
+        finite = np.all(np.isfinite(found), axis=1)
+        kept = np.where(finite[:, None], np.clip(found, *bounds), np.nan)
+        doubts = np.where(finite, _outside(shares, found, ratio), 0)
+        said = np.where(doubts > 0, Status.EXTRAPOLATED, Status.PREDICTED)
+        values[rows], outside[rows] = kept, doubts
+        errors[rows] = np.where(kept == found, error, np.nan)  # none where a bound holds it
+        status[rows] = np.where(finite, said, Status.NOT_FINITE)
+    return Estimate(values, status, {"standard_error": errors, "outside": outside})
+
+
+def _checked(
+    measurements: int, signal: Float[np.ndarray, "N M"], level: np.ndarray
+) -> Float[np.ndarray, " N"]:
+    """The sigma of each voxel, after refusing shapes that do not fit."""
+    if signal.ndim != 2 or signal.shape[1] != measurements:
         raise ValueError(
-            f"signal: expected (N, {scaling.measurements}), one column per measurement the network "
-            f"was trained for, got {signal.shape}"
+            f"signal: expected (N, {measurements}), one column per measurement the network was "
+            f"trained for, got {signal.shape}"
         )
-    voxels = len(signal)
+    voxels, shape = len(signal), level.shape
     if level.ndim == 2 and level.shape[1] == 1:
         level = level[:, 0]
     if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, voxels)):
-        raise ValueError(f"sigma: expected a number or ({voxels},), got {np.shape(sigma)}")
-    level = np.broadcast_to(level, voxels)
-    noise = _NOISES.get(card["noise"], Gaussian)()
+        raise ValueError(f"sigma: expected a number or ({voxels},), got {shape}")
+    return np.broadcast_to(level, voxels)
+
+
+def _input_status(
+    scaling: Scaling,
+    noise: NoiseModel,
+    signal: Float[np.ndarray, "N M"],
+    level: Float[np.ndarray, " N"],
+) -> Int[np.ndarray, " N"]:
+    """CONVERGED where a voxel may be estimated, else what is wrong with it."""
     status = check_input(signal, level[:, None], noise)
-    if scaling.reference:
-        with np.errstate(invalid="ignore", over="ignore"):
-            reference = signal[:, list(scaling.reference)].mean(axis=1)
-        empty = (status == Status.CONVERGED) & ~(reference > 0)
-        status = np.where(empty, np.uint8(Status.NO_REFERENCE), status)
-    good = np.flatnonzero(status == Status.CONVERGED)
-    size = len(network.parameters)
-    values = np.full((voxels, size), np.nan, np.float32)
-    errors = np.full((voxels, size), np.nan, np.float32)
-    outside = np.zeros(voxels, np.uint8)
-    if len(good):
-        run = _program(tuple(_Key(m) for m, _ in members), noise)
-        weights = tuple(m.weights for m, _ in members)
-        alphas = tuple(a for _, a in members)
-        whole = len(good) == voxels
-        ranges = _ranges(members)
-        bounds = np.array([p.bounds for p in network.parameters], np.float32).T
+    if not scaling.reference:
+        return status
+    with np.errstate(invalid="ignore", over="ignore"):
+        reference = signal[:, list(scaling.reference)].mean(axis=1)
+    empty = (status == Status.CONVERGED) & ~(reference > 0)
+    return np.where(empty, np.uint8(Status.NO_REFERENCE), status)
 
-        def block(first: int) -> None:
-            rows = slice(first, min(first + WIDTH, len(good)))
-            here = rows if whole else good[rows]
-            count = rows.stop - rows.start
-            data, noises = signal[here], level[here]
-            if count < WIDTH:
-                fill = np.arange(WIDTH) % count
-                data, noises = data[fill], noises[fill]
-            found, error, ratio = (
-                np.asarray(part).T[:count] for part in run(weights, alphas, data.T, noises)
-            )
-            values[here] = np.clip(found, *bounds)
-            errors[here] = np.where(values[here] == found, error, np.nan)
-            low, high = card["noise_range"]
-            flags = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
-            beyond = (found < ranges[0]) | (found > ranges[1])
-            outside[here] = flags * OUTSIDE_NOISE + beyond.any(axis=1) * OUTSIDE_RANGE
 
-        firsts = range(0, len(good), WIDTH)
-        block(0)  # compiles
-        with ThreadPoolExecutor(available_cores()) as pool:
-            list(pool.map(block, firsts[1:]))
-        finite = np.isfinite(values[good]).all(axis=1)
-        said = np.where(outside[good] > 0, Status.EXTRAPOLATED, Status.PREDICTED)
-        status[good] = np.where(finite, said, Status.NOT_FINITE)
-        values[good[~finite]] = np.nan
-        errors[good[~finite]] = np.nan
-        outside[good[~finite]] = 0
-    return Estimate(
-        values,
-        status.astype(np.uint8),
-        {"standard_error": errors, "outside": outside},
-    )
+def _outside(
+    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    found: Float[np.ndarray, "N P"],
+    ratio: Float[np.ndarray, " N"],
+) -> Int[np.ndarray, " N"]:
+    """What each voxel is outside of, as a sum of codes."""
+    low, high = shares[0][0].card["noise_range"]
+    noise = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
+    least, most = _ranges(shares)
+    beyond = ((found < least) | (found > most)).any(axis=1)
+    return noise * np.uint8(OUTSIDE_NOISE) + beyond * np.uint8(OUTSIDE_RANGE)
 
 
 def _ranges(
-    members: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
 ) -> Float[np.ndarray, "2 P"]:
     """How far estimates may go before they count as outside; open for what the reference scales."""
-    low, high = np.sum([alpha * network.taught.T for network, alpha in members], axis=0)
+    spans = np.stack([share[:, None] * each.taught for each, share in shares])
+    low, high = spans.sum(axis=0).T
     slack = _SLACK * (high - low)
     ranges = np.stack([low - slack, high + slack])
-    scale = members[0][0].scaling.scale
+    scale = shares[0][0].scaling.scale
     if scale is not None:
         ranges[:, scale] = -np.inf, np.inf
     return ranges.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What decides the program of a network: everything but its weights."""
-
-    architecture: Architecture
-    scaling: Scaling
-
-    def __init__(self, network: TrainedNetwork) -> None:
-        object.__setattr__(self, "architecture", network.architecture)
-        object.__setattr__(self, "scaling", network.scaling)
-
-
-_PROGRAMS: dict[Any, Any] = {}
-
-
-def _program(keys: tuple[_Key, ...], noise: NoiseModel):
-    """The compiled program of a blend: values (P, N), standard errors (P, N), noise level (N,)."""
-    name = (keys, type(noise))
-    if name not in _PROGRAMS:
-        _PROGRAMS[name] = jax.jit(
-            lambda *arrays: _predict(keys, noise, *arrays), compiler_options=PLAIN_KERNELS
-        )
-    return _PROGRAMS[name]
-
-
-def _predict(keys, noise, weights, alphas, data, sigma):
-    """Of data (M, N): turned inside, the last voxels of a block would be rounded differently."""
-
-    def params(data):
-        total = jnp.zeros((len(alphas[0]), data.shape[1]), data.dtype)
-        for key, weight, alpha in zip(keys, weights, alphas, strict=True):
-            outputs = key.architecture(weight, key.scaling.inputs(data, sigma))
-            reference = key.scaling.reference_of(data)
-            total += alpha[:, None] * key.scaling.params(outputs, reference)
-        return total
-
-    values, pull = jax.vjp(params, data)
-    clean = data
-    if noise.magnitude:
-        clean = jnp.sqrt(jnp.maximum(data * data - 2 * sigma * sigma, 0))  # E[data²] is S² + 2σ²
-    variance = noise.variance(clean, sigma)
-    errors = []
-    for parameter in range(len(values)):  # a pass for each takes a third of the time of a vmap
-        (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
-        errors.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
-    ratio = sigma / keys[0].scaling.reference_of(data)
-    return values, jnp.stack(errors), ratio

@@ -8,13 +8,12 @@ lanes there are only by rounding, where the compiler multiplies more matrices in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from labelwise.checkpoint import load_checkpoint, save_checkpoint
 from labelwise.networks import Architecture, Weights
+from labelwise.recipe import PENALTIES, Recipe
 
 Objective = Callable[[Array, Array, Array], Array]
 """(outputs (P, B), targets (T, B), weights (P,)) -> the loss of each of B voxels."""
@@ -33,173 +33,6 @@ LANES = 4
 _CHUNK = 8192  # voxels at a time in validation
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How networks are trained.
-
-    Args:
-        name: what cards and tables call it.
-        signals: how many voxels to simulate, those for validation included.
-        batch: voxels in one step.
-        epochs: at most so many passes over the training set.
-        rate: learning rate of Adam, the largest one of a schedule.
-        schedule: `"constant"`, or `"cosine"`: up in `warmup` steps, down to 0 at the last step.
-        warmup: steps in which the rate grows to `rate`.
-        restarts: networks for each label, of which the one with the smallest validation loss stays.
-        patience: stop a network after so many epochs without a smaller validation loss; never
-            if None. In either case the weights of its best epoch are kept.
-        shared_start: choose one network among the restarts by training on the ground truth, and
-            let all others begin with its weights.
-        validation: the share of the voxels held out for validation.
-        width: nodes in each hidden layer; as many as measurements if None.
-        depth: hidden layers.
-        activation: see `Architecture`.
-        loss: `"squared"`, `"absolute"` or `"huber"` (quadratic up to a weighted error of 0.1).
-
-    Raises:
-        ValueError: if a number is out of its range.
-
-    Example:
-        >>> Recipe.paper().restarts, Recipe.fast(restarts=2).restarts
-        (16, 2)
-    """
-
-    name: str
-    signals: int
-    batch: int
-    epochs: int
-    rate: float
-    schedule: Literal["constant", "cosine"]
-    warmup: int
-    restarts: int
-    patience: int | None
-    shared_start: bool
-    validation: float = 0.2
-    width: int | None = None
-    depth: int = 3
-    activation: str = "elu"
-    loss: Literal["squared", "absolute", "huber"] = "squared"
-
-    def __post_init__(self) -> None:
-        for name in ("signals", "batch", "epochs", "restarts", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(
-                f"recipe: patience must be at least 1 epoch, or None, got {self.patience}"
-            )
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"recipe: schedule {self.schedule!r}; known are constant, cosine")
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"recipe: rate must be positive, got {self.rate}")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"recipe: validation is a share between 0 and 1: {self.validation}")
-        if self.loss not in PENALTIES:
-            raise ValueError(f"recipe: loss {self.loss!r}; known are {', '.join(PENALTIES)}")
-        if self.training_voxels < self.batch:
-            raise ValueError(
-                f"recipe: {self.training_voxels} training voxels do not fill one batch of "
-                f"{self.batch}; simulate more, or make the batch smaller"
-            )
-
-    @staticmethod
-    def paper(**changes) -> Recipe:
-        """Section 3.4 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
-
-        The paper does not say when training stops; here after 20 epochs without progress. It took
-        the first weights of all its networks from one trained at SNR 30; here each lesson chooses
-        them at its own noise level, unless `Lesson.start` gives them. Voxels without a usable label
-        stay in the batches with no weight.
-        """
-        return replace(
-            Recipe(
-                name="paper",
-                signals=100_000,
-                batch=100,
-                epochs=200,
-                rate=1e-3,
-                schedule="constant",
-                warmup=0,
-                restarts=16,
-                patience=20,
-                shared_start=True,
-            ),
-            **changes,
-        )
-
-    @staticmethod
-    def fast(**changes) -> Recipe:
-        """A rate that rises, then falls to nothing: the same validation error, sooner."""
-        return replace(
-            Recipe(
-                name="fast",
-                signals=100_000,
-                batch=100,
-                epochs=30,
-                rate=1e-2,
-                schedule="cosine",
-                warmup=500,
-                restarts=8,
-                patience=None,
-                shared_start=False,
-            ),
-            **changes,
-        )
-
-    @staticmethod
-    def every_level(**changes) -> Recipe:
-        """For one network that is told the noise level: wider, with more to learn from."""
-        return replace(
-            Recipe.fast(
-                name="every-level",
-                signals=400_000,
-                batch=250,
-                epochs=30,
-                rate=5e-3,
-                restarts=2,
-                width=32,
-            ),
-            **changes,
-        )
-
-    @property
-    def validation_voxels(self) -> int:
-        """How many voxels are held out."""
-        return max(1, round(self.validation * self.signals))
-
-    @property
-    def training_voxels(self) -> int:
-        """How many voxels are trained on."""
-        return self.signals - self.validation_voxels
-
-    @property
-    def steps(self) -> int:
-        """Steps in an epoch."""
-        return self.training_voxels // self.batch
-
-    def rates(self) -> Float[np.ndarray, "E steps"]:
-        """The learning rate of each step."""
-        step = np.arange(self.epochs * self.steps, dtype=np.float64)
-        rate = np.full_like(step, self.rate)
-        if self.schedule == "cosine":
-            done = np.clip((step - self.warmup) / max(1, len(step) - self.warmup), 0, 1)
-            rate *= 0.5 * (1 + np.cos(np.pi * done))
-        rate *= np.minimum(1, (step + 1) / max(1, self.warmup))
-        return rate.reshape(self.epochs, self.steps).astype(np.float32)
-
-
-def _huber(error: Array, limit: float = 0.1) -> Array:
-    size = jnp.abs(error)
-    return jnp.where(size < limit, error * error, limit * (2 * size - limit))
-
-
-PENALTIES: dict[str, Callable[[Array], Array]] = {
-    "squared": jnp.square,
-    "absolute": jnp.abs,
-    "huber": _huber,
-}
 
 
 @cache  # the same function for the same loss: programs are compiled for each function
@@ -263,17 +96,6 @@ class Trained:
     history: Float[np.ndarray, "E R"]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far training is: after `epoch` of at most `epochs`, the losses of the best network."""
-
-    epoch: int
-    epochs: int
-    training: float
-    validation: float
-    running: int
-
-
 def train(
     examples: Examples,
     architecture: Architecture,
@@ -285,7 +107,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     fingerprint: str = "",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> list[Trained]:
     """Train `recipe.restarts` networks for each of K labels.
 
@@ -299,7 +121,7 @@ def train(
         checkpoint: where to leave what an interrupted training needs to go on.
         resume: go on from `checkpoint`, if it is there and of the same training.
         fingerprint: what "the same training" means, besides the shapes.
-        progress: called after each epoch.
+        progress: called after each epoch: how many are done, the smallest validation loss.
 
     Returns:
         One result for each label. The same arguments give the same bytes, interrupted or not.
@@ -317,7 +139,8 @@ def train(
             f"training: {voxels} voxels leave {split} for training, less than one batch"
         )
     groups = [lane_label[i : i + LANES] for i in range(0, len(lane_label), LANES)]
-    programs = [_Group(examples, split, labels_of, recipe) for labels_of in groups]
+    inputs = _split(_without_unused(examples), split)
+    programs = [_Group(examples, inputs, split, labels_of) for labels_of in groups]
     run = partial(_epoch, architecture, objective, recipe.batch, recipe.patience)
     # every label gets the same first weights: what differs between them is the label alone
     first = [start or architecture.initial(_rng(seed, 0, restart)) for restart in range(restarts)]
@@ -330,7 +153,6 @@ def train(
         states, history, done = load_checkpoint(checkpoint, states, history, fingerprint)
         kept = states, done
     rates = recipe.rates()
-    training_loss = np.full(len(lane_label), np.nan, np.float32)
     with ThreadPoolExecutor(len(groups)) as pool:
         try:
             for epoch in range(begin := done, recipe.epochs):
@@ -342,15 +164,15 @@ def train(
                 # the first time one after the other, lest two threads compile the same program
                 mapped = map if epoch == begin else pool.map
                 ended = list(mapped(each, programs, states))
-                states = [state for state, _, _ in ended]
-                history[epoch] = np.concatenate([np.asarray(loss) for _, _, loss in ended])
-                training_loss = np.concatenate([np.asarray(loss) for _, loss, _ in ended])
+                states = [state for state, _ in ended]
+                history[epoch] = np.concatenate([np.asarray(loss) for _, loss in ended])
                 done = epoch + 1
                 kept = states, done
                 if checkpoint is not None:
                     save_checkpoint(checkpoint, states, history, done, fingerprint)
                 if progress is not None:
-                    progress(_progress(recipe, done, states, history, training_loss))
+                    finite = np.isfinite(history[epoch])
+                    progress(done, float(np.min(history[epoch], where=finite, initial=np.inf)))
         except KeyboardInterrupt:
             if checkpoint is not None:
                 states, done = kept
@@ -367,17 +189,25 @@ class _Group:
     """The arrays of one group of lanes, on the device once."""
 
     def __init__(
-        self, examples: Examples, split: int, lane_label: Int[np.ndarray, " L"], recipe: Recipe
+        self,
+        examples: Examples,
+        inputs: tuple[Array, Array],
+        split: int,
+        lane_label: Int[np.ndarray, " L"],
     ) -> None:
         used, self.label = np.unique(lane_label, return_inverse=True)
         usable = examples.usable[used]
         targets = np.where(usable[..., None], examples.targets[used], 0).astype(np.float32)
-        # what no label uses may be anything, also NaN, which no mask takes out of a sum
-        inputs = np.where(np.any(examples.usable, axis=0)[:, None], examples.inputs, 0)
         self.weights = jnp.asarray(examples.weights[lane_label], jnp.float32)
-        self.inputs, self.held_inputs = _split(inputs.astype(np.float32), split)
+        self.inputs, self.held_inputs = inputs
         self.targets, self.held_targets = _split(np.moveaxis(targets, 1, 0), split)
         self.usable, self.held_usable = _split(usable.T.astype(np.float32), split)
+
+
+def _without_unused(examples: Examples) -> Float[np.ndarray, "N I"]:
+    """What no label uses may be anything, also NaN, which no mask takes out of a sum."""
+    used = np.any(examples.usable, axis=0)[:, None]
+    return np.where(used, examples.inputs, 0).astype(np.float32)
 
 
 def _split(rows: np.ndarray, at: int) -> tuple[Array, Array]:
@@ -418,7 +248,7 @@ def _compiled_epoch(
     label = np.array(label)
     inputs, targets, usable = data
     steps = len(rates)
-    # shuffled once an epoch: gathering each batch in its step would cost a third of the step
+    # shuffled once an epoch: gathering each batch in its step takes longer
     batches = (
         inputs[order].reshape(steps, batch, -1).swapaxes(1, 2),
         targets[order].reshape(steps, batch, *targets.shape[1:]).transpose(0, 2, 3, 1),
@@ -426,7 +256,7 @@ def _compiled_epoch(
     )
 
     def losses(lanes: Weights, seen, taught, mask):
-        """The mean loss of each lane over its usable voxels; no usable voxel, no loss."""
+        """The summed loss of each lane over its usable voxels, and how many these are."""
         outputs = jax.vmap(architecture, in_axes=(0, None))(lanes, seen)
         voxels = jax.vmap(objective)(outputs, taught[label], weights)
         mask = mask[label]
@@ -434,16 +264,15 @@ def _compiled_epoch(
 
     def total(lanes: Weights, *example):
         sums, counts = losses(lanes, *example)
-        means = sums / jnp.maximum(counts, 1)
-        return jnp.sum(means), means
+        return jnp.sum(sums / jnp.maximum(counts, 1))
 
-    slope = jax.grad(total, has_aux=True)
+    slope = jax.grad(total)
     count = (epoch * steps).astype(jnp.float32)
 
     def step(carry, example):
         lanes, first, second, count = carry
         *example, rate = example
-        gradient, means = slope(lanes, *example)
+        gradient = slope(lanes, *example)
         count = count + 1
         one, two = _BETAS
         first = jax.tree.map(lambda m, g: one * m + (1 - one) * g, first, gradient)
@@ -453,10 +282,10 @@ def _compiled_epoch(
         lanes = jax.tree.map(
             lambda w, m, v: w - pace * m / (jnp.sqrt(v) + _EPSILON * unbias), lanes, first, second
         )
-        return (lanes, first, second, count), means
+        return (lanes, first, second, count), None
 
     carry = (state.weights, state.first, state.second, count)
-    (lanes, first, second, _), means = lax.scan(step, carry, (*batches, rates))
+    (lanes, first, second, _), _ = lax.scan(step, carry, (*batches, rates))
 
     loss = _validate(losses, lanes, held)
     running = state.verdict == RUNNING
@@ -473,7 +302,7 @@ def _compiled_epoch(
         verdict = jnp.where((verdict == RUNNING) & waited, STOPPED, verdict)
     best_loss = jnp.where(better, loss, state.best_loss)
     state = Lanes(lanes, first, second, best, best_loss, best_epoch, verdict)
-    return state, jnp.mean(means, axis=0), loss
+    return state, loss
 
 
 def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
@@ -490,13 +319,6 @@ def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
     ]
     sums, counts = lax.map(lambda example: losses(lanes, *example), tuple(chunks))
     return jnp.sum(sums, axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
-
-
-def _progress(recipe: Recipe, done: int, states: list[Lanes], history, training) -> Progress:
-    finite = np.where(np.isfinite(history[done - 1]), history[done - 1], np.inf)
-    lane = int(np.argmin(finite))
-    running = sum(int(np.sum(np.asarray(state.verdict) == RUNNING)) for state in states)
-    return Progress(done, recipe.epochs, float(training[lane]), float(finite[lane]), running)
 
 
 def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[Trained]:

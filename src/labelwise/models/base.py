@@ -136,6 +136,17 @@ def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
     )
 
 
+def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
+    """The acquisition bound to a model, by name of the setting; b in ms/µm².
+
+    Example:
+        >>> from labelwise.models import IVIM
+        >>> settings_of(IVIM([0, 0.8]))
+        {'b': array([0. , 0.8])}
+    """
+    return {name: np.asarray(getattr(model, name)) for name in acquisition_names(type(model))}
+
+
 def measurements(model: SignalModel) -> int:
     """M, the number of measurements of the acquisition bound to a model."""
     return len(getattr(model, acquisition_names(type(model))[0]))

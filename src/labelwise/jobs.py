@@ -19,15 +19,16 @@ import numpy as np
 import xarray as xr
 
 from labelwise.curves import curves
-from labelwise.discovery import available_models
+from labelwise.discovery import rebuild
 from labelwise.evaluate import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.labels import MLE, GroundTruth, Mix
+from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
-from labelwise.noise import Gaussian, NoiseModel, Rician
+from labelwise.noise import NOISES, Gaussian, NoiseModel, Rician
 from labelwise.outputs import as_json
 from labelwise.priors import Grid
-from labelwise.teach import Lesson, SelfSupervised, Tell, teach
+from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import LabelSource
 
@@ -179,7 +180,7 @@ def evaluate_files(
     first = load(paths[0])
     for path, stem in zip(paths, _stems(paths), strict=True):
         network = load(path)
-        network.check_acquisition(_settings(first.card))
+        network.check_acquisition(first.acquisition)
         for what, ours, theirs in (
             ("model", first.card["model"]["class"], network.card["model"]["class"]),
             ("noise", first.card["noise"], network.card["noise"]),
@@ -202,8 +203,8 @@ def evaluate_files(
         else:
             estimators[stem] = network
     card = first.card
-    made = _model_of(card, model, paths[0])
-    noise = {"Rician": Rician, "Gaussian": Gaussian}[card["noise"]]()
+    made = rebuild(card["model"], model, paths[0])
+    noise = NOISES[card["noise"]]()
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
     level = card["sigma"]
@@ -274,22 +275,6 @@ def _stems(paths: Sequence[Path]) -> list[str]:
     stems = [path.name.removesuffix(".safetensors") for path in paths]
     plain = len(set(stems)) == len(stems) and MLE_NAME not in stems
     return stems if plain else [str(path) for path in paths]
-
-
-def _settings(card: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.array(values) for name, values in card["model"]["acquisition"].items()}
-
-
-def _model_of(card: Mapping[str, Any], given: type[SignalModel] | None, path: Path) -> SignalModel:
-    said = card["model"]
-    kinds = [given] if given else list(available_models().values())
-    for kind in kinds:
-        if kind.__qualname__ == said["class"]:
-            return kind(**_settings(card))
-    raise ValueError(
-        f"{path}: was trained for the model {said['class']}, which has no name here; give --model "
-        f"FILE.py:{said['class']}"
-    )
 
 
 def _plain(found: xr.Dataset) -> dict[str, Any]:

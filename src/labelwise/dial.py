@@ -1,0 +1,147 @@
+"""The network that `labelwise map` trains by itself: a dial, for the noise levels of an image."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.labels import MLE, GroundTruth
+from labelwise.lesson import Lesson
+from labelwise.models.base import SignalModel
+from labelwise.noise import NoiseModel
+from labelwise.priors import Prior, Uniform
+from labelwise.recipe import Recipe
+from labelwise.reference import reference_measurements, typical_signals
+from labelwise.teach import Tell, teach
+from labelwise.trained import Blend, load
+
+_LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network
+_LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: beyond, there is nothing to learn
+
+
+def noise_levels(
+    model: SignalModel,
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, "#N"] | float,
+) -> tuple[float, float]:
+    """The range of noise levels that an image holds, for `Lesson.sigma`.
+
+    The 2nd and 98th percentile of sigma over the reference (the mean at b = 0) of its voxels, kept
+    between 1/400 and 1/1.5, and then rounded outwards to steps of a quarter, at least one.
+
+    Args:
+        model: with the image's acquisition.
+        signal: (N, M) some voxels of the image.
+        sigma: noise of one channel in its unit: a number or (N,).
+
+    Raises:
+        ValueError: if no voxel has a signal, or no parameter of the model scales it.
+    """
+    mean = np.asarray(signal, float)[:, _reference_of(model)].mean(axis=1)
+    ratio = np.broadcast_to(np.asarray(sigma, float), len(mean))
+    good = np.isfinite(mean) & (mean > 0) & np.isfinite(ratio) & (ratio > 0)
+    if not good.any():
+        raise ValueError("noise levels: no voxel has a finite signal and a positive sigma")
+    low, high = np.clip(np.percentile(ratio[good] / mean[good], [2, 98]), *_LEVEL_LIMITS)
+    steps = np.log([low, high]) / np.log(_LEVEL_STEP)
+    first = np.floor(steps[0])
+    low, high = _LEVEL_STEP ** np.array([first, max(first + 1, np.ceil(steps[1]))])
+    return float(low), float(high)
+
+
+def dial_lesson(
+    model: SignalModel,
+    noise: NoiseModel,
+    levels: tuple[float, float],
+    prior: Prior | None = None,
+    *,
+    seed: int = 0,
+) -> Lesson:
+    """What `labelwise map` trains: two networks for all noise levels, the two ends of the dial.
+
+    Args:
+        model: the signal model with the acquisition of the scan.
+        noise: the noise model, of the simulation and of the likelihood.
+        levels: lowest and highest noise level, as `noise_levels` gives them.
+        prior: what to simulate; each parameter's typical range if None.
+        seed: of everything random.
+
+    Raises:
+        ValueError: if no parameter of the model scales the signal.
+    """
+    prior = prior or Uniform.typical(model)
+    reference = _reference_of(model)
+    clean = typical_signals(model, prior)[:, reference].mean(axis=1)
+    weak, strong = np.percentile(clean, [5, 95])
+    return Lesson(
+        model=model,
+        noise=noise,
+        prior=prior,
+        sigma=(float(levels[0] * weak), float(levels[1] * strong)),  # sigma / reference to sigma
+        labels=(MLE(model, noise, start="search"), GroundTruth()),
+        recipe=Recipe.every_level(signals=200_000, epochs=50),  # labels take as long as training
+        seed=seed,
+        on_bound="keep",  # docs/decisions/0007: at low SNR most labels are, and nothing else tells
+    )
+
+
+def dial(
+    model: SignalModel,
+    noise: NoiseModel,
+    levels: tuple[float, float],
+    prior: Prior | None = None,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+    tell: Tell | None = None,
+) -> tuple[Blend, dict[str, Any]]:
+    """Train the dial of `dial_lesson`, or read it from the cache if it was trained before.
+
+    Args:
+        model: see `dial_lesson`.
+        noise: see `dial_lesson`.
+        levels: see `dial_lesson`.
+        prior: see `dial_lesson`.
+        seed: see `dial_lesson`.
+        cache: folder of networks and labels; None keeps none.
+        tell: called as the work goes on.
+
+    Returns:
+        The dial at alpha = 1, and what was done: `cached`, `path`, `seconds` by stage.
+    """
+    lesson = dial_lesson(model, noise, levels, prior, seed=seed)
+    path = None if cache is None else cache / f"dial-{lesson.fingerprint}.safetensors"
+    begin = time.perf_counter()
+    if path is not None and path.exists():
+        try:
+            found = load(path)
+        except ValueError:
+            found = None  # damaged: train it anew
+        if isinstance(found, Blend):
+            seconds = {"load": time.perf_counter() - begin}
+            return found, {"cached": True, "path": str(path), "seconds": seconds}
+    mle, gt = teach(lesson, cache=cache, tell=tell)
+    blend = Blend(1.0, mle, gt)
+    kept = path
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blend.save(path)
+        except OSError:  # read-only or full: nothing depends on the cache
+            kept = None
+    seconds = {"train": time.perf_counter() - begin}
+    return blend, {"cached": False, "path": None if kept is None else str(kept), "seconds": seconds}
+
+
+def _reference_of(model: SignalModel) -> list[int]:
+    reference = reference_measurements(model)
+    if not reference:
+        raise ValueError(
+            f"{type(model).__name__}: no parameter scales the whole signal, so there is no level "
+            "of noise relative to it; train a network with `labelwise train --sigma`"
+        )
+    return list(reference)

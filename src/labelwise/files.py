@@ -1,0 +1,103 @@
+"""Files that are whole or not there; arrays in files that know when they are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+_ENTRY, _CHECKSUM = "labelwise", "sha256"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is whole or not there; an earlier one stays until then.
+
+    Args:
+        path: where; its folder must exist.
+        data: what is in it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
+    """Write arrays by name as one `.safetensors` file; the same arrays give the same bytes.
+
+    Args:
+        path: where; its folder must exist.
+        arrays: by name.
+        said: what its header says, as JSON data; a checksum of it all is added.
+
+    Raises:
+        OSError: if it cannot be written.
+        SafetensorError: if an array is of a type that the format does not know.
+    """
+    plain = json.loads(json.dumps(said, allow_nan=False))
+    header = plain | {_CHECKSUM: _checksum(arrays, plain)}
+    rows = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    # one entry: safetensors writes several in random order
+    write_whole(path, save(rows, {_ENTRY: json.dumps(header, ensure_ascii=False)}))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `write_arrays` wrote: the arrays, and what the header says.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged, or another kind of file.
+    """
+    data = path.read_bytes()  # not mapped: a file truncated by others would end the process
+    try:
+        size = int.from_bytes(data[:8], "little")
+        said = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
+        arrays = load(data)
+        whole = said.pop(_CHECKSUM) == _checksum(arrays, said)
+    except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no arrays of labelwise, or damaged ({error})") from error
+    except (MemoryError, RecursionError, AttributeError) as error:  # what damage can ask for
+        raise ValueError(f"{path}: no arrays of labelwise, or damaged") from error
+    if not whole:
+        raise ValueError(f"{path}: damaged: its checksum is another")
+    return arrays, said
+
+
+def digest(arrays: Mapping[str, Shaped[np.ndarray, "..."] | None], said: str = "") -> str:
+    """SHA-256 over names, types, shapes and bytes of arrays, and over what is said of them."""
+    total = hashlib.sha256(said.encode())
+    for name, rows in sorted(arrays.items()):
+        if rows is None:
+            total.update(f"{name} none\n".encode())
+            continue
+        rows = np.ascontiguousarray(rows)
+        total.update(f"{name} {rows.dtype.str} {rows.shape}\n".encode())
+        total.update(rows.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> str:
+    return digest(arrays, json.dumps(said, sort_keys=True))

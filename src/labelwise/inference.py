@@ -1,0 +1,110 @@
+"""Networks applied to voxels: full blocks on all cores, with the scatter that noise makes.
+
+The arrays only; what they mean, and when an answer is to be doubted, is `trained`'s to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.compiler import PLAIN_KERNELS
+from labelwise.fitting import available_cores
+from labelwise.networks import Architecture, Scaling, Weights
+from labelwise.noise import NoiseModel
+
+WIDTH = 8192
+"""Voxels at a time: always so many, so that a voxel's bytes do not depend on its neighbours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A network of a blend.
+
+    Args:
+        architecture: its layers.
+        scaling: what stands around them.
+        weights: of the layers.
+        share: (P,) how much of each parameter is taken from it.
+    """
+
+    architecture: Architecture
+    scaling: Scaling
+    weights: Weights
+    share: Float[np.ndarray, " P"]
+
+
+def apply(
+    members: Sequence[Member],
+    noise: NoiseModel,
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, " N"],
+) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N P"], Float[np.ndarray, " N"]]:
+    """What a blend of networks says of N voxels of usable signal.
+
+    Args:
+        members: the networks; the shares of a parameter add up to 1.
+        noise: of the measurements.
+        signal: (N, M) in float32; N is at least 1.
+        sigma: (N,) in float32.
+
+    Returns:
+        The parameters, how much they scatter by the noise of the voxel (to first order), and sigma
+        over the voxel's reference.
+    """
+    program = _program(tuple((m.architecture, m.scaling) for m in members), noise)
+    weights, shares = tuple(m.weights for m in members), tuple(m.share for m in members)
+    voxels, size = len(signal), len(shares[0])
+    values = np.empty((voxels, size), np.float32)
+    errors = np.empty((voxels, size), np.float32)
+    level = np.empty(voxels, np.float32)
+
+    def block(first: int) -> None:
+        rows = slice(first, min(first + WIDTH, voxels))
+        data, noises = signal[rows], sigma[rows]
+        if len(data) < WIDTH:
+            fill = np.arange(WIDTH) % len(data)
+            data, noises = data[fill], noises[fill]
+        # turned out here: inside, the last voxels of a block would be rounded differently
+        results = program(weights, shares, data.T, noises)
+        for whole, part in zip((values, errors, level), results, strict=True):
+            whole[rows] = np.asarray(part).T[: len(whole[rows])]
+
+    first, *others = range(0, voxels, WIDTH)
+    block(first)  # compiles
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(block, others))
+    return values, errors, level
+
+
+@cache
+def _program(parts: tuple[tuple[Architecture, Scaling], ...], noise: NoiseModel) -> Callable:
+    """The compiled program of a blend: values (P, N), standard errors (P, N), noise level (N,)."""
+
+    def predict(weights, shares, data, sigma):
+        def params(data):
+            total = jnp.zeros((len(shares[0]), data.shape[1]), data.dtype)
+            for (architecture, scaling), weight, share in zip(parts, weights, shares, strict=True):
+                outputs = architecture(weight, scaling.inputs(data, sigma))
+                total += share[:, None] * scaling.params(outputs, scaling.reference_of(data))
+            return total
+
+        values, pull = jax.vjp(params, data)
+        clean = data
+        if noise.magnitude:
+            clean = jnp.sqrt(jnp.maximum(data**2 - 2 * sigma**2, 0))  # E[data²] is S² + 2σ²
+        variance = noise.variance(clean, sigma)
+        errors = []
+        for parameter in range(len(values)):  # one pass for each is faster here than a vmap
+            (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
+            errors.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
+        return values, jnp.stack(errors), sigma / parts[0][1].reference_of(data)
+
+    return jax.jit(predict, compiler_options=PLAIN_KERNELS)

@@ -1,0 +1,90 @@
+"""Labels on disk: making them by fitting is the slow part of training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from labelwise.describing import canonical, code_of
+from labelwise.files import digest, read_arrays, write_arrays
+from labelwise.types import Estimate, LabelSource, Voxels
+
+
+def labels_version() -> str:
+    """What the labels of this version are made by; another version makes its own."""
+    return code_of("fitting", "models", "labels.py", "noise.py", "types.py")
+
+
+def cached(
+    source: LabelSource, voxels: Voxels, folder: str | Path | None, key: Mapping[str, Any]
+) -> Estimate:
+    """`source(voxels)`, read from a file if the same labels were made before.
+
+    The file is named by the SHA-256 of all that the labels depend on: what the source says of
+    itself, the voxels, `labels_version` and `key`. It appears whole or not at all; one that is
+    damaged is made again, and where the folder cannot be written nothing is kept. Deleting it is
+    always safe.
+
+    Args:
+        source: makes the labels.
+        voxels: what it labels.
+        folder: where the files are; made if missing. None keeps nothing.
+        key: what else tells these labels from others, as JSON data.
+
+    Raises:
+        TypeError: if `key` or what the source says of itself is not JSON data.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from labelwise.labels import GroundTruth
+        >>> voxels = Voxels(np.ones((1, 2)), np.ones(1), params=np.array([[1.0, 0.7]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = cached(GroundTruth(), voxels, folder, {"seed": 0})
+        ...     again = cached(GroundTruth(), voxels, folder, {"seed": 0})
+        >>> np.array_equal(first.values, again.values)
+        True
+    """
+    if folder is None:
+        return source(voxels)
+    content = {
+        "source": source.describe(),
+        "key": key,
+        "code": labels_version(),
+        "voxels": digest(vars(voxels)),
+    }
+    name = hashlib.sha256(canonical(content, "cached labels").encode()).hexdigest()
+    path = Path(folder) / f"labels-{name}.safetensors"
+    found = _read(path, name, len(voxels))
+    if found is not None:
+        return found
+    estimate = source(voxels)
+    with contextlib.suppress(OSError, SafetensorError):  # a cache is a convenience
+        _write(path, name, estimate)
+    return estimate
+
+
+def _read(path: Path, name: str, voxels: int) -> Estimate | None:
+    """The labels in a file, or None if there is none or anything is wrong with it."""
+    try:
+        arrays, said = read_arrays(path)
+        stats = {k.removeprefix("stats."): v for k, v in arrays.items() if k.startswith("stats.")}
+        estimate = Estimate(arrays["values"], arrays["status"], stats)
+    except (OSError, ValueError, KeyError):
+        return None
+    fits = estimate.values.ndim == 2 and all(len(rows) == voxels for rows in arrays.values())
+    return estimate if fits and said == {"labels": name} else None
+
+
+def _write(path: Path, name: str, estimate: Estimate) -> None:
+    arrays = {"values": estimate.values, "status": estimate.status}
+    arrays |= {f"stats.{key}": rows for key, rows in estimate.stats.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-*"):  # by a run that was killed
+        left.unlink(missing_ok=True)
+    write_arrays(path, arrays, {"labels": name})

@@ -1,0 +1,154 @@
+"""What networks are to learn: everything that decides what they become, in one record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from labelwise.describing import code_of, describe_model
+from labelwise.files import digest
+from labelwise.label_cache import labels_version
+from labelwise.labels import Mix
+from labelwise.models.base import SignalModel
+from labelwise.networks import Weights, named
+from labelwise.noise import NoiseModel
+from labelwise.priors import Prior
+from labelwise.recipe import Recipe
+from labelwise.simulate import Sigma
+from labelwise.types import LabelSource
+
+
+@dataclass(frozen=True)
+class SelfSupervised:
+    """No label: the network is judged by the signal that its estimate predicts (eq. 8).
+
+    Args:
+        noise: None for the sum of squares of eq. 8; a noise model for its likelihood instead,
+            which is what eq. 8 lacks for Rician data.
+
+    Source: Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
+    """
+
+    noise: NoiseModel | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, as JSON data."""
+        loss = type(self.noise).__name__ if self.noise else "sum of squares"
+        return {"kind": "self-supervised", "loss": loss}
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What networks are to learn.
+
+    Args:
+        model: the signal model with its acquisition.
+        noise: how the simulated measurements scatter.
+        prior: where the simulated parameters come from.
+        sigma: noise of one channel where the amplitude is about 1 (1 / SNR); or the lowest and
+            highest of a range, for one network that is told the noise level of each voxel.
+        labels: what each network is taught.
+        recipe: how; `recipe.signals` voxels are simulated.
+        seed: of everything random.
+        normalise: divide each voxel by its own reference (the mean at b = 0), as in vivo; without
+            it the network expects the amplitudes that were simulated.
+        on_bound: what becomes of labels that ended on a bound: `"drop"` (section 3.3) or `"keep"`.
+        weights: W of eqs. 7 and 9, one for each parameter in 1 / its unit; None for 1 / its mean.
+        start: first weights of every network, in place of restarts.
+
+    Raises:
+        ValueError: if there is no label, a weight is not positive, the prior leaves the bounds of a
+            parameter, or self-supervision is asked of a model that cannot be differentiated.
+
+    Warns:
+        UserWarning: if mixed labels are learnt under another loss than the squared one, for which
+            a mix of labels is not a mix of losses.
+    """
+
+    model: SignalModel
+    noise: NoiseModel
+    prior: Prior
+    sigma: Sigma
+    labels: tuple[LabelSource | SelfSupervised, ...]
+    recipe: Recipe = field(default_factory=Recipe.fast)
+    seed: int = 0
+    normalise: bool = True
+    on_bound: Literal["drop", "keep"] = "drop"
+    weights: Sequence[float] | None = None
+    start: Weights | None = None
+
+    def __post_init__(self) -> None:
+        names = [parameter.name for parameter in self.model.parameters]
+        if not self.labels:
+            raise ValueError("labels: expected at least one, got none")
+        if self.weights is not None and (
+            len(self.weights) != len(names) or not all(0 < w < np.inf for w in self.weights)
+        ):
+            raise ValueError(
+                f"weights: expected a positive number for each of {', '.join(names)}, "
+                f"got {', '.join(f'{float(w):g}' for w in self.weights)}"
+            )
+        for parameter, (low, high) in zip(
+            self.model.parameters, self.prior.ranges.tolist(), strict=False
+        ):
+            if low < parameter.bounds[0] or high > parameter.bounds[1]:
+                raise ValueError(
+                    f"prior: {parameter.name} from {low:g} to {high:g} leaves its bounds "
+                    f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}, which estimates never do"
+                )
+        if self.recipe.loss != "squared" and any(isinstance(each, Mix) for each in self.labels):
+            warnings.warn(
+                f"loss {self.recipe.loss}: a mix of labels is a mix of losses, as in the paper, "
+                "for squared errors only",
+                stacklevel=3,
+            )
+        if not self.model.differentiable and any(
+            isinstance(label, SelfSupervised) for label in self.labels
+        ):
+            raise ValueError(
+                f"self-supervision: {type(self.model).__name__} cannot be differentiated, and the "
+                "loss of the signal is trained through its derivative; teach maximum-likelihood "
+                "labels instead (mle-rician), which need none"
+            )
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the network is told the noise level."""
+        return np.ndim(self.sigma) > 0
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what is estimated."""
+        return tuple(parameter.name for parameter in self.model.parameters)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides what the networks become, as JSON data."""
+        return {
+            "model": describe_model(self.model),
+            "noise": type(self.noise).__name__,
+            "prior": self.prior.describe(),
+            "sigma": np.asarray(self.sigma, float).tolist(),
+            "labels": [label.describe() for label in self.labels],
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "normalise": self.normalise,
+            "on_bound": self.on_bound,
+            "weights": None if self.weights is None else [float(w) for w in self.weights],
+            "start": None if self.start is None else digest(named(self.start)),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of what it makes: of the lesson, and of the code that teaches it."""
+        parts = (
+            *("acquisition.py", "bounds.py", "networks.py", "priors.py", "recipe.py"),
+            *("reference.py", "simulate.py", "teach.py", "training.py"),
+        )
+        record = [self.describe(), labels_version(), code_of(*parts)]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]

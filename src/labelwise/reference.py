@@ -1,0 +1,52 @@
+"""Which measurements of a voxel are one, repeated, and by which of them the voxel is divided."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.acquisition import group_equal
+from labelwise.bounds import signals
+from labelwise.models.base import SignalModel, acquisition_names, scale_parameter, settings_of
+from labelwise.priors import Prior, Uniform
+
+_TOLERANCE = 0.001  # ms/µm²: b-values this close are one measurement, repeated
+
+
+def measurement_groups(model: SignalModel) -> tuple[tuple[int, ...], ...]:
+    """The measurements with equal settings; by b, if there is one."""
+    equal = group_equal(settings_of(model), _TOLERANCE)
+    return tuple(tuple(int(i) for i in group) for group in equal)
+
+
+def reference_measurements(model: SignalModel) -> tuple[int, ...]:
+    """The measurements by whose mean a voxel is divided.
+
+    Those at the lowest b, by value; without b, those that have the largest signal whatever the
+    tissue (the first echo); where there are none, as in an inversion recovery, whose every
+    measurement vanishes for some T1, all of them. Empty if no parameter scales the whole signal.
+
+    Example:
+        >>> import labelwise as lw
+        >>> reference_measurements(lw.IVIM([0.8, 0, 0.1, 0, 0.4]))
+        (1, 3)
+        >>> reference_measurements(lw.T1InversionRecovery([50, 400, 3000]))
+        (0, 1, 2)
+    """
+    if scale_parameter(model) is None:
+        return ()
+    groups = measurement_groups(model)
+    if "b" in acquisition_names(type(model)):
+        return groups[0]  # they are sorted by b
+    clean = typical_signals(model, Uniform.typical(model))
+    means = np.stack([clean[:, list(group)].mean(axis=1) for group in groups])
+    first = int(np.argmax(means.mean(axis=1)))
+    if np.all(means[first] >= means.max(axis=0)):
+        return groups[first]
+    return tuple(range(clean.shape[1]))
+
+
+def typical_signals(model: SignalModel, prior: Prior, count: int = 256) -> Float[np.ndarray, "n M"]:
+    """Noise-free signals of some draws of a prior."""
+    return signals(model, np.asarray(prior.sample(jax.random.key(0), count), float))

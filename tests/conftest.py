@@ -1,0 +1,37 @@
+"""What several test files need."""
+
+import numpy as np
+import pytest
+
+from labelwise.describing import describe_model
+from labelwise.networks import Architecture, Scaling
+from labelwise.trained import TrainedNetwork
+
+
+@pytest.fixture
+def random_network():
+    """Makes networks with random weights, for five groups of measurements, b = 0 the first."""
+
+    def make(model, groups, seed=0, **card):
+        architecture = Architecture(5, 2, 8)
+        scaling = Scaling(
+            groups=groups,
+            reference=groups[0],
+            scale=0,
+            conditioned=True,
+            centre=(0.5,) * 4 + (-4.0,),
+            spread=(0.3,) * 4 + (1.0,),
+            unit=(1.0, 1.5),
+        )
+        said = {
+            "model": describe_model(model),
+            "noise": "Rician",
+            "label": {"kind": "random"},
+            "noise_range": [0.001, 0.5],
+            "ranges": [[0.8, 1.2], [0.0, 100.0]],
+            "taught": [[0.8, 1.2], [0.0, 100.0]],
+        }
+        weights = architecture.initial(np.random.default_rng(seed))
+        return TrainedNetwork(architecture, scaling, weights, model.parameters, said | card)
+
+    return make

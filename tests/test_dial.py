@@ -1,0 +1,148 @@
+"""The network that `labelwise map` trains: its noise levels, its lesson, its cache."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from labelwise import ADC, Parameter, Rician, SignalModel, per_measurement
+from labelwise.dial import dial, dial_lesson, noise_levels
+from labelwise.recipe import Recipe
+from labelwise.trained import Blend
+
+MODEL = ADC([0.0, 0.2, 0.5, 1.0])
+NOISE = Rician()
+FAST = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
+dialling = importlib.import_module("labelwise.dial")
+
+
+class Offset(SignalModel):
+    """A model that no parameter scales."""
+
+    b: Float[Array, " M"] = per_measurement()
+    parameters = (Parameter("A", "a.u.", (0.1, 1)), Parameter("B", "a.u.", (0.1, 1)))
+
+    def signal(self, a, b):
+        return a + b * self.b
+
+
+def brightness(reference, n=100):
+    return np.tile(reference * np.asarray(MODEL.signal(1.0, 1.0)), (n, 1))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "low", "high"),
+    [(50.0, -14, -13), (49.0, -14, -13), (1e-9, -27, -26), (1e9, -2, -1)],
+)
+def test_noise_levels_are_rounded_outwards_and_limited(sigma, low, high):
+    levels = noise_levels(MODEL, brightness(1000.0), sigma)
+    assert levels == pytest.approx((1.25**low, 1.25**high))
+
+
+def test_noise_levels_enclose_those_of_the_image():
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(10, 90, 1000)
+    low, high = noise_levels(MODEL, brightness(1000.0, 1000), sigma)
+    inside = (sigma / 1000 >= low) & (sigma / 1000 <= high)
+    assert inside.mean() > 0.95
+    assert low > 0.01 / 1.25**2
+    assert high < 0.09 * 1.25
+
+
+def test_a_level_on_a_step_is_a_range_all_the_same():
+    """Once lowest and highest were equal, which is no range to simulate."""
+    low, high = noise_levels(MODEL, brightness(1.0), 1.25**-10)
+    assert low < high
+    assert low * 0.9999 <= 1.25**-10 <= high * 1.0001
+
+
+def test_bad_voxels_have_no_noise_level():
+    signal = brightness(1000.0)
+    expected = noise_levels(MODEL, signal, 50.0)
+    signal[:40, 0] = np.resize([np.nan, 0.0, -5.0, np.inf], 40)
+    assert noise_levels(MODEL, signal, np.r_[50.0 * np.ones(90), np.zeros(10)]) == expected
+    with pytest.raises(ValueError, match="no voxel has a finite signal"):
+        noise_levels(MODEL, np.zeros_like(signal), 50.0)
+
+
+def test_a_model_without_a_scale_has_no_relative_noise():
+    with pytest.raises(ValueError, match=r"Offset: no parameter scales .* --sigma"):
+        dial_lesson(Offset([0.0, 1.0]), NOISE, (0.01, 0.1))
+    with pytest.raises(ValueError, match=r"Offset: no parameter scales .* --sigma"):
+        noise_levels(Offset([0.0, 1.0]), np.ones((3, 2)), 0.1)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A small recipe for the dial; and the lessons that are taught."""
+    monkeypatch.setattr(
+        dialling,
+        "dial_lesson",
+        lambda *how, **more: dataclasses.replace(dial_lesson(*how, **more), recipe=FAST),
+    )
+    lessons, teach = [], dialling.teach
+    monkeypatch.setattr(
+        dialling, "teach", lambda lesson, **how: lessons.append(lesson) or teach(lesson, **how)
+    )
+    return lessons
+
+
+def told(blend):
+    signal = np.asarray(MODEL.signal(1.0, 1.0))[None]
+    estimate = blend(signal, 0.05)
+    return estimate.values.tobytes(), estimate.stats["standard_error"].tobytes()
+
+
+def test_a_dial_is_trained_once_and_kept(quick, tmp_path):
+    levels = (1 / 50, 1 / 10)
+    first, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
+    assert isinstance(first, Blend)
+    assert (done["cached"], len(quick)) == (False, 1)
+    assert set(first.alphas.values()) == {1.0}
+    assert first.mle.card["label"]["start"] == "search"
+    assert first.gt.card["label"] == {"kind": "ground truth"}
+    again, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
+    assert (done["cached"], len(quick)) == (True, 1)
+    assert told(again) == told(first)
+    other, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache", seed=1)
+    assert (done["cached"], len(quick)) == (False, 2)
+    assert told(other) != told(first)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "another network"])
+def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
+    first, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    (path,) = tmp_path.glob("dial-*.safetensors")
+    assert done["path"] == str(path)
+    data = path.read_bytes()
+    if damage == "another network":
+        first.mle.save(path)
+    else:
+        flipped = data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
+        path.write_bytes({"truncated": data[:-9], "flipped": flipped}[damage])
+    again, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    assert (done["cached"], len(quick)) == (False, 2)
+    assert told(again) == told(first)
+    assert path.read_bytes() == data
+
+
+def test_a_dial_needs_no_cache(quick, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for cache in (None, tmp_path / "file" / "cache"):
+        blend, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=cache)
+        assert (done["cached"], done["path"]) == (False, None)
+        assert isinstance(blend, Blend)
+
+
+def test_the_dial_s_lesson_needs_no_truth_and_knows_every_level():
+    whole = dial_lesson(MODEL, NOISE, (0.02, 0.1), seed=3)
+    assert whole.conditioned
+    assert whole.seed == 3
+    assert [label.describe()["kind"] for label in whole.labels] == [
+        "maximum likelihood",
+        "ground truth",
+    ]
+    assert whole.recipe.name == "every-level"
+    assert whole.normalise

@@ -1,0 +1,60 @@
+"""What a voxel is divided by, and which of its measurements are one."""
+
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from labelwise import (
+    ADC,
+    IVIM,
+    T2,
+    Kurtosis,
+    Parameter,
+    SignalModel,
+    T1InversionRecovery,
+    per_measurement,
+)
+from labelwise.reference import measurement_groups, reference_measurements
+
+
+class BlackBox(SignalModel):
+    """ADC in NumPy."""
+
+    b: Float[Array, " M"] = per_measurement()
+    differentiable = False
+    vectorized = True
+    parameters = ADC.parameters
+
+    def signal(self, s0, adc):
+        return s0 * np.exp(-self.b * adc)
+
+
+class Offset(SignalModel):
+    """A model that no parameter scales."""
+
+    b: Float[Array, " M"] = per_measurement()
+    parameters = (Parameter("A", "a.u.", (0.1, 1)), Parameter("B", "a.u.", (0.1, 1)))
+
+    def signal(self, a, b):
+        return a + b * self.b
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (IVIM([0.8, 0, 0.1, 0, 0.4]), (1, 3)),
+        (ADC([0.5, 0.1, 1.0]), (1,)),
+        (ADC([0.0, 0.0005, 0.5, 1.0]), (0, 1)),
+        (T2([40.0, 10.0, 80.0]), (1,)),
+        (T1InversionRecovery([3000.0, 50.0, 400.0, 1100.0]), (0, 1, 2, 3)),  # each has a null
+        (Kurtosis([2.5, 0.0, 1.0, 0.0]), (1, 3)),  # some draws explode at high b
+        (BlackBox([1.0, 0.0]), (1,)),
+        (Offset([0.0, 1.0]), ()),
+    ],
+)
+def test_the_reference_is_the_lowest_b_or_what_never_vanishes(model, expected):
+    assert reference_measurements(model) == expected
+
+
+def test_equal_settings_are_one_measurement():
+    assert measurement_groups(ADC([1.0, 0.0, 0.5, 0.0, 0.5005])) == ((1, 3), (2, 4), (0,))
