@@ -1,8 +1,11 @@
 """What several test files need."""
 
+import jax
 import numpy as np
 import pytest
 
+from helpers import SIGMA, TRUTH, B, inside
+from labelwise import ADC, Rician
 from labelwise.describing import describe_model
 from labelwise.networks import Architecture, Scaling
 from labelwise.trained import TrainedNetwork
@@ -35,3 +38,11 @@ def random_network():
         return TrainedNetwork(architecture, scaling, weights, model.parameters, said | card)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The small series of `helpers`, with Rician noise."""
+    signal = np.asarray(ADC(b=B).signal(*TRUTH)) * inside()[..., None]
+    noisy = Rician().sample(jax.random.key(3), signal, np.float32(SIGMA))
+    return np.asarray(noisy, np.float32)

@@ -5,9 +5,9 @@ import importlib
 
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
 
-from labelwise import ADC, Parameter, Rician, SignalModel, per_measurement
+from helpers import Offset
+from labelwise import ADC, Rician
 from labelwise.dial import dial, dial_lesson, noise_levels
 from labelwise.recipe import Recipe
 from labelwise.trained import Blend
@@ -16,16 +16,6 @@ MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
 FAST = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
 dialling = importlib.import_module("labelwise.dial")
-
-
-class Offset(SignalModel):
-    """A model that no parameter scales."""
-
-    b: Float[Array, " M"] = per_measurement()
-    parameters = (Parameter("A", "a.u.", (0.1, 1)), Parameter("B", "a.u.", (0.1, 1)))
-
-    def signal(self, a, b):
-        return a + b * self.b
 
 
 def brightness(reference, n=100):

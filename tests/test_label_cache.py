@@ -8,44 +8,17 @@ import jax
 import numpy as np
 import pytest
 
+from helpers import Fixed, assert_same
 from labelwise import IVIM, Rician, label_cache
 from labelwise.label_cache import cached
 from labelwise.labels import MLE, GroundTruth
 from labelwise.priors import Uniform
 from labelwise.simulate import simulate
-from labelwise.types import Estimate, Status, Voxels
+from labelwise.types import Status, Voxels
 
 MODEL = IVIM([0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
 VOXELS = simulate(MODEL, Rician(), Uniform.paper(), 1 / 15, 200, jax.random.key(2))
 UNKNOWN = Voxels(VOXELS.signal, VOXELS.sigma)
-
-
-class Fixed:
-    """A source that says what it is told, and counts how often it is asked."""
-
-    def __init__(self, values, status=Status.CONVERGED, name="fixed", **stats):
-        self.values = np.array(values, np.float32)
-        self.status = np.broadcast_to(np.asarray(status, np.uint8), len(self.values)).copy()
-        self.stats = stats
-        self.name = name
-        self.calls = 0
-
-    def __call__(self, voxels):
-        self.calls += 1
-        return Estimate(self.values, self.status, self.stats)
-
-    def describe(self):
-        return {"kind": self.name}
-
-
-def assert_same(a, b):
-    assert a.values.tobytes() == b.values.tobytes()
-    assert (a.values.dtype, a.values.shape) == (b.values.dtype, b.values.shape)
-    assert (a.status.tobytes(), a.status.dtype) == (b.status.tobytes(), b.status.dtype)
-    assert a.stats.keys() == b.stats.keys()
-    for name, rows in a.stats.items():
-        assert (rows.tobytes(), rows.dtype) == (b.stats[name].tobytes(), b.stats[name].dtype)
-        assert rows.shape == b.stats[name].shape
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+from helpers import Fixed, assert_same
 from labelwise import ADC, IVIM, Gaussian, MaximumLikelihood, Rician, SignalModel, per_measurement
 from labelwise.labels import (
     MLE,
@@ -50,34 +51,6 @@ class NumpyADC(SignalModel):
 
     def signal(self, s0, adc):
         return s0 * np.exp(-self.b * adc) + self.floor
-
-
-class Fixed:
-    """A source that says what it is told, and counts how often it is asked."""
-
-    def __init__(self, values, status=Status.CONVERGED, name="fixed", **stats):
-        self.values = np.array(values, np.float32)
-        self.status = np.broadcast_to(np.asarray(status, np.uint8), len(self.values)).copy()
-        self.stats = stats
-        self.name = name
-        self.calls = 0
-
-    def __call__(self, voxels):
-        self.calls += 1
-        return Estimate(self.values, self.status, self.stats)
-
-    def describe(self):
-        return {"kind": self.name}
-
-
-def assert_same(a, b):
-    assert a.values.tobytes() == b.values.tobytes()
-    assert (a.values.dtype, a.values.shape) == (b.values.dtype, b.values.shape)
-    assert (a.status.tobytes(), a.status.dtype) == (b.status.tobytes(), b.status.dtype)
-    assert a.stats.keys() == b.stats.keys()
-    for name, rows in a.stats.items():
-        assert (rows.tobytes(), rows.dtype) == (b.stats[name].tobytes(), b.stats[name].dtype)
-        assert rows.shape == b.stats[name].shape
 
 
 def with_bad_signals():

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.chosen import find_network, model_of
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.goodness import goodness
@@ -22,17 +22,7 @@ from labelwise.summary import NetworkUse
 from labelwise.trained import Blend
 from labelwise.types import Estimate, Status
 
-SHAPE = (9, 8, 2)
-B = np.array([0, 0, 0, 0, 100, 400, 400, 800]) / 1000
-SIGMA = 10.0
-TRUTH = (500.0, 1.2)
 SCANS = Path(__file__).parents[2] / "shared" / "data"
-
-
-def inside():
-    mask = np.zeros(SHAPE, bool)
-    mask[2:-2, 2:-2] = True
-    return mask
 
 
 def save(path, data):
@@ -46,14 +36,6 @@ def load(folder, name):
 
 def record(folder, name="run"):
     return json.loads((folder / f"{name}.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Tissue with ADC 1.2 µm²/ms in air, Rician noise."""
-    signal = np.asarray(ADC(b=B).signal(*TRUTH)) * inside()[..., None]
-    noisy = Rician().sample(jax.random.key(3), signal, np.float32(SIGMA))
-    return np.asarray(noisy, np.float32)
 
 
 @pytest.fixture

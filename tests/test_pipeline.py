@@ -3,12 +3,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import dipy.data
-import jax
 import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.acquisition import read_bvals, read_times
 from labelwise.images import file_hash
 from labelwise.models import ADC, IVIM, T1InversionRecovery
@@ -17,32 +17,14 @@ from labelwise.pipeline import fit_image
 from labelwise.request import FitRequest
 from labelwise.types import Status
 
-SHAPE = (9, 8, 2)
-B = np.array([0, 0, 0, 0, 100, 400, 400, 800]) / 1000
-SIGMA = 10.0
-TRUTH = (500.0, 1.2)
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
 DIPY = Path(dipy.data.__file__).parent / "files"
 SCANS = Path(__file__).parents[2] / "shared" / "data"
 
 
-def inside():
-    mask = np.zeros(SHAPE, bool)
-    mask[2:-2, 2:-2] = True
-    return mask
-
-
 def save(path, data, affine=AFFINE):
     nib.save(nib.Nifti1Image(data, affine), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Tissue with ADC 1.2 µm²/ms in air, Rician noise."""
-    signal = np.asarray(ADC(b=B).signal(*TRUTH)) * inside()[..., None]
-    noisy = Rician().sample(jax.random.key(3), signal, np.float32(SIGMA))
-    return np.asarray(noisy, np.float32)
 
 
 @pytest.fixture

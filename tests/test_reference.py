@@ -1,42 +1,16 @@
 """What a voxel is divided by, and which of its measurements are one."""
 
-import numpy as np
 import pytest
-from jaxtyping import Array, Float
 
+from helpers import BlackBox, Offset
 from labelwise import (
     ADC,
     IVIM,
     T2,
     Kurtosis,
-    Parameter,
-    SignalModel,
     T1InversionRecovery,
-    per_measurement,
 )
 from labelwise.reference import measurement_groups, reference_measurements
-
-
-class BlackBox(SignalModel):
-    """ADC in NumPy."""
-
-    b: Float[Array, " M"] = per_measurement()
-    differentiable = False
-    vectorized = True
-    parameters = ADC.parameters
-
-    def signal(self, s0, adc):
-        return s0 * np.exp(-self.b * adc)
-
-
-class Offset(SignalModel):
-    """A model that no parameter scales."""
-
-    b: Float[Array, " M"] = per_measurement()
-    parameters = (Parameter("A", "a.u.", (0.1, 1)), Parameter("B", "a.u.", (0.1, 1)))
-
-    def signal(self, a, b):
-        return a + b * self.b
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
 
+from helpers import BlackBox
 from labelwise import (
     ADC,
     Rician,
-    SignalModel,
-    per_measurement,
 )
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
@@ -26,18 +24,6 @@ MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
 FAST = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
 PAPER = Recipe.paper(signals=1250, batch=50, epochs=4, restarts=2, patience=2, rate=1e-2)
-
-
-class BlackBox(SignalModel):
-    """ADC in NumPy."""
-
-    b: Float[Array, " M"] = per_measurement()
-    differentiable = False
-    vectorized = True
-    parameters = ADC.parameters
-
-    def signal(self, s0, adc):
-        return s0 * np.exp(-self.b * adc)
 
 
 class Label:

@@ -52,8 +52,8 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
 
     Averaged over the grid's other dimensions (`labelwise.evaluate.marginal`). Shaded: two standard
     errors on either side. A parameter whose grid has a single value is left out. Colours follow the
-    names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels, a dial at
-    alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
+    names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels, a dial
+    at alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
 
     Args:
         dataset: what `evaluate` returned.

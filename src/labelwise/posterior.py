@@ -28,7 +28,7 @@ class PosteriorMean:
     simulated from the same model, noise and prior: the floor that networks are compared with. It
     believes the prior: signals must be in the prior's unit (divided by a reference, if the prior
     has S0 around 1), and one that no draw comes near gets the nearest draw. Cost grows with
-    voxels · draws · measurements, about 2 ns each on two cores.
+    voxels · draws · measurements.
 
     Args:
         model: the signal model with its acquisition.

@@ -1,0 +1,69 @@
+"""Classes and data that several test files use."""
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from labelwise import ADC, Parameter, SignalModel, per_measurement
+from labelwise.types import Estimate, Status
+
+# A small series: tissue with S0 500 and ADC 1.2 µm²/ms in air.
+SHAPE = (9, 8, 2)
+B = np.array([0, 0, 0, 0, 100, 400, 400, 800]) / 1000
+SIGMA = 10.0
+TRUTH = (500.0, 1.2)
+
+
+def inside():
+    mask = np.zeros(SHAPE, bool)
+    mask[2:-2, 2:-2] = True
+    return mask
+
+
+class BlackBox(SignalModel):
+    """ADC in NumPy."""
+
+    b: Float[Array, " M"] = per_measurement()
+    differentiable = False
+    vectorized = True
+    parameters = ADC.parameters
+
+    def signal(self, s0, adc):
+        return s0 * np.exp(-self.b * adc)
+
+
+class Offset(SignalModel):
+    """A model that no parameter scales."""
+
+    b: Float[Array, " M"] = per_measurement()
+    parameters = (Parameter("A", "a.u.", (0.1, 1)), Parameter("B", "a.u.", (0.1, 1)))
+
+    def signal(self, a, b):
+        return a + b * self.b
+
+
+class Fixed:
+    """A source that says what it is told, and counts how often it is asked."""
+
+    def __init__(self, values, status=Status.CONVERGED, name="fixed", **stats):
+        self.values = np.array(values, np.float32)
+        self.status = np.broadcast_to(np.asarray(status, np.uint8), len(self.values)).copy()
+        self.stats = stats
+        self.name = name
+        self.calls = 0
+
+    def __call__(self, voxels):
+        self.calls += 1
+        return Estimate(self.values, self.status, self.stats)
+
+    def describe(self):
+        return {"kind": self.name}
+
+
+def assert_same(a, b):
+    assert a.values.tobytes() == b.values.tobytes()
+    assert (a.values.dtype, a.values.shape) == (b.values.dtype, b.values.shape)
+    assert (a.status.tobytes(), a.status.dtype) == (b.status.tobytes(), b.status.dtype)
+    assert a.stats.keys() == b.stats.keys()
+    for name, rows in a.stats.items():
+        assert (rows.tobytes(), rows.dtype) == (b.stats[name].tobytes(), b.stats[name].dtype)
+        assert rows.shape == b.stats[name].shape
