@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.models import SignalModel
+from labelwise.models.base import detached
 from labelwise.noise import NoiseModel
 
 
@@ -91,7 +92,7 @@ def signals(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.nd
     """The noise-free signal of N voxels, in float64."""
     if model.differentiable:
         with jax.enable_x64(True):
-            return np.asarray(_signals(model, np.asarray(params, dtype=np.float64)))
+            return np.asarray(_signals(detached(model), np.asarray(params, dtype=np.float64)))
     if model.vectorized:
         return np.asarray(model.signal(*(column[:, None] for column in params.T)))
     return np.stack([np.asarray(model.signal(*voxel)) for voxel in params])
@@ -102,7 +103,7 @@ def jacobian(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.n
     if not model.differentiable:
         return differences(model, params)
     with jax.enable_x64(True):
-        return np.asarray(_jacobian(model, np.asarray(params, dtype=np.float64)))
+        return np.asarray(_jacobian(detached(model), np.asarray(params, dtype=np.float64)))
 
 
 def differences(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N M P"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from labelwise.bounds import signals
 from labelwise.models import SignalModel
-from labelwise.models.base import measurements
+from labelwise.models.base import detached, measurements
 from labelwise.noise import NoiseModel
 
 _WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
@@ -80,7 +80,7 @@ def goodness(
 def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray, "2 W"]:
     with jax.enable_x64(False):
         if model.differentiable:
-            judged = _judge_traced(model, noise, signal, sigma, values, freedom)
+            judged = _judge_traced(detached(model), noise, signal, sigma, values, freedom)
         else:
             distinct, lanes = np.unique(values, axis=0, return_inverse=True)
             clean = signals(model, distinct.astype(float))[lanes]

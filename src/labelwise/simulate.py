@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from labelwise.bounds import signals
-from labelwise.models.base import SignalModel, measurements
+from labelwise.models.base import SignalModel, detached, measurements
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
 from labelwise.types import Voxels
@@ -143,7 +143,8 @@ def _block(
             )
         sigma = _sigma_of_voxels(sigma_key, limits, size)
         if model.differentiable:
-            signal = np.asarray(_simulated(model, noise, noise_key, params, sigma))[:count]
+            made = _simulated(detached(model), noise, noise_key, params, sigma)
+            signal = np.asarray(made)[:count]
         else:
             clean = np.zeros((size, measurements(model)), np.float32)
             with np.errstate(all="ignore"):  # what overflows is refused below

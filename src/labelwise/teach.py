@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from labelwise.label_cache import cached
 from labelwise.labels import GroundTruth, label_report, usable
 from labelwise.lesson import Lesson, SelfSupervised
-from labelwise.models.base import SignalModel, scale_parameter
+from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks import Architecture, Scaling, Weights, fit_scaling
 from labelwise.noise import NoiseModel
 from labelwise.reference import measurement_groups, reference_measurements
@@ -277,6 +277,7 @@ def _signal_loss(
     model: SignalModel, noise: NoiseModel | None, unit: Float[np.ndarray, "P 1"]
 ) -> Objective:
     """The loss in signal space of one voxel: eq. 8, or the likelihood of a noise model."""
+    model = detached(model)  # the objective closes over it
 
     def objective(outputs: Array, targets: Array, weights: Array) -> Array:
         data, sigma = targets[:-1], targets[-1]

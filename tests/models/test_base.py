@@ -1,10 +1,23 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from labelwise import IVIM, Parameter, SignalModel, per_measurement
+from labelwise import (
+    IVIM,
+    Kurtosis,
+    MaximumLikelihood,
+    Parameter,
+    Rician,
+    SignalModel,
+    per_measurement,
+)
+from labelwise.bounds import cramer_rao
+from labelwise.goodness import goodness
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
+from labelwise.priors import Uniform
+from labelwise.simulate import simulate
 
 S0, R = Parameter("S0", "a.u.", (0, np.inf)), Parameter("R", "1/ms", (0, 1))
 
@@ -74,3 +87,15 @@ def test_log_linear_of_a_single_setting_has_no_slope():
     amplitude, rate = log_linear(np.full(4, 2.0), np.array([1.0, 1.1, 0.9, 1.0]))
     assert float(rate) == pytest.approx(0, abs=1e-6)
     assert float(amplitude) == pytest.approx(1, rel=0.1)
+
+
+def test_a_model_that_a_compiled_function_closed_over_is_still_usable():
+    """Once every float64 program refused it: JAX remembered its array in float32."""
+    model, params = Kurtosis([0, 0.5, 1.0, 1.5, 2.0]), np.array([[1.0, 1.0, 0.8]])
+    compiled = jax.jit(lambda voxel: model.signal(*voxel))  # alive as long as this test
+    signal = np.asarray(compiled(params[0]))[None]
+    estimate = MaximumLikelihood(model, Rician())(signal, 0.001)
+    np.testing.assert_allclose(estimate.values, params, rtol=1e-2)
+    assert np.all(np.isfinite(cramer_rao(model, Rician(), params, 0.1)))
+    assert np.all(np.isfinite(goodness(model, Rician(), signal, 0.1, params)))
+    simulate(model, Rician(), Uniform.typical(model), 0.1, 10, jax.random.key(0))

@@ -13,7 +13,7 @@ from labelwise.fitting.batching import WIDTH, solve
 from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
-from labelwise.models.base import SignalModel, measurements, scale_parameter
+from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
 from labelwise.noise import NoiseModel
 from labelwise.types import Estimate, Parameter, Status
 
@@ -66,7 +66,8 @@ class MaximumLikelihood:
         self._stop = Stop(tolerance, max_iterations)
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
-        self._engine = make_engine(model, noise, self.parameters, self._stop)
+        self._detached = detached(model)
+        self._engine = make_engine(self._detached, noise, self.parameters, self._stop)
         self._dictionary = Dictionary(model, self.parameters, self._scale)
 
     def __call__(
@@ -132,7 +133,8 @@ class MaximumLikelihood:
         lower, upper = self._box(scale)
         data = np.ascontiguousarray(signal.T) / scale  # voxels last, in memory too
         if start is None:
-            q = find_starts(self.model, self._dictionary, signal / scale[:, None]) / unit[:, None]
+            q = find_starts(self._detached, self._dictionary, signal / scale[:, None])
+            q = q / unit[:, None]
         else:
             q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)

@@ -7,9 +7,10 @@ paper's equation for ONE voxel, scalars in, M values out. `vmap` makes it a mill
 
 import dataclasses
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
     from typing import ClassVar as AbstractClassVar
 else:
     from equinox import AbstractClassVar
+
+
+Model = TypeVar("Model", bound="SignalModel")
 
 
 def per_measurement() -> Any:
@@ -145,6 +149,16 @@ def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
         {'b': array([0. , 0.8])}
     """
     return {name: np.asarray(getattr(model, name)) for name in acquisition_names(type(model))}
+
+
+def detached(model: Model) -> Model:
+    """The same model with arrays of its own, to be handed to compiled programs.
+
+    JAX (0.10.2) remembers a NumPy array that a compiled function closes over, in the precision of
+    that moment, and hands that to programs of another precision, which refuse it: while a user's
+    `jax.jit(lambda p: model.signal(*p))` lives, no float64 program could take `model`.
+    """
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, model)
 
 
 def measurements(model: SignalModel) -> int:
