@@ -3,7 +3,9 @@ import warnings
 
 import pytest
 
-from labelwise.terminal import notes, number, sentence
+from labelwise.models import IVIM
+from labelwise.summary import Comparison
+from labelwise.terminal import notes, number, sentence, show_comparison
 
 
 def test_a_note_is_shown_once_and_other_kinds_of_warning_not_at_all(capsys):
@@ -42,3 +44,20 @@ def test_an_error_is_one_sentence(error, words):
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_a_comparison_fits_80_columns_with_every_tissue_named(capsys, monkeypatch):
+    """Once the names were squeezed out by the numbers."""
+    monkeypatch.setenv("COLUMNS", "80")
+    truths = (1234.5, 0.25, 0.85, 45.5)
+    show_comparison(
+        [
+            Comparison(tissue, parameter, truth, (0.98 * truth, 1.02 * truth), (truth / 9,) * 2)
+            for tissue in ("pancreas", "marrow")
+            for parameter, truth in zip(IVIM.parameters, truths, strict=True)
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("pancreas") for line in lines) == 2
+    assert sum("1,230 1,210 1,260" in line for line in lines) == 2
+    assert max(map(len, lines)) <= 80

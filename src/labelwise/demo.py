@@ -180,7 +180,6 @@ def compare(phantom: Phantom) -> list[Comparison]:
                 Comparison(
                     kind.name,
                     parameter,
-                    int(here.sum()),
                     float(np.median(truth[here])),
                     (medians[0], medians[1]),
                     (errors[0], errors[1]),

@@ -16,7 +16,15 @@ from labelwise.describing import canonical, describe_model, describe_module, pla
 from labelwise.fitting import MaximumLikelihood
 from labelwise.models.base import SignalModel
 from labelwise.noise import NoiseModel
-from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
+from labelwise.types import (
+    Estimate,
+    Estimator,
+    LabelSource,
+    Parameter,
+    Status,
+    Voxels,
+    has_values,
+)
 
 _FROM_BEST_TO_WORST = (
     *(Status.CONVERGED, Status.PREDICTED, Status.EXTRAPOLATED, Status.ON_BOUND),
@@ -176,7 +184,7 @@ class Mix:
         a, b = self._checked(self.a(voxels)), self._checked(self.b(voxels))
         mixed = self.alpha * a.values + (1 - self.alpha) * b.values
         status = _worse(a.status, b.status)
-        values = np.where(_has_values(status)[:, None], mixed, np.nan)
+        values = np.where(has_values(status)[:, None], mixed, np.nan)
         bounds = [e.stats["on_bound"] for e in (a, b) if "on_bound" in e.stats]
         return Estimate(
             values=values.astype(np.result_type(a.values, b.values)),
@@ -250,7 +258,7 @@ def usable(
     """
     if on_bound not in ("drop", "keep"):
         raise ValueError(f"on_bound: expected 'drop' or 'keep', got {on_bound!r}")
-    good = _has_values(estimate.status) & np.isfinite(estimate.values).all(axis=1)
+    good = has_values(estimate.status) & np.isfinite(estimate.values).all(axis=1)
     return good if on_bound == "keep" else good & (estimate.status != Status.ON_BOUND)
 
 
@@ -285,7 +293,7 @@ def label_report(estimate: Estimate, parameters: Sequence[Parameter]) -> dict[st
         "on_bound": _share(stuck),
         "on_bound_of": {p.name: s for p, s in zip(parameters, shares, strict=True)},
         "not_converged": _share(estimate.status == Status.NOT_CONVERGED),
-        "failed": _share(~_has_values(estimate.status)),
+        "failed": _share(~has_values(estimate.status)),
     }
 
 
@@ -299,10 +307,6 @@ def _worse(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> Int[np.ndarray
     rank = np.empty(len(Status), np.uint8)
     rank[[int(status) for status in _FROM_BEST_TO_WORST]] = np.arange(len(Status))
     return np.where(rank[a] >= rank[b], a, b)
-
-
-def _has_values(status: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-    return np.isin(status, [code for code in Status if code.has_values])
 
 
 def _share(chosen: Bool[np.ndarray, " N"]) -> float:

@@ -17,9 +17,8 @@ from labelwise.images import Series
 from labelwise.noise_level import NoiseLevel
 from labelwise.outputs import Output
 from labelwise.request import Request
-from labelwise.summary import has_values
 from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Parameter, Status
+from labelwise.types import Estimate, Parameter, Status, has_values
 
 PICTURE = "maps.png"
 

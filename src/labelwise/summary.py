@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.stats import chi2
 
 from labelwise.noise_level import NoiseLevel
 from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Parameter, Status
+from labelwise.types import Estimate, Parameter, Status, has_values
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _CLIPPED = 10  # voxels that share the series' largest value
@@ -168,7 +168,6 @@ class Comparison:
     Args:
         tissue: the name of the tissue.
         parameter: which parameter, with its unit.
-        voxels: how many voxels have both estimates.
         truth: the median of the true values.
         estimates: the median estimate, by the fit and by the network.
         errors: the median of the absolute errors, of the fit and of the network.
@@ -176,15 +175,9 @@ class Comparison:
 
     tissue: str
     parameter: Parameter
-    voxels: int
     truth: float
     estimates: tuple[float, float]
     errors: tuple[float, float]
-
-
-def has_values(status: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    """Which voxels' estimates are numbers."""
-    return np.isin(status, [code for code in Status if code.has_values])
 
 
 def count_statuses(status: Int[np.ndarray, " n"]) -> dict[Status, int]:

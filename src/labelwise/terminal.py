@@ -179,9 +179,9 @@ def show_comparison(rows: Sequence[Comparison]) -> None:
 def _by_tissue(
     rows: Sequence[Comparison], numbers: Callable[[Comparison], tuple[str, ...]]
 ) -> Table:
-    """A few numbers for each tissue and parameter, aligned."""
-    table = Table("tissue", **_PLAIN)
-    table.add_column("voxels", justify="right")
+    """A few numbers for each tissue and parameter, aligned, in no more than 80 columns."""
+    table = Table(**_PLAIN)
+    table.add_column("tissue", no_wrap=True)
     parameters = list(dict.fromkeys(row.parameter for row in rows))
     widths = {}
     for parameter in parameters:
@@ -193,9 +193,8 @@ def _by_tissue(
         cells = [row for row in rows if row.tissue == tissue]
         table.add_row(
             tissue,
-            str(cells[0].voxels),
             *(
-                "  ".join(
+                " ".join(
                     text.rjust(width)
                     for text, width in zip(numbers(cell), widths[cell.parameter], strict=True)
                 )

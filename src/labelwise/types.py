@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 Numbers = Array | np.ndarray | float
 """What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
@@ -108,6 +108,11 @@ _REASONS = {
     Status.EXTRAPOLATED: "outside what the network was trained for",
 }
 _WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED)
+
+
+def has_values(status: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    """Which voxels' estimates are numbers."""
+    return np.isin(status, _WITH_VALUES)
 
 
 @dataclass(frozen=True)
