@@ -29,6 +29,7 @@ def random_network():
         said = {
             "model": describe_model(model),
             "noise": "Rician",
+            "normalised": True,
             "label": {"kind": "random"},
             "noise_range": [0.001, 0.5],
             "ranges": [[0.8, 1.2], [0.0, 100.0]],

@@ -381,6 +381,15 @@ def test_a_network_of_another_noise(ask, net):
     refuse(ask(net=net, noise=Gaussian()), "for Rician noise, not for Gaussian; give --noise ric")
 
 
+def test_a_network_for_signals_of_another_unit(ask, tmp_path, made):
+    path = tmp_path / "absolute.safetensors"
+    made(normalised=False, noise_range=[0.05, 0.1]).save(path)
+    request = ask(net=path)
+    with pytest.raises(ValueError, match=r"trained with --absolute, for sigma 0.05 to 0.1"):
+        map_image(request, find_network(request, None))
+    assert not request.folder.exists()
+
+
 def test_a_prior_for_a_network_that_is_trained_already(ask, net):
     refuse(ask(net=net, ranges={"ADC": (0, 1)}), "was trained already, so --prior cannot change it")
 

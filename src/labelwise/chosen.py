@@ -65,7 +65,15 @@ def _from_file(request: MapRequest, path: Path) -> Source:
         network = network.with_alpha(request.alpha)
 
     def source(signal, sigma, tell: Progress) -> tuple[Network, NetworkUse]:
-        return network, _use(network, "file", path, {}, signal, sigma)
+        use = _use(network, "file", path, {}, signal, sigma)
+        (low, high), (least, most) = use.trained, use.image
+        if not network.card["normalised"] and (most < low / 2 or least > high * 2):
+            raise ValueError(
+                f"{path}: was trained with --absolute, for sigma {low:.3g} to {high:.3g} and "
+                f"signals of that unit, but sigma is {least:.3g} to {most:.3g} here; bring the "
+                "images to that unit, or train without --absolute"
+            )
+        return network, use
 
     return source
 
