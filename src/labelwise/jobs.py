@@ -30,7 +30,7 @@ from labelwise.outputs import as_json
 from labelwise.priors import Grid
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
-from labelwise.types import LabelSource
+from labelwise.types import Estimator, LabelSource
 
 MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise
@@ -103,6 +103,12 @@ def train_file(
         ValueError: see `teach`.
     """
     refuse_existing(path, overwrite)
+    if len(lesson.labels) > 1 and lesson.recipe.loss != "squared":
+        warnings.warn(
+            f"loss {lesson.recipe.loss}: the dial is the network of the mixed label for squared "
+            "errors only",
+            stacklevel=2,
+        )
     begin = time.perf_counter()
     checkpoint = path.with_name(f"{path.name}.checkpoint")
     networks = teach(lesson, cache=cache, checkpoint=checkpoint, resume=resume, tell=tell)
@@ -176,46 +182,13 @@ def evaluate_files(
     for name in names:
         refuse_existing(folder / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators: dict[str, TrainedNetwork | Blend | MaximumLikelihood] = {}
-    first = load(paths[0])
-    for path, stem in zip(paths, _stems(paths), strict=True):
-        network = load(path)
-        network.check_acquisition(first.acquisition)
-        for what, ours, theirs in (
-            ("model", first.card["model"]["class"], network.card["model"]["class"]),
-            ("noise", first.card["noise"], network.card["noise"]),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    f"{path}: was trained for the {what} {theirs}, {paths[0].name} for {ours}; "
-                    "evaluate them one by one"
-                )
-        if network.card["prior"] != first.card["prior"]:
-            warnings.warn(
-                f"{path.name} was trained for another prior than {paths[0].name}, whose ranges are "
-                "used for both",
-                stacklevel=2,
-            )
-        if isinstance(network, Blend):
-            estimators |= {
-                f"{stem}, alpha {alpha:g}": network.with_alpha(alpha) for alpha in (1.0, 0.5, 0.0)
-            }
-        else:
-            estimators[stem] = network
+    estimators, first = _networks(paths)
     card = first.card
     made = rebuild(card["model"], model, paths[0])
     noise = NOISES[card["noise"]]()
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
-    level = card["sigma"]
-    known = np.atleast_1d(level)
-    if snr and not known.min() / 1.05 <= 1 / snr <= 1.05 * known.max():
-        warnings.warn(
-            f"SNR {snr:g} is not what {paths[0].name} was trained for "
-            f"({' to '.join(f'{1 / each:.3g}' for each in known[::-1])})",
-            stacklevel=2,
-        )
-    sigma = 1 / snr if snr else float(np.sqrt(np.prod(level)) if np.ndim(level) else level)
+    sigma = _sigma(card["sigma"], snr, paths[0])
     names_of = [parameter.name for parameter in first.parameters]
     scaled = (first.mle if isinstance(first, Blend) else first).scaling.scale
     fixed = {} if scaled is None else {names_of[scaled]: 1.0}
@@ -234,8 +207,6 @@ def evaluate_files(
         progress=lambda done, total: tell("evaluating", done, total, ""),
     )
     found = summary(dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
     record = {
         "command": command,
         "networks": [str(path) for path in paths],
@@ -245,6 +216,8 @@ def evaluate_files(
         "grid": {name: values.tolist() for name, values in grid.axes.items()},
         "summary": _plain(found),
     }
+    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
         dataset.to_netcdf(Path(staging, names[0]), engine="scipy")
         figure.savefig(Path(staging, names[1]))
@@ -254,6 +227,51 @@ def evaluate_files(
     units = {parameter.name: parameter.unit for parameter in made.parameters}
     seconds = time.perf_counter() - begin
     return Evaluation(folder, 1 / sigma, grid.axes, repeats, found, units, seconds)
+
+
+def _networks(
+    paths: Sequence[Path],
+) -> tuple[dict[str, Estimator], TrainedNetwork | Blend]:
+    """The estimators in some files by name, a dial's both ends and its middle; and the first."""
+    networks = [load(path) for path in paths]
+    first, estimators = networks[0], {}
+    for path, stem, network in zip(paths, _stems(paths), networks, strict=True):
+        network.check_acquisition(first.acquisition)
+        for what, ours, theirs in (
+            ("model", first.card["model"]["class"], network.card["model"]["class"]),
+            ("noise", first.card["noise"], network.card["noise"]),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{path}: was trained for the {what} {theirs}, {paths[0].name} for {ours}; "
+                    "evaluate them one by one"
+                )
+        if network.card["prior"] != first.card["prior"]:
+            warnings.warn(
+                f"{path.name} was trained for another prior than {paths[0].name}, whose ranges are "
+                "used for both",
+                stacklevel=3,
+            )
+        if isinstance(network, Blend):
+            for alpha in (1.0, 0.5, 0.0):
+                estimators[f"{stem}, alpha {alpha:g}"] = network.with_alpha(alpha)
+        else:
+            estimators[stem] = network
+    return estimators, first
+
+
+def _sigma(trained: float | list[float], snr: float | None, path: Path) -> float:
+    """The noise level asked for, or that of the training, or the middle of its range."""
+    known = np.atleast_1d(trained)
+    if snr is None:
+        return float(np.sqrt(known.min() * known.max()))
+    if not known.min() / 1.05 <= 1 / snr <= 1.05 * known.max():
+        warnings.warn(
+            f"SNR {snr:g} is not what {path.name} was trained for "
+            f"({' to '.join(f'{1 / each:.3g}' for each in known[::-1])})",
+            stacklevel=3,
+        )
+    return 1 / snr
 
 
 def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
