@@ -40,7 +40,7 @@ _WORDS = (  # the first that a name matches decides
     ("between", r"mix|blend|hybrid|\bdial\b|alpha|α"),
     ("posterior", r"posterior|bayes"),
     ("truth", r"\bgt|_gt|ground"),
-    ("likelihood", r"self|label|\bnet|supervised"),
+    ("likelihood", r"self|label|\bnet|supervised|(?-i:mle)"),  # "mle" is the name of a file
     ("fit", r"mle|likelihood|\bfit|least squares"),
 )
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
@@ -145,9 +145,8 @@ def styles_of(names: Sequence[str]) -> dict[str, dict[str, object]]:
 
 
 def _family(name: str) -> str:
-    lower = name.lower()
     for family, words in _WORDS:
-        if re.search(words, lower):
+        if re.search(words, name, re.IGNORECASE):
             return family
     return "other"
 

@@ -146,7 +146,7 @@ def _image(
 ) -> AxesImage:
     """One map."""
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9, pad=3, loc="left")
+    axes.set_title(title, fontsize=9, pad=3, loc="left", y=1.0)  # laid out by hand
     return axes.imshow(
         image.T,
         origin="lower",
@@ -170,7 +170,7 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
         vmax=len(Status) - 0.5,
     )
     axes.set_axis_off()
-    axes.set_title("status", fontsize=9, pad=3, loc="left")
+    axes.set_title("status", fontsize=9, pad=3, loc="left", y=1.0)
     beneath.set_axis_off()
     beneath.legend(
         handles=[
