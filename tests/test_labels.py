@@ -85,6 +85,17 @@ def test_labels_from_the_truth_are_the_fit_started_there():
     assert_same(MLE(MODEL, Rician())(VOXELS), expected)
 
 
+def test_labels_can_start_from_one_place_for_all():
+    middle = Uniform.typical(MODEL).ranges.mean(axis=1)
+    source = MLE(MODEL, Rician(), start=middle.tolist())
+    expected = MaximumLikelihood(MODEL, Rician())(
+        VOXELS.signal, VOXELS.sigma, start=np.tile(middle, (len(VOXELS), 1))
+    )
+    unknown = Voxels(VOXELS.signal, VOXELS.sigma)
+    assert_same(source(unknown), expected)
+    assert source.describe()["start"] == middle.tolist()
+
+
 def test_labels_by_search_know_nothing_of_the_truth():
     source = MLE(MODEL, Rician(), start="search")
     lied = Voxels(VOXELS.signal, VOXELS.sigma, VOXELS.params * 0.5)
@@ -136,8 +147,10 @@ def test_a_truth_that_is_not_known_is_asked_for(source):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ValueError, match="start: expected 'truth' or 'search', got 'mean'"):
+    with pytest.raises(ValueError, match=r"start: expected 'truth', 'search', or 4 .*got 'mean'"):
         MLE(MODEL, Rician(), start="mean")
+    with pytest.raises(ValueError, match=r"or 4 parameters .* got \(1\.0, 0\.3\)"):
+        MLE(MODEL, Rician(), start=(1.0, 0.3))
     with pytest.raises(ValueError, match="bounds: no parameter 'D'"):
         MLE(MODEL, Rician(), bounds={"D": (0, 1)})
     with pytest.raises(ValueError, match="on_bound: expected 'drop' or 'keep'"):
@@ -297,11 +310,12 @@ def test_descriptions_are_json(source):
         MLE(IVIM([*B[:-1], 0.9]), Rician()),
         MLE(MODEL, Gaussian()),
         MLE(MODEL, Rician(), start="search"),
+        MLE(MODEL, Rician(), start=(1.0, 0.3, 1.0, 50.0)),
         MLE(MODEL, Rician(), bounds={"D_fast": (4, 150)}),
         MLE(MODEL, Rician(), max_iterations=100),
         Mix(0.5, MLE(MODEL, Rician()), GroundTruth()),
     ],
-    ids=["acquisition", "noise", "start", "bounds", "iterations", "mix"],
+    ids=["acquisition", "noise", "start", "one start", "bounds", "iterations", "mix"],
 )
 def test_what_changes_a_label_changes_the_description(other):
     assert other.describe() != MLE(MODEL, Rician()).describe()

@@ -271,6 +271,23 @@ def test_a_weight_favours_its_parameter():
     assert errors((100.0, 1.0))[0] < 0.7 * errors((1.0, 100.0))[0]
 
 
+def test_each_label_can_have_its_own_weights():
+    truth, rows = GroundTruth(), ((1.0, 2.0), None)
+    both = teach(lesson(truth, truth, weights=rows, normalise=False, sigma=0.05))
+    assert [network.card["weights"] for network in both] == [[1.0, 2.0], None]
+    for network, row in zip(both, rows, strict=True):
+        (alone,) = teach(lesson(truth, weights=row, normalise=False, sigma=0.05))
+        for one, other in zip(network.weights, alone.weights, strict=True):
+            assert np.allclose(one[0], other[0], atol=1e-4)  # other lanes, other rounding
+
+
+def test_a_shared_start_is_not_the_network_with_other_weights():
+    paper = dataclasses.replace(FAST, shared_start=True, epochs=2)
+    truth, rows = GroundTruth(), (None, (100.0, 1.0))
+    plain, weighted = teach(lesson(truth, truth, weights=rows, recipe=paper))
+    assert not np.allclose(plain.weights[0][0], weighted.weights[0][0])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -17,7 +17,7 @@ from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
 from labelwise.simulate import simulate
 from labelwise.teach import teach
-from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, load
+from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, PointEstimates, load
 from labelwise.types import Status
 
 B = np.array([0.0, 0.5, 0.0, 0.2, 1.0])
@@ -379,3 +379,23 @@ def test_only_the_first_differences_are_listed(network):
     other = dataclasses.replace(network, card={**network.card, "model": model})
     with pytest.raises(ValueError, match="volume 5 is 4100, not 4000 s/mm²; and 4 more; train one"):
         other.check_acquisition({"b": np.arange(9) + 0.1})
+
+
+# --- estimates alone
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 1.0])
+def test_estimates_alone_are_those_with_errors(ends, alpha):
+    whole = ends[0] if alpha is None else Blend(alpha, *ends)
+    alone, full = PointEstimates(whole)(SIGNAL, SIGMA), whole(SIGNAL, SIGMA)
+    assert PointEstimates(whole).parameters == whole.parameters
+    assert np.allclose(alone.values, full.values, rtol=1e-5, equal_nan=True)
+    assert np.array_equal(alone.status, full.status)
+    assert set(full.stats) - set(alone.stats) == {"standard_error"}
+
+
+def test_estimates_alone_of_bad_voxels_are_none(plain):
+    bad = np.full((2, len(B)), np.nan)
+    estimate = PointEstimates(plain)(np.vstack([SIGNAL[:1], bad]), 0.05)
+    assert np.isfinite(estimate.values[0]).all()
+    assert np.isnan(estimate.values[1:]).all()

@@ -6,7 +6,9 @@ signals for every estimator. Results are an `xarray.Dataset` with named dimensio
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.bounds import fisher_information, jacobian, signals
+from labelwise.fitting import available_cores
 from labelwise.information import mutual_information, quantile_edges, retained_information
 from labelwise.models import SignalModel
 from labelwise.noise import NoiseModel
@@ -108,23 +111,33 @@ def evaluate(
     table["failed"] = np.full((len(sources), points), np.nan)
     counts = [[np.zeros((n, bins), np.int64) for n in grid.shape] for _ in sources]
 
-    for chosen, voxels, score in bench.blocks(np.arange(points), repeats, block):
-        truth = bench.truth[chosen]
-        for row, source in enumerate(sources.values()):
-            values = _values(source, voxels, truth.shape, repeats)
-            good = np.all(np.isfinite(values), axis=-1)
-            errors = np.where(good[..., None], values - truth[:, None], 0.0)
-            for name, moment in _moments(errors, good).items():
-                table[name][row, chosen] = moment
-            table["retained"][row, chosen], table["retained_error"][row, chosen] = (
-                retained_information(errors, score, good, bench.fisher[chosen])
-            )
-            for p in range(size):
-                counts[row][p] += _count(
-                    values[..., p], levels[chosen, p], good, edges[row][p], counts[row][p].shape
-                )
-        if progress:
-            progress((int(chosen[-1]) + 1) * repeats, points * repeats)
+    def reduce(row: int, chosen, values, score) -> list[np.ndarray]:
+        """Describe the estimates (g, R, P) of some points; nobody else writes their rows."""
+        good = np.all(np.isfinite(values), axis=-1)
+        errors = np.where(good[..., None], values - bench.truth[chosen][:, None], 0.0)
+        for name, moment in _moments(errors, good).items():
+            table[name][row, chosen] = moment
+        table["retained"][row, chosen], table["retained_error"][row, chosen] = retained_information(
+            errors, score, good, bench.fisher[chosen]
+        )
+        return [
+            _count(values[..., p], levels[chosen, p], good, edges[row][p], counts[row][p].shape)
+            for p in range(size)
+        ]
+
+    # estimators are called one after the other; what is made of the last estimates goes on beside
+    described: deque[tuple[int, Future]] = deque()
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for chosen, voxels, score in bench.blocks(np.arange(points), repeats, block):
+            for row, source in enumerate(sources.values()):
+                values = _values(source, voxels, bench.truth[chosen].shape, repeats)
+                described.append((row, pool.submit(reduce, row, chosen, values, score)))
+                while len(described) > 2 * available_cores():  # memory stays that of a few blocks
+                    _add(counts, *described.popleft())
+            if progress:
+                progress((int(chosen[-1]) + 1) * repeats, points * repeats)
+        while described:
+            _add(counts, *described.popleft())
 
     bits = np.array([[mutual_information(table) for table in row] for row in counts])
     of_parameters = ("estimator", "parameter")
@@ -368,6 +381,11 @@ def _error_of_mean(squares, mean, n):
     """Standard error of the mean of R squares, whose own mean square is a fourth moment."""
     fourth = np.einsum("grp,grp->gp", squares, squares) / n
     return np.sqrt(np.maximum(fourth - mean**2, 0.0) / (n - 1))
+
+
+def _add(counts: list[list[np.ndarray]], row: int, described: Future) -> None:
+    for total, part in zip(counts[row], described.result(), strict=True):
+        total += part
 
 
 def _count(values, levels, good, edges, shape: tuple[int, int]) -> Int[np.ndarray, "T K"]:

@@ -46,7 +46,9 @@ def apply(
     noise: NoiseModel,
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, " N"],
-) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N P"], Float[np.ndarray, " N"]]:
+    *,
+    errors: bool = True,
+) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N P"] | None, Float[np.ndarray, " N"]]:
     """What a blend of networks says of N voxels of usable signal.
 
     Args:
@@ -54,16 +56,17 @@ def apply(
         noise: of the measurements.
         signal: (N, M) in float32; N is at least 1.
         sigma: (N,) in float32.
+        errors: whether the scatter is asked for, which takes most of the time.
 
     Returns:
-        The parameters, how much they scatter by the noise of the voxel (to first order), and sigma
-        over the voxel's reference.
+        The parameters, how much they scatter by the noise of the voxel (to first order; None if
+        not asked for), and sigma over the voxel's reference.
     """
-    program = _program(tuple((m.architecture, m.scaling) for m in members), noise)
+    program = _program(tuple((m.architecture, m.scaling) for m in members), noise, errors)
     weights, shares = tuple(m.weights for m in members), tuple(m.share for m in members)
     voxels, size = len(signal), len(shares[0])
     values = np.empty((voxels, size), np.float32)
-    errors = np.empty((voxels, size), np.float32)
+    scatter = np.empty((voxels, size), np.float32) if errors else None
     level = np.empty(voxels, np.float32)
 
     def block(first: int) -> None:
@@ -74,18 +77,21 @@ def apply(
             data, noises = data[fill], noises[fill]
         # turned out here: inside, the last voxels of a block would be rounded differently
         results = program(weights, shares, data.T, noises)
-        for whole, part in zip((values, errors, level), results, strict=True):
-            whole[rows] = np.asarray(part).T[: len(whole[rows])]
+        for whole, part in zip((values, scatter, level), results, strict=True):
+            if whole is not None:
+                whole[rows] = np.asarray(part).T[: len(whole[rows])]
 
     first, *others = range(0, voxels, WIDTH)
     block(first)  # compiles
     with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(block, others))
-    return values, errors, level
+    return values, scatter, level
 
 
 @cache
-def _program(parts: tuple[tuple[Architecture, Scaling], ...], noise: NoiseModel) -> Callable:
+def _program(
+    parts: tuple[tuple[Architecture, Scaling], ...], noise: NoiseModel, errors: bool
+) -> Callable:
     """The compiled program of a blend: values (P, N), standard errors (P, N), noise level (N,)."""
 
     def predict(weights, shares, data, sigma):
@@ -96,15 +102,18 @@ def _program(parts: tuple[tuple[Architecture, Scaling], ...], noise: NoiseModel)
                 total += share[:, None] * scaling.params(outputs, scaling.reference_of(data))
             return total
 
+        level = sigma / parts[0][1].reference_of(data)
+        if not errors:
+            return params(data), None, level
         values, pull = jax.vjp(params, data)
         clean = data
         if noise.magnitude:
             clean = jnp.sqrt(jnp.maximum(data**2 - 2 * sigma**2, 0))  # E[data²] is S² + 2σ²
         variance = noise.variance(clean, sigma)
-        errors = []
+        scatter = []
         for parameter in range(len(values)):  # one pass for each is faster here than a vmap
             (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
-            errors.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
-        return values, jnp.stack(errors), sigma / parts[0][1].reference_of(data)
+            scatter.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
+        return values, jnp.stack(scatter), level
 
     return jax.jit(predict, compiler_options=PLAIN_KERNELS)

@@ -109,7 +109,8 @@ def _explained(count, covariance, rounding):
     size = rounding.shape[-1]
     among = covariance[..., :size, :size]
     between = covariance[..., size:, :size]
-    spread = np.sqrt(np.diagonal(among, axis1=-2, axis2=-1))
+    variance = np.diagonal(among, axis1=-2, axis2=-1)
+    spread = np.sqrt(np.maximum(variance, 0))  # rounding can take a constant's below 0
     spread = np.where(spread > rounding, spread, np.inf)  # one that is constant explains nothing
     values, vectors = np.linalg.eigh(among / (spread[..., :, None] * spread[..., None, :]))
     seen = values > _BLIND

@@ -72,13 +72,14 @@ class MLE:
     Args:
         model: the signal model with its acquisition; a black box too.
         noise: `Rician()` or `Gaussian()`: the likelihood, not what was simulated.
-        start: `"truth"` or `"search"`.
+        start: `"truth"`, `"search"`, or where every fit starts: (P,) in the parameters' units, such
+            as the means of the prior.
         bounds: replaces the bounds of parameters by name.
         max_iterations: a voxel that needs more has no label.
         threads: how many cores to use; all of them if None.
 
     Raises:
-        ValueError: if `start` is neither, or the bounds do not fit the model.
+        ValueError: if `start` is none of these, or the bounds do not fit the model.
 
     Source: Epstein et al. 2024, eq. 9 and section 3.3, doi:10.59275/j.melba.2024-geb5.
 
@@ -95,14 +96,19 @@ class MLE:
         self,
         model: SignalModel,
         noise: NoiseModel,
-        start: Literal["truth", "search"] = "truth",
+        start: Literal["truth", "search"] | Sequence[float] = "truth",
         bounds: Mapping[str, tuple[float, float]] | None = None,
         max_iterations: int = 200,
         threads: int | None = None,
     ) -> None:
-        if start not in ("truth", "search"):
-            raise ValueError(f"start: expected 'truth' or 'search', got {start!r}")
-        self.start = start
+        size = len(model.parameters)
+        known = start in ("truth", "search") if isinstance(start, str) else len(start) == size
+        if not known:
+            raise ValueError(
+                f"start: expected 'truth', 'search', or {size} parameters to start every fit from, "
+                f"got {start!r}"
+            )
+        self.start = start if isinstance(start, str) else tuple(float(value) for value in start)
         self.max_iterations = max_iterations
         self.fitter = MaximumLikelihood(
             model, noise, bounds=bounds, max_iterations=max_iterations, threads=threads
@@ -116,6 +122,9 @@ class MLE:
         """
         if self.start == "search":
             return self.fitter(voxels.signal, voxels.sigma)
+        if not isinstance(self.start, str):
+            start = np.broadcast_to(np.array(self.start), (len(voxels), len(self.start)))
+            return self.fitter(voxels.signal, voxels.sigma, start=start)
         truth = _truth(voxels, "MLE(start='truth')", "say MLE(..., start='search') for real voxels")
         return self.fitter(voxels.signal, voxels.sigma, start=truth)
 
@@ -126,7 +135,7 @@ class MLE:
             "kind": "maximum likelihood",
             "model": describe_model(fitter.model),
             "noise": describe_module(fitter.noise, NoiseModel),
-            "start": self.start,
+            "start": plain(self.start),
             "bounds": {p.name: plain(p.bounds) for p in fitter.parameters},
             "max_iterations": self.max_iterations,
         }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.describing import code_of, describe_model
+from labelwise.describing import code_of, describe_model, plain
 from labelwise.files import digest
 from labelwise.label_cache import labels_version
 from labelwise.labels import Mix
@@ -59,7 +59,8 @@ class Lesson:
         normalise: divide each voxel by its own reference (the mean at b = 0), as in vivo; without
             it the network expects the amplitudes that were simulated.
         on_bound: what becomes of labels that ended on a bound: `"drop"` (section 3.3) or `"keep"`.
-        weights: W of eqs. 7 and 9, one for each parameter in 1 / its unit; None for 1 / its mean.
+        weights: W of eqs. 7 and 9, one for each parameter in 1 / its unit; or such a row for each
+            label, None for what it is by itself: 1 / the parameter's mean.
         start: first weights of every network, in place of restarts.
 
     Raises:
@@ -80,20 +81,24 @@ class Lesson:
     seed: int = 0
     normalise: bool = True
     on_bound: Literal["drop", "keep"] = "drop"
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | Sequence[Sequence[float] | None] | None = None
     start: Weights | None = None
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.model.parameters]
         if not self.labels:
             raise ValueError("labels: expected at least one, got none")
-        if self.weights is not None and (
-            len(self.weights) != len(names) or not all(0 < w < np.inf for w in self.weights)
-        ):
+        if len(self.rows) != len(self.labels):
             raise ValueError(
-                f"weights: expected a positive number for each of {', '.join(names)}, "
-                f"got {', '.join(f'{float(w):g}' for w in self.weights)}"
+                f"weights: expected one row for each of {len(self.labels)} labels, "
+                f"got {len(self.rows)}"
             )
+        for row in self.rows:
+            if row is not None and (len(row) != len(names) or not all(0 < w < np.inf for w in row)):
+                raise ValueError(
+                    f"weights: expected a positive number for each of {', '.join(names)}, "
+                    f"got {', '.join(f'{float(w):g}' for w in row)}"
+                )
         for parameter, (low, high) in zip(
             self.model.parameters, self.prior.ranges.tolist(), strict=False
         ):
@@ -123,6 +128,13 @@ class Lesson:
         return np.ndim(self.sigma) > 0
 
     @property
+    def rows(self) -> tuple[tuple[float, ...] | None, ...]:
+        """W for each label; None for 1 / mean."""
+        if self.weights is None or np.isscalar(self.weights[0]):
+            return (_row(self.weights),) * len(self.labels)
+        return tuple(_row(row) for row in self.weights)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """The names of what is estimated."""
         return tuple(parameter.name for parameter in self.model.parameters)
@@ -139,7 +151,7 @@ class Lesson:
             "seed": self.seed,
             "normalise": self.normalise,
             "on_bound": self.on_bound,
-            "weights": None if self.weights is None else [float(w) for w in self.weights],
+            "weights": None if set(self.rows) == {None} else plain(self.rows),
             "start": None if self.start is None else digest(named(self.start)),
         }
 
@@ -152,3 +164,7 @@ class Lesson:
         )
         record = [self.describe(), labels_version(), code_of(*parts)]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _row(weights: Any) -> tuple[float, ...] | None:
+    return None if weights is None else tuple(float(weight) for weight in weights)

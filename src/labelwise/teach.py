@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from labelwise.describing import plain
 from labelwise.label_cache import cached
 from labelwise.labels import GroundTruth, label_report, usable
 from labelwise.lesson import Lesson, SelfSupervised
@@ -57,7 +58,7 @@ def teach(
             checkpoint is of another lesson.
     """
     room = _Classroom(lesson, cache, tell or _silent)
-    taught = [room.taught(label) for label in lesson.labels]
+    taught = [room.taught(*each) for each in zip(lesson.labels, lesson.rows, strict=True)]
     results: dict[int, Trained] = {}
     start, left = lesson.start, []
 
@@ -72,7 +73,11 @@ def teach(
         (chosen,) = train_together("choosing first weights", "first", [truth], None)
         start = _weights_of(chosen, truth)
         # what is taught the truth has been trained by that
-        results = {i: chosen for i, each in enumerate(taught) if each.label == truth.label}
+        results = {
+            i: chosen
+            for i, each in enumerate(taught)
+            if (each.label, each.weights) == (truth.label, truth.weights)
+        }
     for kind in dict.fromkeys(each.kind for each in taught):
         alike = [i for i, each in enumerate(taught) if each.kind == kind and i not in results]
         if alike:
@@ -98,6 +103,7 @@ class _Taught:
     targets: Float[np.ndarray, "N T"]
     usable: Bool[np.ndarray, " N"]
     report: dict[str, Any] | None
+    weights: tuple[float, ...] | None
     span: Float[np.ndarray, "P 2"]
 
 
@@ -127,7 +133,9 @@ class _Classroom:
             activation=recipe.activation,
         )
 
-    def taught(self, label: LabelSource | SelfSupervised) -> _Taught:
+    def taught(
+        self, label: LabelSource | SelfSupervised, weights: tuple[float, ...] | None = None
+    ) -> _Taught:
         """The label of every voxel, as the networks see it."""
         if isinstance(label, SelfSupervised):
             return self._self_taught(label)
@@ -151,6 +159,7 @@ class _Classroom:
             targets=np.asarray(targets, np.float32).T,
             usable=mask,
             report=label_report(estimate, self.lesson.model.parameters),
+            weights=weights,
             span=np.percentile(estimate.values[mask], _TAUGHT, axis=0).T,
         )
 
@@ -167,6 +176,7 @@ class _Classroom:
             targets=np.where(self.valid[:, None], targets, 1).astype(np.float32),
             usable=self.valid,
             report=None,
+            weights=None,
             span=self.lesson.prior.ranges,
         )
 
@@ -181,14 +191,16 @@ class _Classroom:
         """Networks with one objective, side by side."""
         lesson = self.lesson
         unit = np.array(self.scaling.unit)
-        weights = np.ones_like(unit) if lesson.weights is None else unit * lesson.weights
+        ones = np.ones_like(unit)
         self.tell(stage, 0, lesson.recipe.epochs, "compiling")
         return train(
             Examples(
                 inputs=self.inputs,
                 targets=np.stack([each.targets for each in taught]),
                 usable=np.stack([each.usable for each in taught]),
-                weights=np.repeat(weights[None], len(taught), axis=0),
+                weights=np.stack(
+                    [ones if each.weights is None else unit * each.weights for each in taught]
+                ),
             ),
             self.architecture,
             taught[0].objective,
@@ -208,9 +220,10 @@ class _Classroom:
         lesson = self.lesson
         said = lesson.describe()
         ratio = self.voxels.sigma[self.valid] / self.reference[self.valid]
-        shared = ("model", "noise", "prior", "sigma", "on_bound", "weights", "recipe", "seed")
+        shared = ("model", "noise", "prior", "sigma", "on_bound", "recipe", "seed")
         card = {
             **{name: said[name] for name in shared},
+            "weights": plain(taught.weights),
             "label": taught.label.describe(),
             "label_report": taught.report,
             "normalised": bool(self.scaling.reference),

@@ -73,7 +73,12 @@ class TrainedNetwork:
         Raises:
             ValueError: if a shape does not fit.
         """
-        return _estimate([(self, np.ones(len(self.parameters), np.float32))], signal, sigma)
+        return _estimate(self.members, signal, sigma)
+
+    @property
+    def members(self) -> Members:
+        """Itself, with all of every parameter."""
+        return [(self, np.ones(len(self.parameters), np.float32))]
 
     @property
     def taught(self) -> Float[np.ndarray, "P 2"]:
@@ -190,9 +195,13 @@ class Blend:
         self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N"] | float
     ) -> Estimate:
         """Estimate N voxels; see `TrainedNetwork`."""
+        return _estimate(self.members, signal, sigma)
+
+    @property
+    def members(self) -> Members:
+        """The networks that have a part in it, and their share of each parameter."""
         alpha = np.array(list(self.alphas.values()), np.float32)
-        members = [(self.mle, alpha), (self.gt, 1 - alpha)]
-        return _estimate([m for m in members if m[1].any()], signal, sigma)
+        return [(n, share) for n, share in ((self.mle, alpha), (self.gt, 1 - alpha)) if share.any()]
 
     @property
     def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
@@ -210,6 +219,30 @@ class Blend:
             OSError: if it cannot be written.
         """
         _save(Path(path), [self.mle, self.gt], list(self.alphas.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class PointEstimates:
+    """The estimates of a network alone, without standard errors: an `Estimator`, and much faster.
+
+    For simulations, which see the scatter itself.
+
+    Args:
+        network: whose values it gives.
+    """
+
+    network: TrainedNetwork | Blend
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it estimates."""
+        return self.network.parameters
+
+    def __call__(
+        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N"] | float
+    ) -> Estimate:
+        """Estimate N voxels; the stats are those of `TrainedNetwork` less `standard_error`."""
+        return _estimate(self.network.members, signal, sigma, errors=False)
 
 
 def load(path: str | Path) -> TrainedNetwork | Blend:
@@ -332,10 +365,16 @@ def _check_acquisition(
         )
 
 
+Members = list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]]
+"""Networks and the share of each parameter that is taken from them."""
+
+
 def _estimate(
-    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    shares: Members,
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, "#N"] | float,
+    *,
+    errors: bool = True,
 ) -> Estimate:
     """Check the input, apply the networks, and say where the answer is to be doubted."""
     network = shares[0][0]
@@ -346,20 +385,24 @@ def _estimate(
     status = _input_status(network.scaling, noise, signal, level)
     good = np.flatnonzero(status == Status.CONVERGED)
     values = np.full((len(signal), len(network.parameters)), np.nan, np.float32)
-    errors, outside = np.full_like(values, np.nan), np.zeros(len(signal), np.uint8)
+    outside = np.zeros(len(signal), np.uint8)
+    stats: dict[str, np.ndarray] = {"outside": outside}
+    if errors:
+        stats = {"standard_error": np.full_like(values, np.nan), **stats}
     if len(good):
         members = [Member(n.architecture, n.scaling, n.weights, share) for n, share in shares]
         rows = slice(None) if len(good) == len(signal) else good  # a slice copies nothing
-        found, error, ratio = apply(members, noise, signal[rows], level[rows])
+        found, error, ratio = apply(members, noise, signal[rows], level[rows], errors=errors)
         bounds = np.array([p.bounds for p in network.parameters], np.float32).T
         finite = np.all(np.isfinite(found), axis=1)
         kept = np.where(finite[:, None], np.clip(found, *bounds), np.nan)
         doubts = np.where(finite, _outside(shares, found, ratio), 0)
         said = np.where(doubts > 0, Status.EXTRAPOLATED, Status.PREDICTED)
         values[rows], outside[rows] = kept, doubts
-        errors[rows] = np.where(kept == found, error, np.nan)  # none where a bound holds it
+        if error is not None:  # there is none where a bound holds the estimate
+            stats["standard_error"][rows] = np.where(kept == found, error, np.nan)
         status[rows] = np.where(finite, said, Status.NOT_FINITE)
-    return Estimate(values, status, {"standard_error": errors, "outside": outside})
+    return Estimate(values, status, stats)
 
 
 def _checked(
@@ -396,7 +439,7 @@ def _input_status(
 
 
 def _outside(
-    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    shares: Members,
     found: Float[np.ndarray, "N P"],
     ratio: Float[np.ndarray, " N"],
 ) -> Int[np.ndarray, " N"]:
@@ -409,7 +452,7 @@ def _outside(
 
 
 def _ranges(
-    shares: list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]],
+    shares: Members,
 ) -> Float[np.ndarray, "2 P"]:
     """How far estimates may go before they count as outside; open for what the reference scales."""
     spans = np.stack([share[:, None] * each.taught for each, share in shares])
