@@ -67,6 +67,12 @@ def test_any_number_of_estimators_fits_on_the_page(count, title):
         assert len(figure.legends[0].get_texts()) == count
 
 
+def test_a_title_longer_than_the_figure_is_broken():
+    figure = curves(evaluation(["MLE"]), IVIM.parameters[:2], "a long title " * 10)
+    assert figure.get_suptitle().count("\n") == 2
+    assert min(margins(figure)) >= 0
+
+
 def test_no_two_lines_look_the_same():
     styles = styles_of([f"MLE network {n}" for n in range(12)])
     looks = {tuple(map(str, style.values())) for style in styles.values()}

@@ -1,27 +1,36 @@
 """Evaluations as pictures: bias, spread and error against the truth, one line per estimator.
 
 Like `labelwise.figures`: results in, a `Figure` with its own Agg canvas out; nothing is estimated,
-loaded or saved.
+loaded or saved. What such figures are made of (`sheet`, `panel`, `legend_below`, `tidy`) serves
+other figures of evaluations too.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
+from jaxtyping import Float, Shaped
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from labelwise.evaluate import marginal
-from labelwise.figures import _symbol
+from labelwise.figures import in_unit, symbol
 from labelwise.types import Parameter
 
-_ROWS = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
+QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
+"""The rows of a figure: the variable of an evaluation, and what it is called."""
+
 _WIDTH, _HEIGHT = 2.9, 1.9  # inches, of one panel
+_NARROWEST = 3.4
 _LEGEND_LINE = 0.19
-_LETTER = 0.062  # of the legend
+_LETTER, _LETTER_ABOVE = 0.062, 0.074  # of the legend, and of the title
 _DPI = 120
 # Families as in the source's figures: maximum likelihood black, what imitates it red, what was
 # taught the truth blue, what lies between purple. Shades differ in lightness and every line has
@@ -86,44 +95,125 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
         raise ValueError("parameters: none has more than one value to draw a curve through")
     names = [str(name) for name in dataset.estimator.values]
     styles = styles_of(names)
+    figure, grid = sheet(len(QUANTITIES), len(shown), title, names)
+    for column, parameter in enumerate(shown):
+        here = marginal(dataset, parameter.name).sel(parameter=parameter.name)
+        for row, quantity in enumerate(QUANTITIES):
+            axes = grid[row, column]
+            panel(axes, here[parameter.name].values, here, quantity, styles)
+            if column == 0:
+                axes.set_ylabel(QUANTITIES[quantity], fontsize=9)
+        label = symbol(parameter) + in_unit(parameter)
+        grid[0, column].set_title(label, fontsize=10)
+        grid[-1, column].set_xlabel(f"true {label}", fontsize=9)
+    legend_below(figure, grid[0, 0].get_legend_handles_labels()[0], names)
+    return figure
 
-    entry = 0.7 + _LETTER * max(len(name) for name in names)
-    across = max(len(shown) * _WIDTH, entry, 3.4)
-    per_line = max(1, min(len(names), int(across // entry)))
-    foot = _LEGEND_LINE * (-(-len(names) // per_line)) + 0.12
+
+def sheet(
+    rows: int,
+    columns: int,
+    title: str = "",
+    legend: Sequence[str] = (),
+    *,
+    size: tuple[float, float] = (_WIDTH, _HEIGHT),
+    dpi: int = _DPI,
+    sharex: Literal["col", "none"] = "col",
+) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+    """An empty figure: rows of panels, room for a title above and for a legend below.
+
+    Args:
+        rows: how many.
+        columns: how many.
+        title: one or more lines above all panels; longer ones than the figure is wide are broken.
+        legend: the words that `legend_below` is going to show.
+        size: width and height of a panel with all that is written around it, in inches.
+        dpi: pixels per inch.
+        sharex: as of `matplotlib.figure.Figure.subplots`.
+
+    Returns:
+        The figure, on a canvas of its own, and its Axes.
+
+    Example:
+        >>> figure, grid = sheet(3, 2, legend=["MLE"])
+        >>> figure.get_size_inches().round(2), grid.shape
+        (array([5.8 , 6.01]), (3, 2))
+    """
+    across = max(columns * size[0], _entry(legend), _NARROWEST)
+    foot = _LEGEND_LINE * -(-len(legend) // _per_line(across, legend)) + 0.12 if legend else 0.0
+    broken = (textwrap.fill(line, int(across / _LETTER_ABOVE)) for line in title.split("\n"))
+    title = "\n".join(broken)
     head = 0.2 * (1 + title.count("\n")) + 0.08 if title else 0.0
-    size = across, len(_ROWS) * _HEIGHT + head + foot
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure((across, rows * size[1] + head + foot), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    grid = figure.subplots(len(_ROWS), len(shown), squeeze=False, sharex="col")
-    for column, parameter in enumerate(shown):
-        here = marginal(dataset, parameter.name).sel(parameter=parameter.name)
-        for row, quantity in enumerate(_ROWS):
-            axes = grid[row, column]
-            _panel(axes, here, quantity, parameter.name, styles)
-            if column == 0:
-                axes.set_ylabel(_ROWS[quantity], fontsize=9)
-        unit = "" if parameter.unit == "1" else f" ({parameter.unit})"
-        label = f"{_symbol(parameter)}{unit}"
-        grid[0, column].set_title(label, fontsize=10)
-        grid[-1, column].set_xlabel(f"true {label}", fontsize=9)
-    handles, _ = grid[0, 0].get_legend_handles_labels()
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """The legend beneath all panels of a `sheet` that was told its words."""
     figure.legend(
         handles,
         names,
         loc="outside lower left",
-        ncols=per_line,
+        ncols=_per_line(figure.get_figwidth(), names),
         fontsize=8,
         frameon=False,
         handlelength=3.2,
         columnspacing=1.4,
     )
-    return figure
 
 
-def styles_of(names: Sequence[str]) -> dict[str, dict[str, object]]:
+def panel(
+    axes: Axes,
+    x: Float[np.ndarray, " K"],
+    here: xr.Dataset,
+    quantity: str,
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """One quantity against x: a line per estimator, two standard errors shaded on either side.
+
+    Args:
+        axes: where to draw.
+        x: K values, such as the truth.
+        here: `quantity` and `quantity_error` on the dimension `estimator` and one of length K.
+        quantity: one of `QUANTITIES`.
+        styles: color, linestyle and marker of each estimator to show, by name.
+    """
+    if quantity == "bias":
+        axes.axhline(0, color="0.35", linewidth=0.8)
+    for name, style in styles.items():
+        mean = here[quantity].sel(estimator=name).values
+        error = 2 * here[f"{quantity}_error"].sel(estimator=name).values
+        axes.plot(x, mean, label=name, linewidth=1.3, markersize=3.5, **style)
+        axes.fill_between(
+            x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0
+        )
+    if quantity != "bias":
+        axes.set_ylim(bottom=0)
+    axes.margins(x=0.03)
+    tidy(axes)
+
+
+def tidy(axes: Axes) -> None:
+    """Small ticks, a pale grid behind the data, no frame on the right and above."""
+    axes.tick_params(labelsize=8, length=3)
+    axes.grid(visible=True, color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _entry(names: Sequence[str]) -> float:
+    """The width of a column of the legend."""
+    return 0.7 + _LETTER * max((len(name) for name in names), default=0)
+
+
+def _per_line(across: float, names: Sequence[str]) -> int:
+    return max(1, min(len(names), int(across // _entry(names))))
+
+
+def styles_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, dashes and marker of each estimator, by what its name says it is.
 
     Example:
@@ -149,30 +239,3 @@ def _family(name: str) -> str:
         if re.search(words, name, re.IGNORECASE):
             return family
     return "other"
-
-
-def _panel(
-    axes: Axes,
-    here: xr.Dataset,
-    quantity: str,
-    parameter: str,
-    styles: Mapping[str, dict[str, object]],
-) -> None:
-    """One quantity of one parameter, a line per estimator."""
-    truth = here[parameter].values
-    if quantity == "bias":
-        axes.axhline(0, color="0.35", linewidth=0.8)
-    for name, style in styles.items():
-        mean = here[quantity].sel(estimator=name).values
-        error = 2 * here[f"{quantity}_error"].sel(estimator=name).values
-        axes.plot(truth, mean, label=name, linewidth=1.3, markersize=3, **style)  # pyright: ignore
-        axes.fill_between(
-            truth, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0
-        )
-    if quantity != "bias":
-        axes.set_ylim(bottom=0)
-    axes.tick_params(labelsize=8, length=3)
-    axes.margins(x=0.03)
-    axes.grid(visible=True, color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -88,7 +88,7 @@ def parameter_maps(
         >>> [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]
         ['$D$ (µm²/ms)', 'standard error (µm²/ms)', 'status']
     """
-    window = _window(status[:, :, index] != Status.NOT_FITTED)
+    window = window_around(status[:, :, index] != Status.NOT_FITTED)
     extent = np.array(
         [(side.stop - side.start) * zoom for side, zoom in zip(window, zooms, strict=True)]
     )
@@ -116,19 +116,18 @@ def parameter_maps(
 
     for position, parameter in enumerate(parameters):
         band, column = divmod(position, columns)
-        unit = "" if parameter.unit == "1" else f" ({parameter.unit})"
         image, error = (
             maps[parameter.name][:, :, index][window] for maps in (values, standard_errors)
         )
-        low, high = _range(image, np.isin(codes, _UNDOUBTED), top=98)
+        low, high = colour_range(image, np.isin(codes, _UNDOUBTED), top=98)
         amplitude = parameter.unit == "a.u."
         panels = (
-            (image, f"{_symbol(parameter)}{unit}", "gray" if amplitude else "viridis"),
-            (error, f"standard error{unit}", "magma"),
+            (image, f"{symbol(parameter)}{in_unit(parameter)}", "gray" if amplitude else "viridis"),
+            (error, f"standard error{in_unit(parameter)}", "magma"),
         )
-        ranges = (0.0 if amplitude else low, high), _range(error, codes > 0, top=90)
+        ranges = (0.0 if amplitude else low, high), colour_range(error, codes > 0, top=90)
         for row, (panel, limits) in enumerate(zip(panels, ranges, strict=True), start=2 * band):
-            picture = _image(add_axes(column, row), *panel, limits)
+            picture = map_image(add_axes(column, row), *panel, limits)
             bar = figure.colorbar(picture, cax=add_axes(column, row, width + 0.05, _BAR))
             bar.ax.tick_params(labelsize=8, length=2, pad=2)
             bar.outline.set_linewidth(0.5)  # pyright: ignore
@@ -137,14 +136,14 @@ def parameter_maps(
     return figure
 
 
-def _image(
+def map_image(
     axes: Axes,
     image: Float[np.ndarray, "X Y"],
     title: str,
     colours: str,
     limits: tuple[float, float],
 ) -> AxesImage:
-    """One map."""
+    """One map: the first array axis points right, the second up; NaN is light grey."""
     axes.set_axis_off()
     axes.set_title(title, fontsize=9, pad=3, loc="left", y=1.0)  # laid out by hand
     return axes.imshow(
@@ -192,7 +191,7 @@ def _reason(code: int) -> str:
     return textwrap.fill(Status(code).reason, _WORDS)
 
 
-def _symbol(parameter: Parameter) -> str:
+def symbol(parameter: Parameter) -> str:
     """The parameter's symbol in mathtext; its name where that cannot be typeset."""
     if parameter.symbol == parameter.name and "_" in parameter.name:
         return parameter.name
@@ -204,7 +203,12 @@ def _symbol(parameter: Parameter) -> str:
     return text
 
 
-def _range(
+def in_unit(parameter: Parameter) -> str:
+    """The parameter's unit as labels end with it: `" (ms)"`, nothing for a fraction."""
+    return "" if parameter.unit == "1" else f" ({parameter.unit})"
+
+
+def colour_range(
     image: Float[np.ndarray, "X Y"], inner: Bool[np.ndarray, "X Y"], top: int
 ) -> tuple[float, float]:
     """The 2nd and the top percentile, of the inner voxels where there are enough; kept apart."""
@@ -218,7 +222,7 @@ def _range(
     return low - gap, high + gap
 
 
-def _window(inside: np.ndarray) -> tuple[slice, slice]:
+def window_around(inside: np.ndarray) -> tuple[slice, slice]:
     """The box around what is inside, two voxels wider; everything where nothing is."""
     if not inside.any():
         inside = np.ones_like(inside)

@@ -9,7 +9,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def evaluate_files(
     noise = NOISES[card["noise"]]()
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
-    sigma = _sigma(card["sigma"], snr, paths[0])
+    sigma = sigma_for(card["sigma"], snr, paths[0])
     names_of = [parameter.name for parameter in first.parameters]
     scaled = (first.mle if isinstance(first, Blend) else first).scaling.scale
     fixed = {} if scaled is None else {names_of[scaled]: 1.0}
@@ -217,13 +218,10 @@ def evaluate_files(
         "summary": _plain(found),
     }
     figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
-        dataset.to_netcdf(Path(staging, names[0]), engine="scipy")
-        figure.savefig(Path(staging, names[1]))
-        Path(staging, names[2]).write_text(as_json(record), encoding="utf-8")
-        for name in names:
-            os.replace(Path(staging, name), folder / name)
+    with staged(folder, names) as staging:
+        dataset.to_netcdf(staging / names[0], engine="scipy")
+        figure.savefig(staging / names[1])
+        (staging / names[2]).write_text(as_json(record), encoding="utf-8")
     units = {parameter.name: parameter.unit for parameter in made.parameters}
     seconds = time.perf_counter() - begin
     return Evaluation(folder, 1 / sigma, grid.axes, repeats, found, units, seconds)
@@ -260,7 +258,7 @@ def _networks(
     return estimators, first
 
 
-def _sigma(trained: float | list[float], snr: float | None, path: Path) -> float:
+def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:
     """The noise level asked for, or that of the training, or the middle of its range."""
     known = np.atleast_1d(trained)
     if snr is None:
@@ -272,6 +270,21 @@ def _sigma(trained: float | list[float], snr: float | None, path: Path) -> float
             stacklevel=3,
         )
     return 1 / snr
+
+
+@contextmanager
+def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Where to write files that appear in their folder when all of them are written.
+
+    Args:
+        folder: where they go; made if missing.
+        names: of the files; the last one tells that the others are there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
+        yield Path(staging)
+        for name in names:
+            os.replace(Path(staging, name), folder / name)
 
 
 def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
