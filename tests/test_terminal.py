@@ -5,7 +5,8 @@ import pytest
 
 from labelwise.models import IVIM
 from labelwise.summary import Comparison
-from labelwise.terminal import notes, number, sentence, show_comparison
+from labelwise.terminal import notes, sentence, show_comparison
+from labelwise.written import number
 
 
 def test_a_note_is_shown_once_and_other_kinds_of_warning_not_at_all(capsys):

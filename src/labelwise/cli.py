@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from labelwise import network_commands
+from labelwise import network_commands, study_commands, tune_command
 from labelwise import options as given
 from labelwise.terminal import (
     notes,
@@ -266,9 +266,16 @@ app.command(
 app.command(epilog="Example: `labelwise evaluate net.safetensors --snr 15 --out evaluation`")(
     network_commands.evaluate
 )
+app.command(
+    epilog="Example: `labelwise tune n.safetensors --snr 15 --from f=0.1:0.2 --to f=0.25:0.4 --out "
+    "tuned`"
+)(tune_command.tune)
 app.command(epilog="Example: `labelwise export onnx net.safetensors net.onnx`")(
     network_commands.export
 )
+
+
+app.add_typer(study_commands.study, name="study")
 
 
 @app.command(epilog="Example: `labelwise models`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from labelwise.written import number, with_error
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from labelwise.jobs import Evaluation
     from labelwise.noise_level import NoiseLevel
+    from labelwise.study.run import Outcome
     from labelwise.summary import Comparison, NetworkUse, Report
     from labelwise.trained import Blend, TrainedNetwork
+    from labelwise.tune import Curve, Tuning
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
@@ -204,21 +209,6 @@ def _by_tissue(
     return table
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where a person would write none.
-
-    Example:
-        >>> [number(value) for value in (0.0499999, 1234.5, 2.5e-7)]
-        ['0.0500', '1,230', '2.5e-07']
-    """
-    if not math.isfinite(value):
-        return "none"
-    value = float(f"{value:.3g}")
-    if not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
 def _short(value: float) -> str:
     text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -280,6 +270,26 @@ def _label(said: Mapping[str, Any]) -> str:
     return said["kind"]
 
 
+def show_study(found: Outcome) -> None:
+    """The claims and what became of them, one line each."""
+    console = stdout()
+    colours = {"holds": "green", "does not hold": "red", "holds in part": "yellow"}
+    table = Table("section", "claim", "verdict", "parts", **_PLAIN)
+    table.columns[2].no_wrap = table.columns[3].no_wrap = True
+    for claim in found.claims:
+        held = sum(part.verdict.value == "holds" for part in claim.parts)
+        verdict = Text(claim.verdict.value, style=colours.get(claim.verdict.value, ""))
+        parts = f"{held} of {len(claim.parts)}"
+        table.add_row(claim.section or "ours", Text(claim.statement), verdict, parts)
+    console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, style="dim")
+    kept = sum(lap.kept for lap in found.laps)
+    again = f", {kept} of {len(found.laps)} stages kept from an earlier run" if kept else ""
+    console.print(f"\n{found.seconds:.0f} s{again}", markup=False)
+    console.print(f"{found.folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
 def show_evaluation(found: Evaluation) -> None:
     """A table for each parameter, a line for each estimator."""
     console = stdout()
@@ -315,3 +325,69 @@ def show_evaluation(found: Evaluation) -> None:
         markup=False,
     )
     console.print(f"{found.folder} (look at curves.png first)", markup=False, soft_wrap=True)
+
+
+def show_tuning(found: Tuning, net: Path, folder: Path) -> None:
+    """The best alpha of each parameter, what it is worth, and the options to paste."""
+    console = stdout()
+    measure, names = found.measure, [tissue.name for tissue in found.task.tissues]
+    apart = len(names) > 1
+    what = f"Telling apart: {' | '.join(names)}" if apart else f"RMSE over {names[0]}"
+    console.print(
+        f"{what}\nSNR {_short(1 / found.sigma)}; {found.voxels:,} voxels"
+        f"{' of each' if apart else ''} to choose alpha, as many others to judge it\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table(**_PLAIN)
+    table.add_column("parameter", no_wrap=True)
+    for title in ("alpha", "as good", f"{measure} there", "at alpha 0", "at alpha 1"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, curve in found.curves.items():
+        unit = _unit(curve.parameter.unit) if measure == "RMSE" else ""
+        table.add_row(
+            Text(f"{name} {unit}".strip()),
+            f"{curve.alpha[curve.best]:g}",
+            _alphas(curve),
+            *(with_error(curve.value[i], curve.error[i]) for i in (curve.best, 0, -1)),
+        )
+    if (both := found.discriminant) is not None:
+        values = map(with_error, both.value, both.error)
+        table.add_row("all", "these", "", *values)
+    console.print(table, "", sep="\n")
+    for line in _tuning_notes(found):
+        console.print(line, markup=False, soft_wrap=True)
+    options = " ".join(f"--alpha {name}={value:g}" for name, value in found.alphas.items())
+    console.print(f"\nlabelwise map ... --net {shlex.quote(str(net))} {options}", soft_wrap=True)
+    console.print(f"{folder} (look at tune.png first)", markup=False, soft_wrap=True)
+
+
+def _tuning_notes(found: Tuning) -> Iterator[str]:
+    """What a table of a tuning does not say by itself, a sentence each."""
+    flat = [name for name, curve in found.curves.items() if curve.differs and curve.flat]
+    if flat:
+        yield f"{', '.join(flat)}: alpha makes no difference that could be told."
+    same = [name for name, curve in found.curves.items() if not curve.differs]
+    if same:
+        yield (
+            f"{', '.join(same)}: the same in both, so alpha stays at 1; an AUC other than 0.5 is a "
+            "change of other parameters that leaks in."
+        )
+    if (both := found.discriminant) is not None:
+        yield "all: a linear discriminant of all parameters, fitted on the voxels that chose alpha."
+        for place, words in ((1, "0"), (2, "1")):
+            if both.worse[place] < -2 * both.worse_error[place]:
+                gain = with_error(-both.worse[place], both.worse_error[place])
+                yield f"all: alpha {words} everywhere serves it better than these, by {gain}."
+    error = "DeLong's standard error" if found.measure == "AUC" else "one standard error"
+    yield f"±: {error}; as good: not worse by two standard errors of the paired difference."
+
+
+def _alphas(curve: Curve) -> str:
+    """The alphas that are as good as the best."""
+    if not curve.differs:
+        return ""
+    if curve.flat:
+        return "any"
+    low, high = curve.span
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

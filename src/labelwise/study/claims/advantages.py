@@ -1,0 +1,175 @@
+"""The claims of section 4.3: loss weights, noise model, hybrid, and conventional fitting.
+
+Source: Epstein et al. 2024, section 4.3, doi:10.59275/j.melba.2024-geb5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from labelwise.study import names
+from labelwise.study.claims.asking import (
+    QUANTITIES,
+    Parts,
+    Question,
+    distance,
+    in_between,
+    places,
+)
+from labelwise.study.evidence import Evidence, Number, below
+from labelwise.study.findings import Part
+
+
+def _own_weight(evidence: Evidence) -> Parts:
+    hard = evidence.study.ill_determined
+    for snr in evidence.study.snrs:
+        for parameter in [hard] if hard else evidence.study.free:
+            name = names.own_weight(parameter)
+            if not evidence.known(name):
+                continue
+            for quantity, words in QUANTITIES.items():
+                own = evidence.number(snr, name, parameter, quantity)
+                usual = evidence.number(snr, evidence.fitted, parameter, quantity)
+                what = f"SNR {snr:g}, {parameter}: {words} with its own weight below the usual"
+                yield below(what, own, usual, evidence.unit(parameter))
+
+
+def _at_the_floor(evidence: Evidence) -> Iterator[str]:
+    chosen = evidence.study.noise_floor
+    yield from [chosen] if chosen else evidence.study.free
+
+
+def _upper_slope(evidence: Evidence, name: str, parameter: str) -> Number:
+    """Of a line through the upper half of the bias curve, at the lowest SNR."""
+    values = np.asarray(evidence.grids[evidence.low][parameter].values, float)
+    half = len(values) // 2
+    curve = evidence.curve(evidence.low, name, parameter, "bias")[half:]
+    offset = values[half:] - values[half:].mean()
+    share = offset / max((offset**2).sum(), 1e-300)
+    value = sum(s * number.value for s, number in zip(share, curve, strict=True))
+    error = math.sqrt(sum((s * n.error) ** 2 for s, n in zip(share, curve, strict=True)))
+    return Number(float(value), error)
+
+
+def _noise_model(evidence: Evidence) -> Parts:
+    if len(evidence.known(names.MLE_RICIAN, names.MLE_GAUSSIAN)) < 2:
+        return
+    rician, gaussian = names.MLE_RICIAN, names.MLE_GAUSSIAN
+    low, high = evidence.low, max(evidence.study.snrs)
+    others = evidence.known(gaussian, names.SELF, names.GT)
+    for parameter in _at_the_floor(evidence):
+        unit = evidence.unit(parameter)
+        where = f"SNR {low:g}, {parameter}"
+        top = abs(evidence.number(low, rician, parameter, "top"))
+        flat = abs(_upper_slope(evidence, rician, parameter))
+        for name in others:
+            other = abs(evidence.number(low, name, parameter, "top"))
+            yield below(
+                f"{where}: |bias| at the top of the range, {rician} below {name}", top, other, unit
+            )
+            other = abs(_upper_slope(evidence, name, parameter))
+            yield below(
+                f"{where}: |bias slope| in the upper half, {rician} below {name}", flat, other
+            )
+            bits = evidence.number(low, rician, parameter, "mutual_information")
+            other = evidence.number(low, name, parameter, "mutual_information")
+            yield below(f"{where}: bits of {name} below those of {rician}", other, bits)
+        if high > low:
+            gains = []
+            for snr in (high, low):
+                pair = [abs(evidence.number(snr, n, parameter, "top")) for n in (gaussian, rician)]
+                gains.append(pair[0] - pair[1])
+            what = f"{parameter}: gain in |bias| at the top, SNR {high:g} below SNR {low:g}"
+            yield below(what, gains[0], gains[1], unit)
+
+
+def _hybrid(evidence: Evidence) -> Parts:
+    if len(evidence.known(names.HYBRID, names.GT, evidence.fitted)) == 3:
+        yield from in_between(evidence, names.HYBRID)
+
+
+def _like_the_fit(evidence: Evidence) -> Parts:
+    """The network is nearer to the fit that taught it than GT is."""
+    if len(evidence.known(names.GT, evidence.fitted, names.MLE_MEAN)) < 3:
+        return
+    for snr, parameter, where, unit in places(evidence):
+        for quantity, words in {"bias": "bias", "std": "std", "rmse": "RMSE"}.items():
+            fit, network, truth = (
+                evidence.curve(snr, name, parameter, quantity)
+                for name in (names.MLE_MEAN, evidence.fitted, names.GT)
+            )
+            near, far = distance(network, fit), distance(truth, fit)
+            what = f"{where}: {words} curve nearer to MLE's than GT's is"
+            yield below(what, near, far, unit)
+
+
+def _beats_the_fit(evidence: Evidence) -> Parts:
+    if len(evidence.known(evidence.fitted, names.MLE_MEAN)) < 2:
+        return
+    for snr, parameter, where, unit in places(evidence):
+        for quantity, words in QUANTITIES.items():
+            network, fit = (
+                evidence.number(snr, name, parameter, quantity)
+                for name in (evidence.fitted, names.MLE_MEAN)
+            )
+            yield below(f"{where}: {words} of the network below MLE's", network, fit, unit)
+
+
+def _fast(evidence: Evidence) -> Parts:
+    speed = evidence.speed
+    if evidence.fitted in speed and names.MLE_MEAN in speed:
+        ratio = speed[evidence.fitted] / speed[names.MLE_MEAN]
+        figures = " against ".join(
+            f"{speed[name]:,.0f} voxels/s" for name in (evidence.fitted, names.MLE_MEAN)
+        )
+        yield Part("more voxels per second than MLE", f"{figures}: {ratio:.0f} x", ratio - 1, 0.0)
+
+
+QUESTIONS = (
+    Question(
+        "own-weight",
+        "4.3.1",
+        "A network whose loss weighs D_fast above all gains a little in precision and accuracy.",
+        _own_weight,
+    ),
+    Question(
+        "noise-model",
+        "4.3.2",
+        "Rician labels give less biased and more informative estimates than Gaussian ones where "
+        "the signal nears the noise floor: at high D_slow and low SNR.",
+        _noise_model,
+    ),
+    Question(
+        "hybrid",
+        "4.3.4",
+        "A network taught half the truth, half MLE estimates lies in the middle ground.",
+        _hybrid,
+    ),
+    Question(
+        "like-mle",
+        "4.3.5",
+        "MLE-labelled networks perform much like conventional MLE over the whole range.",
+        _like_the_fit,
+        "Held against Supervised GT, whose curves should be further from MLE's.",
+    ),
+    Question(
+        "beats-mle",
+        "4.3.5",
+        "In many cases they outperform the fits that taught them: lower bias, variance and RMSE.",
+        _beats_the_fit,
+        "The reference is conventional MLE started from the mean, carried to convergence; the "
+        "paper's fits stop earlier.",
+    ),
+    Question(
+        "fast",
+        "4.3.5",
+        "They do so near-instantaneously.",
+        _fast,
+        "labelwise's own fitter, compiled, on the same voxels and cores; without standard errors "
+        "on the network's side.",
+    ),
+)
+"""In the order of the paper."""

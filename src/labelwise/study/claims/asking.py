@@ -1,0 +1,119 @@
+"""What a claim is before it is judged, and what several of them ask.
+
+A claim is a function from the evidence of one training to the comparisons that it comes down to;
+each holds by a margin with a standard error. `judge` asks every training the same: what differs
+between them, the luck of one training, is part of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+
+from labelwise.study import names
+from labelwise.study.evidence import Evidence, Number, below, between
+from labelwise.study.findings import Claim, Part
+
+Parts = Iterator[Part]
+
+QUANTITIES = {"abs_bias": "|bias|", "std": "std", "rmse": "RMSE"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim before it is judged.
+
+    Args:
+        key: a short name.
+        section: of the paper; `""` for ours.
+        statement: in one sentence.
+        parts: the comparisons, from the evidence of one training; none where it does not apply.
+        note: what a reader should know besides.
+    """
+
+    key: str
+    section: str
+    statement: str
+    parts: Callable[[Evidence], Parts]
+    note: str = ""
+
+
+def judge(questions: Sequence[Question], trainings: Sequence[Evidence]) -> list[Claim]:
+    """Every claim that applies, judged.
+
+    A part's figures and margin are those of the first training; its error combines that of the
+    noise with the standard deviation of the margin over all trainings, if there are several.
+
+    Args:
+        questions: the claims.
+        trainings: the evidence of each, that of the first one with the in vivo part.
+    """
+    claims = []
+    for question in questions:
+        first, *others = (list(question.parts(evidence)) for evidence in trainings)
+        by_name = [{part.what: part.margin for part in parts} for parts in others]
+        judged = []
+        for part in first:
+            margins = [part.margin, *(found[part.what] for found in by_name if part.what in found)]
+            luck = float(np.std(margins, ddof=1)) if len(margins) > 1 else 0.0
+            judged.append(replace(part, error=math.hypot(part.error, luck)))
+        if judged:
+            claims.append(
+                Claim(
+                    question.key,
+                    question.section,
+                    question.statement,
+                    tuple(judged),
+                    question.note,
+                )
+            )
+    return claims
+
+
+def places(evidence: Evidence) -> Iterator[tuple[float, str, str, str]]:
+    """Every SNR and parameter that claims are about, with words and unit."""
+    for snr in evidence.study.snrs:
+        for parameter in evidence.study.free:
+            yield snr, parameter, f"SNR {snr:g}, {parameter}", evidence.unit(parameter)
+
+
+def information(quantity: str, words: str) -> Callable[[Evidence], Parts]:
+    """GT's estimates hold less information, by some measure, than a fit's and its imitator's."""
+
+    def parts(evidence: Evidence) -> Parts:
+        for snr, parameter, where, _ in places(evidence):
+            for name in evidence.known(names.MLE_MEAN, evidence.fitted):
+                if evidence.known(names.GT):
+                    truth = evidence.number(snr, names.GT, parameter, quantity)
+                    other = evidence.number(snr, name, parameter, quantity)
+                    yield below(f"{where}: {words} of GT below that of {name}", truth, other)
+
+    return parts
+
+
+def in_between(evidence: Evidence, name: str) -> Parts:
+    """An estimator's bias, spread and error lie between GT's and those of MLE labels."""
+    for snr, parameter, where, unit in places(evidence):
+        for quantity, words in QUANTITIES.items():
+            here, *ends = (
+                evidence.number(snr, each, parameter, quantity)
+                for each in (name, names.GT, evidence.fitted)
+            )
+            yield between(f"{where}: {words} of {name} between the two", here, ends, unit)
+
+
+def distance(curve: Sequence[Number], other: Sequence[Number]) -> Number:
+    """The mean |difference| of two curves."""
+    gaps = [a - b for a, b in zip(curve, other, strict=True)]
+    error = math.sqrt(sum(gap.error**2 for gap in gaps)) / len(gaps)
+    return Number(sum(abs(gap.value) for gap in gaps) / len(gaps), error)
+
+
+def pointwise(evidence: Evidence, quantity: str, parameter: str) -> xr.DataArray:
+    """GT less the network taught MLE estimates, at every grid point of the lowest SNR."""
+    values = evidence.grids[evidence.low][quantity].sel(parameter=parameter)
+    return values.sel(estimator=names.GT) - values.sel(estimator=evidence.fitted)

@@ -1,0 +1,131 @@
+"""The claims of sections 4.4 and 4.5: what RMSE and averages over the space hide.
+
+Source: Epstein et al. 2024, sections 4.4 and 4.5, doi:10.59275/j.melba.2024-geb5.
+"""
+
+from __future__ import annotations
+
+import math
+
+import xarray as xr
+
+from labelwise.study import names
+from labelwise.study.claims.asking import Parts, Question, pointwise
+from labelwise.study.evidence import Evidence, Number, below
+from labelwise.study.findings import Part
+
+_EVERYWHERE = 0.95
+"""What "across all test data" is taken to mean: this share of the grid points."""
+
+
+def _misleading(evidence: Evidence) -> Parts:
+    hard = evidence.study.ill_determined
+    fits = evidence.known(names.MLE_MEAN)
+    if not hard or not fits or not evidence.known(names.GT):
+        return
+    for snr in evidence.study.snrs:
+        where, unit = f"SNR {snr:g}, {hard}", evidence.unit(hard)
+        truth = evidence.number(snr, names.GT, hard, "rmse")
+        for name in (*fits, *evidence.imitators):
+            other = evidence.number(snr, name, hard, "rmse")
+            yield below(f"{where}: RMSE of GT below that of {name}", truth, other, unit)
+        slope = evidence.number(snr, names.GT, hard, "slope")
+        yield below(f"{where}: more than half of a difference lost", slope, Number(-0.5))
+        for quantity, words in {"mutual_information": "bits", "retained": "Fisher share"}.items():
+            low = evidence.number(snr, names.GT, hard, quantity)
+            other = evidence.number(snr, fits[0], hard, quantity)
+            yield below(f"{where}: {words} of GT below MLE's", low, other)
+
+
+def _share(where: xr.DataArray) -> Number:
+    """Of points, with the error of a share."""
+    share, number = float(where.mean()), where.size
+    return Number(share, math.sqrt(max(share * (1 - share), 1 / number) / number))
+
+
+def _everywhere(evidence: Evidence) -> Parts:
+    if len(evidence.known(names.GT, evidence.fitted)) < 2:
+        return
+    for parameter in evidence.study.free:
+        share = _share(pointwise(evidence, "std", parameter) < 0)
+        margin = share - Number(_EVERYWHERE)
+        what = f"SNR {evidence.low:g}: std of {parameter} lower by GT at 95 % of the grid points"
+        yield Part(what, f"at {share.value:.1%}", margin.value, margin.error)
+
+
+def _at_two_values(evidence: Evidence) -> Parts:
+    parameter = evidence.study.noise_floor
+    if not parameter or len(evidence.known(names.GT, evidence.fitted)) < 2:
+        return
+    difference = pointwise(evidence, "bias", parameter)
+    for index, sign, words in ((1, 1, "higher"), (-2, -1, "lower")):
+        here = difference.isel({parameter: index})
+        share = _share(sign * here > 0)
+        margin = share - Number(_EVERYWHERE)
+        value = float(here[parameter])
+        what = f"{parameter} = {value:.2f}: bias of GT {words} at 95 % of the grid points"
+        yield Part(what, f"at {share.value:.1%}", margin.value, margin.error)
+
+
+def _two_regions(evidence: Evidence) -> Parts:
+    parameter = evidence.study.noise_floor
+    others = [name for name in evidence.study.free if name != parameter]
+    if parameter != "D_slow" or others != ["f", "D_fast"]:
+        return
+    if len(evidence.known(names.GT, evidence.fitted)) < 2:
+        return
+    here = pointwise(evidence, "rmse", parameter).isel({parameter: 1})
+    better = here > 0  # the network taught MLE estimates has the lower RMSE
+    share = _share(better)
+    for what, margin in (
+        ("MLE-labelled better at some points", share - Number(0.02)),
+        ("GT better at some points", Number(0.98) - share),
+    ):
+        where = f"D_slow = {float(here[parameter]):.2f}: {what}"
+        figures = f"MLE-labelled better at {share.value:.1%}"
+        yield Part(where, figures, margin.value, share.error)
+    for name, sign, words in (("f", 1, "higher"), ("D_fast", -1, "lower")):
+        inside, outside = (_mean_where(here[name], chosen) for chosen in (better, ~better))
+        low, high = (outside, inside) if sign > 0 else (inside, outside)
+        yield below(f"{words} {name} where MLE-labelled is better", low, high, evidence.unit(name))
+
+
+def _mean_where(values: xr.DataArray, chosen: xr.DataArray) -> Number:
+    found = values.where(chosen)
+    number = int(found.count())
+    if number < 2:
+        return Number(math.nan, math.nan)
+    return Number(float(found.mean()), float(found.std()) / math.sqrt(number))
+
+
+QUESTIONS = (
+    Question(
+        "misleading",
+        "4.4",
+        "RMSE misleads: for D_fast it is lowest for estimates near the mean that tell little.",
+        _misleading,
+    ),
+    Question(
+        "everywhere",
+        "4.5",
+        "The lower standard deviation of Supervised GT is found across all test data.",
+        _everywhere,
+        "The paper says so of f.",
+    ),
+    Question(
+        "two-values",
+        "4.5",
+        "Over the whole f-D_fast plane Supervised GT has the higher bias at low D_slow, the lower "
+        "one at high D_slow.",
+        _at_two_values,
+        "Bias with its sign, as in figure 12.",
+    ),
+    Question(
+        "two-regions",
+        "4.5",
+        "At low D_slow the MLE-labelled network has the lower RMSE at high f and low D_fast, and "
+        "the higher one elsewhere.",
+        _two_regions,
+    ),
+)
+"""In the order of the paper."""

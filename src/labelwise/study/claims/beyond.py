@@ -1,0 +1,147 @@
+"""What the paper leaves open: larger networks, the absolute loss, the dial, information."""
+
+from __future__ import annotations
+
+import math
+
+from labelwise.study import names
+from labelwise.study.claims.asking import (
+    QUANTITIES,
+    Parts,
+    Question,
+    in_between,
+    information,
+    places,
+)
+from labelwise.study.evidence import Evidence, Number, below
+from labelwise.study.findings import Part
+
+
+def _variants(evidence: Evidence) -> Parts:
+    study = evidence.study
+    for snr, parameter, where, _ in places(evidence):
+        for name in (names.GT, evidence.fitted):
+            for variant in evidence.known(
+                names.wide(name, study.wide), names.deep(name, study.deep)
+            ):
+                ours, theirs = (
+                    evidence.number(snr, each, parameter, "rmse") for each in (name, variant)
+                )
+                ratio = theirs.value / ours.value
+                error = ratio * math.hypot(ours.error / ours.value, theirs.error / theirs.value)
+                what = f"{where}: RMSE of {variant} within 5 % of {name}'s"
+                yield Part(what, f"{ratio - 1:+.1%}", 0.05 - abs(ratio - 1), error)
+
+
+def _absolute(evidence: Evidence) -> Parts:
+    """Each kind of label under the absolute loss beside the squared one."""
+    for snr, parameter, where, unit in places(evidence):
+        for name, other in (
+            (names.GT, names.GT_ABSOLUTE),
+            (evidence.fitted, names.MLE_ABSOLUTE),
+        ):
+            if len(evidence.known(name, other)) < 2:
+                continue
+            for quantity, words in QUANTITIES.items():
+                squared, absolute = (
+                    evidence.number(snr, each, parameter, quantity) for each in (name, other)
+                )
+                what = f"{where}: {words} of {other} below that of {name}"
+                yield below(what, absolute, squared, unit)
+            fewer, more = (
+                evidence.number(snr, each, parameter, "mutual_information")
+                for each in (name, other)
+            )
+            yield below(f"{where}: bits of {name} below those of {other}", fewer, more)
+
+
+def _absolute_order(evidence: Evidence) -> Parts:
+    if len(evidence.known(names.GT_ABSOLUTE, names.MLE_ABSOLUTE)) < 2:
+        return
+    for snr, parameter, where, unit in places(evidence):
+        truth, fitted = (
+            {q: evidence.number(snr, name, parameter, q) for q in (*QUANTITIES, "slope")}
+            for name in (names.GT_ABSOLUTE, names.MLE_ABSOLUTE)
+        )
+        yield below(
+            f"{where}: |bias| of MLE-labelled below GT's",
+            fitted["abs_bias"],
+            truth["abs_bias"],
+            unit,
+        )
+        for quantity in ("std", "rmse"):
+            words = QUANTITIES[quantity]
+            what = f"{where}: {words} of GT below MLE-labelled's"
+            yield below(what, truth[quantity], fitted[quantity], unit)
+        what = f"{where}: bias slope of GT below MLE-labelled's"
+        yield below(what, truth["slope"], fitted["slope"])
+
+
+def _dial(evidence: Evidence) -> Parts:
+    ends = (names.GT, evidence.fitted)
+    for alpha in evidence.study.dial:
+        if len(evidence.known(names.dial(alpha), *ends)) == 3 and 0 < alpha < 1:
+            yield from in_between(evidence, names.dial(alpha))
+
+
+def _dial_as_hybrid(evidence: Evidence) -> Parts:
+    alpha = evidence.study.hybrid
+    blend = names.dial(alpha)
+    if len(evidence.known(blend, names.HYBRID, names.GT, evidence.fitted)) < 4:
+        return
+    for snr, parameter, where, unit in places(evidence):
+        for quantity, words in QUANTITIES.items():
+            dialled, hybrid, truth, fitted = (
+                evidence.number(snr, name, parameter, quantity)
+                for name in (blend, names.HYBRID, names.GT, evidence.fitted)
+            )
+            near, far = abs(dialled - hybrid), abs(fitted - truth)
+            tenth = Number(0.1 * far.value, 0.1 * far.error)
+            what = f"{where}: {words} within a tenth of the way from GT to MLE-labelled"
+            margin = tenth - near
+            figures = f"{blend} {dialled}, {names.HYBRID} {hybrid}{unit}"
+            yield Part(what, figures, margin.value, margin.error)
+
+
+QUESTIONS = (
+    Question(
+        "variants",
+        "3.2",
+        "Wider and deeper networks perform alike.",
+        _variants,
+    ),
+    Question(
+        "absolute-order",
+        "",
+        "Under an absolute loss the labels are ordered as under the squared one (4.1).",
+        _absolute_order,
+        "Section 4.4 leaves this loss to future work.",
+    ),
+    Question(
+        "absolute",
+        "",
+        "An absolute loss is better than the squared one: lower bias, spread and RMSE, more bits.",
+        _absolute,
+        "Not a claim of anybody: a list of what the loss changes.",
+    ),
+    Question(
+        "dial",
+        "",
+        "The dial, a blend of two networks' outputs, lies between its ends.",
+        _dial,
+    ),
+    Question(
+        "dial-hybrid",
+        "",
+        "The dial needs no training to be what the hybrid is.",
+        _dial_as_hybrid,
+    ),
+    Question(
+        "fisher",
+        "",
+        "Information again, of close truths: Supervised GT retains less of what the signal holds.",
+        information("retained", "Fisher share"),
+        "The share of the signal's linear Fisher information, the other parameters unknown.",
+    ),
+)
+"""In the order of the paper."""

@@ -1,0 +1,76 @@
+"""The claims of section 4.1: bias against variance, and what is lost.
+
+Source: Epstein et al. 2024, section 4.1, doi:10.59275/j.melba.2024-geb5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from labelwise.study import names
+from labelwise.study.claims.asking import QUANTITIES, Parts, Question, information, places
+from labelwise.study.evidence import Evidence, Number, below
+
+
+def _order(quantity: str, sign: int, others: str = "imitators") -> Callable[[Evidence], Parts]:
+    """GT's figure above (sign 1) or below (-1) that of the networks that imitate a fit."""
+
+    def parts(evidence: Evidence) -> Parts:
+        if not evidence.known(names.GT):
+            return
+        for snr, parameter, where, unit in places(evidence):
+            truth = evidence.number(snr, names.GT, parameter, quantity)
+            for name in evidence.imitators:
+                other = evidence.number(snr, name, parameter, quantity)
+                low, high = (other, truth) if sign > 0 else (truth, other)
+                first, second = (name, names.GT) if sign > 0 else (names.GT, name)
+                what = f"{where}: {QUANTITIES[quantity]} of {first} below {second}'s"
+                yield below(what, low, high, unit)
+
+    return parts
+
+
+def _gradient(evidence: Evidence) -> Parts:
+    if not evidence.known(names.GT):
+        return
+    others = [*evidence.known(names.MLE_MEAN), *evidence.imitators]
+    for snr, parameter, where, _ in places(evidence):
+        truth = evidence.number(snr, names.GT, parameter, "slope")
+        yield below(f"{where}: GT's bias slope negative", truth, Number(0.0))
+        for name in others:
+            other = evidence.number(snr, name, parameter, "slope")
+            yield below(f"{where}: GT's bias slope below that of {name}", truth, other)
+
+
+QUESTIONS = (
+    Question(
+        "bias",
+        "4.1",
+        "Self-supervised and MLE-labelled networks have a lower bias than one taught the truth.",
+        _order("abs_bias", 1),
+        "|bias|: the mean of the marginal bias curve's absolute values.",
+    ),
+    Question(
+        "spread",
+        "4.1",
+        "Groundtruth labels give the lower standard deviation.",
+        _order("std", -1),
+    ),
+    Question("rmse", "4.1", "Groundtruth labels give the lower RMSE.", _order("rmse", -1)),
+    Question(
+        "gradient",
+        "4.1",
+        "The bias of Supervised GT falls with the true value, and more steeply than any other "
+        "method's: estimates crowd in the middle.",
+        _gradient,
+    ),
+    Question(
+        "information",
+        "4.1",
+        "That is information lost: estimates of Supervised GT tell true values apart less well.",
+        information("mutual_information", "bits"),
+        "The paper reads information off the slope of the bias. Here it is the mutual information "
+        "between a true value and its estimate, which a mere shrinkage does not change.",
+    ),
+)
+"""In the order of the paper."""

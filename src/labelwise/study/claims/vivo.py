@@ -1,0 +1,187 @@
+"""The claims of section 4.2: what the scan shows of what the simulation said.
+
+Source: Epstein et al. 2024, section 4.2, doi:10.59275/j.melba.2024-geb5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from labelwise.study import names
+from labelwise.study.claims.asking import Parts, Question, distance
+from labelwise.study.evidence import WELL_FILLED, Evidence, Number, below
+from labelwise.study.findings import Part
+
+_DRAWS = 200  # of a bootstrap
+_SIMULATED = "On the phantom the scan is itself simulated: this tests the pipeline, not nature."
+
+
+def _as_in_silico(evidence: Evidence) -> Parts:
+    """In the bins that are well filled, GT and the imitators are ordered as in simulation."""
+    if evidence.vivo is None or len(evidence.known(names.GT, evidence.fitted)) < 2:
+        return
+    for parameter in evidence.study.free:
+        filled = _filled(evidence.vivo.binned, parameter)
+        unit = evidence.unit(parameter)
+        if filled.sum() < 2:
+            continue
+        for quantity, words in {"bias": "|bias|", "std": "std", "rmse": "RMSE"}.items():
+            vivo, silico = (
+                _difference(evidence, data, parameter, quantity, filled)
+                for data in (evidence.vivo.binned, None)
+            )
+            sign = math.copysign(1.0, silico.value)
+            figures = f"GT less {evidence.fitted}: {vivo} in vivo, {silico}{unit} in simulation"
+            margin = sign * vivo.value
+            yield Part(f"{parameter}: {words} ordered alike", figures, margin, vivo.error)
+        steep, flat = (
+            _bin_slope(evidence.vivo.binned, name, parameter, filled)
+            for name in (names.GT, evidence.fitted)
+        )
+        what = f"{parameter}: bias slope of GT below that of {evidence.fitted}"
+        yield below(what, steep, flat)
+
+
+def _filled(binned: xr.Dataset, parameter: str) -> np.ndarray:
+    count = binned["count"].sel(parameter=parameter).values
+    return count >= max(WELL_FILLED * count.sum(), 2)
+
+
+def _difference(
+    evidence: Evidence, data: xr.Dataset | None, parameter: str, quantity: str, filled: np.ndarray
+) -> Number:
+    """GT less the network taught MLE estimates, the mean over the filled bins."""
+    assert evidence.vivo is not None
+    total, square = 0.0, 0.0
+    for name, sign in ((names.GT, 1), (evidence.fitted, -1)):
+        if data is None:
+            values, errors = _at_centres(evidence, name, parameter, quantity)
+        else:
+            here = data.sel(estimator=name, parameter=parameter)
+            values, errors = here[quantity].values, here[f"{quantity}_error"].values
+        if quantity == "bias":
+            values = abs(values)
+        total += sign * float(values[filled].mean())
+        square += float((errors[filled] ** 2).sum()) / filled.sum() ** 2
+    return Number(total, math.sqrt(square))
+
+
+def _at_centres(
+    evidence: Evidence, name: str, parameter: str, quantity: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The simulated curve at the bins' centres."""
+    assert evidence.vivo is not None
+    truth = np.asarray(evidence.grids[evidence.low][parameter].values, float)
+    curve = evidence.curve(evidence.low, name, parameter, quantity)
+    centres = evidence.vivo.binned["centre"].sel(parameter=parameter).values
+    values, errors = ([getattr(n, what) for n in curve] for what in ("value", "error"))
+    return np.interp(centres, truth, values), np.interp(centres, truth, errors)
+
+
+def _bin_slope(binned: xr.Dataset, name: str, parameter: str, filled: np.ndarray) -> Number:
+    """Of a straight line through the bias of the filled bins."""
+    here = binned.sel(estimator=name, parameter=parameter)
+    centre = here["centre"].values[filled]
+    offset = centre - centre.mean()
+    share = offset / (offset**2).sum()
+    value = float((share * here["bias"].values[filled]).sum())
+    error = float(np.sqrt(((share * here["bias_error"].values[filled]) ** 2).sum()))
+    return Number(value, error)
+
+
+def _explained(evidence: Evidence) -> Parts:
+    """The matched synthetic set is nearer to the in vivo curves than the uniform one."""
+    vivo = evidence.vivo
+    if vivo is None:
+        return
+    chosen = evidence.known(names.MLE_MEAN, *evidence.imitators, names.GT)
+    for parameter in evidence.study.free:
+        some = vivo.binned["count"].sel(parameter=parameter).values >= 2
+        some &= vivo.matched["count"].sel(parameter=parameter).values >= 2
+        unit = evidence.unit(parameter)
+        if not some.any():
+            continue
+        for quantity, words in {"bias": "bias", "std": "std", "rmse": "RMSE"}.items():
+            gaps = {"matched": [], "uniform": []}
+            for name in chosen:
+                here, there = (
+                    data.sel(estimator=name, parameter=parameter)
+                    for data in (vivo.binned, vivo.matched)
+                )
+                real = _numbers(here, quantity, some)
+                values, errors = _at_centres(evidence, name, parameter, quantity)
+                uniform = [Number(*pair) for pair in zip(values[some], errors[some], strict=True)]
+                gaps["matched"].append(distance(_numbers(there, quantity, some), real))
+                gaps["uniform"].append(distance(uniform, real))
+            near, far = (_mean(gaps[kind]) for kind in ("matched", "uniform"))
+            what = f"{parameter}: {words} curves of the matched set nearer than those of figure 2"
+            yield below(what, near, far, unit)
+
+
+def _numbers(here: xr.Dataset, quantity: str, chosen: np.ndarray) -> list[Number]:
+    values, errors = here[quantity].values[chosen], here[f"{quantity}_error"].values[chosen]
+    return [Number(float(v), float(e)) for v, e in zip(values, errors, strict=True)]
+
+
+def _mean(numbers: Sequence[Number]) -> Number:
+    error = math.sqrt(sum(number.error**2 for number in numbers)) / len(numbers)
+    return Number(sum(number.value for number in numbers) / len(numbers), error)
+
+
+def _smooth(evidence: Evidence) -> Parts:
+    vivo = evidence.vivo
+    if vivo is None or not evidence.known(names.GT):
+        return
+    rng = np.random.default_rng(0)
+    for index, parameter in enumerate(evidence.study.names):
+        if parameter not in evidence.study.free:
+            continue
+        gold = vivo.reference[:, index]
+        maps = {
+            name: vivo.voxels["first"].sel(estimator=name, parameter=parameter).values
+            for name in evidence.known(names.GT, evidence.fitted)
+        }
+        spread = {name: _spread(values, rng) for name, values in maps.items()}
+        reference, unit = _spread(gold, rng), evidence.unit(parameter)
+        what = f"{parameter}: spread over the map of GT below the gold standard's"
+        yield below(what, spread[names.GT], reference, unit)
+        if evidence.fitted in spread:
+            what = f"{parameter}: spread over the map of GT below that of {evidence.fitted}"
+            yield below(what, spread[names.GT], spread[evidence.fitted], unit)
+
+
+def _spread(values: np.ndarray, rng: np.random.Generator) -> Number:
+    """The standard deviation over voxels, its error by a bootstrap."""
+    values = values[np.isfinite(values)]
+    drawn = rng.integers(0, len(values), (_DRAWS, len(values)))
+    return Number(float(values.std()), float(values[drawn].std(axis=1).std()))
+
+
+QUESTIONS = (
+    Question(
+        "vivo",
+        "4.2",
+        "The trends of the simulation are found in vivo, where parameters are well represented.",
+        _as_in_silico,
+        f"Well represented: bins that hold at least {WELL_FILLED:.0%} of the voxels. {_SIMULATED}",
+    ),
+    Question(
+        "explained",
+        "4.2",
+        "Where they are not, a synthetic set with the parameters of the scan shows the same.",
+        _explained,
+        _SIMULATED,
+    ),
+    Question(
+        "smooth",
+        "4.2",
+        "Maps of Supervised GT are artificially smooth.",
+        _smooth,
+        "Spread: the standard deviation over all voxels of the map of the first acquisition.",
+    ),
+)
+"""In the order of the paper."""

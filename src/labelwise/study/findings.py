@@ -1,0 +1,178 @@
+"""What a study finds, as records: claims with verdicts, tables, pictures, times.
+
+They hold words and numbers only; `report` makes a page of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+CERTAIN = 2.0
+"""How many standard errors a figure must be away from 0 to count as more than noise."""
+
+
+class Verdict(StrEnum):
+    """Whether a claim is borne out."""
+
+    HOLDS = "holds"
+    NOT = "does not hold"
+    NOISE = "within noise"
+    PART = "holds in part"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison that a claim makes: it holds if the margin is above 0.
+
+    Args:
+        what: what is compared, in words: `"D_slow, SNR 15: |bias| of GT above MLE's"`.
+        figures: the figures compared, in words: `"0.176 against 0.049 µm²/ms"`.
+        margin: by how much the claim holds; negative where it does not.
+        error: the standard error of the margin.
+
+    Example:
+        >>> Part("GT's std below MLE's", "0.2 against 0.5", margin=0.3, error=0.01).verdict
+        <Verdict.HOLDS: 'holds'>
+    """
+
+    what: str
+    figures: str
+    margin: float
+    error: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """By how many standard errors the margin differs from 0; what is not a number is noise."""
+        if not (math.isfinite(self.margin) and abs(self.margin) > CERTAIN * self.error):
+            return Verdict.NOISE
+        return Verdict.HOLDS if self.margin > 0 else Verdict.NOT
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, or one of our own, and what became of it.
+
+    Args:
+        key: a short name for links: `"bias-variance"`.
+        section: where it is made: `"4.1"`; `""` for what the paper does not claim.
+        statement: the claim in one sentence.
+        parts: the comparisons it comes down to.
+        note: what a reader should know besides.
+
+    Raises:
+        ValueError: if there is no part, and so nothing to judge.
+    """
+
+    key: str
+    section: str
+    statement: str
+    parts: tuple[Part, ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError(f"claim {self.key}: expected at least one part to judge, got none")
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of all parts together."""
+        verdicts = {part.verdict for part in self.parts}
+        if len(verdicts) == 1:
+            return verdicts.pop()
+        if Verdict.HOLDS in verdicts:
+            return Verdict.PART
+        return Verdict.NOT if Verdict.NOT in verdicts else Verdict.NOISE
+
+    @property
+    def count(self) -> Mapping[Verdict, int]:
+        """How many parts have each verdict."""
+        return {v: n for v in Verdict if (n := sum(part.verdict is v for part in self.parts))}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column titles.
+
+    Args:
+        key: a short name for links.
+        title: what it is.
+        caption: how to read it.
+        columns: their titles.
+        rows: a cell for each column.
+    """
+
+    key: str
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report.
+
+    Args:
+        key: its file's name without the ending: `"figure_02"`.
+        title: `"Figure 2: performance at SNR 15"`.
+        caption: what it shows, and what differs from the paper.
+        png: the picture.
+        size: its width and height in pixels.
+    """
+
+    key: str
+    title: str
+    caption: str
+    png: bytes = field(repr=False)
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Lap:
+    """How long a stage took, and whether it was done now.
+
+    Args:
+        stage: what was done.
+        seconds: wall time when it was done.
+        kept: whether the result of an earlier run was used.
+    """
+
+    stage: str
+    seconds: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Args:
+        title: of the page.
+        lead: one or two sentences beneath it; `simulated` data must be called so here.
+        settings: what was run: name and value.
+        claims: the claims and their verdicts.
+        tables: Table 1 and other tables that come before the figures.
+        pictures: the figures in order.
+        laps: the stages in order.
+        versions: of what it was made with.
+        command: what to type to make it again.
+        description: the TOML of the study.
+        notes: what is worth knowing: departures from the paper, voxels left out, warnings.
+        appendix: tables to look things up in, after the figures.
+    """
+
+    title: str
+    lead: str
+    settings: Sequence[tuple[str, str]]
+    claims: Sequence[Claim]
+    tables: Sequence[Table]
+    pictures: Sequence[Picture]
+    laps: Sequence[Lap]
+    versions: Mapping[str, str]
+    command: str
+    description: str
+    notes: Sequence[str] = ()
+    appendix: Sequence[Table] = ()

@@ -1,0 +1,197 @@
+"""Running a study: its stages in order, then claims, figures and the page.
+
+What is written: `report.html`, `claims.json`, `study.toml`, `figures/` (PNG and PDF), `networks/`
+(of the first training, for `labelwise evaluate` and `map --net`), `phantom/`, and `stages/`, from
+which an interrupted study
+goes on and which may be deleted when it is done.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelwise.files import write_whole
+from labelwise.outputs import as_json
+from labelwise.study import told
+from labelwise.study.claims import QUESTIONS
+from labelwise.study.claims.asking import judge
+from labelwise.study.description import Study, to_toml
+from labelwise.study.drawn import Drawn, figures
+from labelwise.study.evidence import Evidence
+from labelwise.study.findings import Claim, Lap, Picture, Report
+from labelwise.study.report import render
+from labelwise.study.scan import Assessed, Scan, assess_scan, phantom
+from labelwise.study.simulated import (
+    evaluate_fits,
+    evaluate_networks,
+    measure_speed,
+    side_by_side,
+)
+from labelwise.study.stages import Stages, opened
+from labelwise.study.taught import Network, train_all
+from labelwise.teach import Tell
+from labelwise.trained import TrainedNetwork
+
+REPORT, RECORD = "report.html", "claims.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study came to.
+
+    Args:
+        folder: where it was written.
+        claims: with their verdicts.
+        laps: the stages.
+        seconds: wall time of this run.
+        notes: what is worth knowing.
+    """
+
+    folder: Path
+    claims: Sequence[Claim]
+    laps: Sequence[Lap]
+    seconds: float
+    notes: Sequence[str]
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    scan: Scan | None = None,
+    command: str = "",
+    overwrite: bool = False,
+    tell: Tell | None = None,
+) -> Outcome:
+    """Run a study and write its report; one that was interrupted goes on.
+
+    Args:
+        study: what is to be done.
+        folder: where; made if missing.
+        scan: the scan of the in vivo part; the simulated pelvis if None and the study wants one.
+        command: what was typed, for the report.
+        overwrite: replace the report of another study in that folder.
+        tell: called as the work goes on.
+
+    Raises:
+        FileExistsError: if the folder holds another study, or one is running there.
+        OSError: if it cannot be written.
+        ValueError: if the study cannot be done as described.
+    """
+    begin = time.perf_counter()
+    tell = tell or (lambda what, done, total, words: None)
+    text = to_toml(study)
+    _check(study, scan)
+    _make(folder, text, overwrite)
+    with opened(folder / "stages", tell) as stages:
+        write_whole(folder / "study.toml", text.encode())
+        if scan is None and study.phantom:
+            scan = phantom(study, folder / "phantom")
+        networks = [train_all(study, stages, index) for index in range(study.trainings)]
+        _save(networks[0], folder / "networks")
+        evidence, assessed = _judged(study, stages, networks, scan)
+        lap = time.perf_counter()
+        tell("claims", 0, 1, "")
+        claims = judge(QUESTIONS, evidence)
+        tell("figures", 0, 1, "")
+        drawn = figures(evidence[0], scan, assessed)
+        pictures = [_saved(each, folder / "figures") for each in drawn]
+        laps = [*stages.laps, Lap("claims and figures", time.perf_counter() - lap, kept=False)]
+    report = Report(
+        title=study.title,
+        lead=told.lead(study, scan),
+        settings=told.settings(study, scan),
+        claims=claims,
+        tables=told.networks_table(study, networks[0]),
+        pictures=pictures,
+        laps=laps,
+        versions=told.versions(),
+        command=command or "labelwise study run study.toml OUT",
+        description=text,
+        notes=told.notes(study, scan, assessed),
+        appendix=told.numbers(evidence),
+    )
+    write_whole(folder / RECORD, as_json(told.record(report)).encode())
+    write_whole(folder / REPORT, render(report).encode())
+    return Outcome(folder, claims, laps, time.perf_counter() - begin, report.notes)
+
+
+def _judged(
+    study: Study,
+    stages: Stages,
+    networks: Sequence[Mapping[float, Mapping[str, Network]]],
+    scan: Scan | None,
+) -> tuple[list[Evidence], Assessed | None]:
+    """The evidence of each training, and what became of the scan by the networks of the first."""
+    fits = {snr: evaluate_fits(study, stages, snr) for snr in study.snrs}
+    grids = [
+        {
+            snr: side_by_side([fits[snr], evaluate_networks(study, stages, snr, here, index)])
+            for snr, here in by_snr.items()
+        }
+        for index, by_snr in enumerate(networks)
+    ]
+    low = min(study.snrs)
+    speed = measure_speed(study, stages, networks[0][low])
+    assessed = [
+        None if scan is None else assess_scan(study, stages, scan, by_snr[low], index)
+        for index, by_snr in enumerate(networks)
+    ]
+    evidence = [
+        Evidence(study, grid, None if seen is None else seen.vivo, speed)
+        for grid, seen in zip(grids, assessed, strict=True)
+    ]
+    return evidence, assessed[0]
+
+
+def _check(study: Study, scan: Scan | None) -> None:
+    """Refuse what would fail only at the end."""
+    fixed = [
+        n for n, (low, high) in zip(study.names, study.prior.ranges, strict=True) if low == high
+    ]
+    if fixed and (scan is not None or study.phantom):
+        raise ValueError(
+            f"prior: {fixed[0]} has a single value, and a scan is looked at in bins of it; give it "
+            "a range, or leave the scan out (phantom = false)"
+        )
+
+
+def _make(folder: Path, text: str, overwrite: bool) -> None:
+    """Make the folder, unless it holds something else."""
+    there = folder / "study.toml"
+    if there.exists() and there.read_text(encoding="utf-8") != text and not overwrite:
+        raise FileExistsError(
+            f"{folder}: holds another study ({there.name} differs); choose another folder, or "
+            "replace its report (--overwrite)"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _save(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
+    """Networks by SNR and name, as files that other commands read."""
+    for snr, networks in by_snr.items():
+        place = folder / f"snr_{snr:g}"
+        place.mkdir(parents=True, exist_ok=True)
+        for name, network in networks.items():
+            if isinstance(network, TrainedNetwork):
+                slug = "_".join("".join(c if c.isalnum() else " " for c in name).lower().split())
+                network.save(place / f"{slug}.safetensors")
+
+
+def _saved(drawn: Drawn, folder: Path) -> Picture:
+    """The figure as PNG and PDF in its folder, the PNG on the page too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = drawn.panels.flat[0].figure
+    png, pdf = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out, which takes as long as drawing
+    figure.savefig(pdf, format="pdf", dpi=200, metadata={"CreationDate": None})
+    for kind, data in (("png", png), ("pdf", pdf)):
+        write_whole(folder / f"{drawn.key}.{kind}", data.getvalue())
+    head = png.getvalue()[16:24]  # a PNG says its size there
+    size = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+    return Picture(drawn.key, drawn.title, drawn.caption, png.getvalue(), size)

@@ -1,0 +1,361 @@
+"""A scan with repeats in a study: the simulated pelvis or a person's own (section 3.5).
+
+The gold standard is the maximum-likelihood estimate from all volumes; every estimator is then
+asked about each single acquisition, and about a synthetic set with the gold standard's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from labelwise.describing import describe_model
+from labelwise.dial import dial_lesson, noise_levels
+from labelwise.files import digest
+from labelwise.images import open_series, read_mask
+from labelwise.models import IVIM, SignalModel
+from labelwise.models.base import scale_parameter
+from labelwise.noise import NoiseModel
+from labelwise.noise_level import NoiseLevel
+from labelwise.priors import Uniform
+from labelwise.study import names
+from labelwise.study.description import LABELS, Study
+from labelwise.study.evidence import InVivo
+from labelwise.study.invivo import (
+    Reference,
+    assess,
+    binned,
+    gold_standard,
+    matching,
+    noise_of_repeats,
+    usable_reference,
+)
+from labelwise.study.pelvis import pelvis as simulate_pelvis
+from labelwise.study.pelvis import write
+from labelwise.study.repeats import Repeats, split
+from labelwise.study.simulated import fits, identity
+from labelwise.study.stages import Stages
+from labelwise.study.taught import Network, points
+from labelwise.types import Estimate, Estimator, Voxels
+
+GOLD = "Gold standard"
+"""The name of the estimate from all volumes."""
+_POINTS = 10_000  # of a grid
+_FEW_REPEATS = 100  # a study with no more of them is a quick one
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A series with repeats, the voxels inside its mask.
+
+    Args:
+        name: what to call it.
+        signal: (N, V) in the image's unit, N in C order of the mask.
+        settings: of the V volumes, by name, in the model's units.
+        inside: (X, Y, Z) the mask.
+        zooms: size of a voxel in mm.
+        repeats: how the volumes are single acquisitions.
+        sigma: noise of one channel.
+        level: how sigma was found.
+        snr: quartiles over the voxels of S0 / sigma.
+        simulated: whether it is no scan at all.
+    """
+
+    name: str
+    signal: Float[np.ndarray, "N V"]
+    settings: Mapping[str, Float[np.ndarray, " V"]]
+    inside: Bool[np.ndarray, "X Y Z"]
+    zooms: tuple[float, float, float]
+    repeats: Repeats
+    sigma: float
+    level: NoiseLevel | None
+    snr: tuple[float, float, float]
+    simulated: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the voxels, their settings and sigma."""
+        arrays = {"signal": self.signal, "volumes": self.repeats.volumes, **self.settings}
+        return digest(arrays, f"{self.sigma!r}")
+
+
+def read_scan(
+    image: Path,
+    settings: Mapping[str, Float[np.ndarray, " V"]],
+    *,
+    mask: Path | None = None,
+    sigma: float | None = None,
+    repeats: int | None = None,
+    tolerance: float = 0.0,
+) -> Scan:
+    """A person's own series.
+
+    Args:
+        image: 4D NIfTI.
+        settings: of its volumes, by name, in the models' units.
+        mask: 3D NIfTI; all voxels if None.
+        sigma: noise of one channel in the image's unit; from the repeats at b = 0 if None.
+        repeats: single acquisitions in it; as many as divide the series evenly if None.
+        tolerance: b-values this close (ms/µm²) are equal.
+
+    Raises:
+        OSError: if a file cannot be read.
+        ValueError: if files and settings do not fit each other, or the series has no repeats.
+    """
+    with open_series(image) as series:
+        for name, rows in settings.items():
+            if len(rows) != series.volumes:
+                raise ValueError(
+                    f"{name}: {len(rows)} values, but {image.name} has {series.volumes} volumes"
+                )
+        parts = split(settings, repeats, tolerance)
+        flat = np.ones(series.voxels, bool) if mask is None else read_mask(mask, like=series)
+        inside = flat.reshape(series.shape, order="F")
+        signal = np.empty((int(flat.sum()), series.volumes), np.float32)
+        place = np.full(series.voxels, -1)  # of each voxel among those inside, in C order
+        order = np.arange(series.voxels).reshape(series.shape, order="F")[inside]
+        place[order] = np.arange(len(order))
+        for index, block in series.blocks(flat):
+            signal[place[index]] = block
+        zooms = tuple(float(zoom) for zoom in series.header.get_zooms()[:3])
+    noise = None if sigma is not None else noise_of_repeats(signal, settings, tolerance)
+    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, noise)
+
+
+def phantom(study: Study, folder: Path) -> Scan:
+    """The simulated pelvis as if it were a scan: its noise is measured, its truth not looked at.
+
+    Args:
+        study: whose lowest SNR the phantom has; a quick one gets a smaller phantom.
+        folder: where it is written as files, for `labelwise study invivo` and others to try.
+
+    Raises:
+        ValueError: if the study is of another model than IVIM, which the phantom is made by.
+    """
+    if not isinstance(study.model, IVIM):
+        raise ValueError(
+            f"phantom: is made by IVIM, but the study is of {type(study.model).__name__}; say "
+            "phantom = false, or run `labelwise study invivo` on a scan of your own"
+        )
+    shape = (112, 80, 3) if study.repeats > _FEW_REPEATS else (56, 40, 2)
+    pelvis = simulate_pelvis(seed=study.seed, shape=shape, snr=min(study.snrs))
+    write(pelvis, folder, overwrite=True)
+    settings = {"b": pelvis.b / 1000}
+    signal = pelvis.series[pelvis.mask]
+    zooms = tuple(np.sqrt((pelvis.affine[:3, :3] ** 2).sum(axis=0)).tolist())
+    noise = noise_of_repeats(signal, settings)
+    made = _scan(
+        *("pelvis-like phantom (simulated)", signal, settings, pelvis.mask, zooms),
+        *(split(settings), None, noise),
+    )
+    return Scan(**{**vars(made), "simulated": True})
+
+
+def study_of(
+    scan: Scan,
+    model: SignalModel,
+    model_name: str,
+    noise: NoiseModel,
+    ranges: Mapping[str, tuple[float, float]],
+) -> Study:
+    """The study that `labelwise study invivo` does: the networks that `labelwise map` would train.
+
+    One set of networks for all noise levels of the image, which divide each voxel by its own
+    signal at b = 0; labels fitted by search, those on a bound kept (docs/decisions/0007).
+
+    Args:
+        scan: the series.
+        model: the signal model with the settings of all its volumes.
+        model_name: as `labelwise.discovery.find_model` takes it.
+        noise: the noise model.
+        ranges: other ranges to simulate, by parameter.
+    """
+    one = type(model)(**scan.repeats.settings)
+    prior = Uniform.typical(one, **ranges)
+    single = scan.repeats.of(scan.signal)[:, 0]
+    levels = noise_levels(one, single, scan.sigma)
+    lesson = dial_lesson(one, noise, levels, prior)
+    assert isinstance(lesson.sigma, tuple)
+    ivim = isinstance(one, IVIM)
+    free = len(one.parameters)
+    return Study(
+        title=f"In vivo study: {scan.name}",
+        model_name=model_name,
+        model=one,
+        noise=noise,
+        prior=prior,
+        snrs=(float(f"{scan.snr[1]:.2g}"),),
+        levels=lesson.sigma,
+        recipe=lesson.recipe,
+        labels=LABELS if one.differentiable else tuple(n for n in LABELS if n != "selfsup"),
+        own_weight=0,
+        absolute_loss=False,
+        normalise=True,
+        on_bound=lesson.on_bound,
+        trainings=1,
+        points=max(3, min(10, int(_POINTS ** (1 / free) + 1e-9))),
+        repeats=100,
+        noise_floor="D_slow" if ivim else None,
+        ill_determined="D_fast" if ivim else None,
+    )
+
+
+def _scan(name, signal, settings, inside, zooms, parts, sigma, noise) -> Scan:
+    if noise is not None:
+        level, snr, sigma = noise.level, noise.quartiles, noise.level.sigma
+    else:
+        level = None
+        b0 = parts.of(signal)[:, :, 0].mean(axis=1)
+        low, median, high = np.nanpercentile(b0 / sigma, (25, 50, 75)).tolist()
+        snr = low, median, high
+    return Scan(name, signal, settings, inside, zooms, parts, float(sigma), level, snr)
+
+
+@dataclass(frozen=True, eq=False)
+class Assessed:
+    """What became of a scan.
+
+    Args:
+        vivo: the evidence for claims.
+        maps: figure 7's data: `value` (method, parameter, x, y) of one slice.
+        reference: the gold standard, and how many voxels have none, by reason.
+        factor: what the image was divided by, so that S0 is about 1.
+    """
+
+    vivo: InVivo
+    maps: xr.Dataset
+    reference: Reference
+    factor: float
+
+
+def assess_scan(
+    study: Study,
+    stages: Stages,
+    scan: Scan,
+    networks: Mapping[str, Network],
+    training: int = 0,
+) -> Assessed:
+    """The in vivo part of a study: every method on each single acquisition.
+
+    Args:
+        study: its description; its model has the settings of one acquisition.
+        stages: where they are kept.
+        scan: the series.
+        networks: by name; those of the paper's in vivo figures are used.
+        training: which training they are of, from 0.
+    """
+    parameters, kind = study.model.parameters, type(study.model)
+    used = scan.repeats.used
+    every = kind(**{name: rows[used] for name, rows in scan.settings.items()})
+    label = "phantom" if scan.simulated else "scan"
+    content = {"scan": scan.fingerprint, "model": describe_model(every)}
+    content |= {"noise": type(study.noise).__name__}
+
+    def fit_all() -> xr.Dataset:
+        found = gold_standard(
+            every,
+            study.noise,
+            scan.signal[:, used],
+            scan.sigma,
+            progress=lambda done, total: stages.tell("gold standard", done, total, ""),
+        )
+        columns = [parameter.name for parameter in parameters]
+        return xr.Dataset(
+            {"value": (("voxel", "parameter"), found.values), "status": ("voxel", found.status)},
+            {"parameter": columns},
+        )
+
+    gold = stages.dataset(f"gold standard, {label}", content, fit_all, again=training > 0)
+    reference = usable_reference(Estimate(gold["value"].values, gold["status"].values))
+    scale = scale_parameter(study.model)
+    factor = 1.0
+    if scale is not None and reference.usable.any():
+        factor = float(np.nanmedian(reference.values[:, scale]))
+    unit = np.ones(len(parameters))
+    if scale is not None:
+        unit[scale] = factor
+    sigma, truth = scan.sigma / factor, reference.values / unit
+    acquisitions = scan.repeats.of(scan.signal) / np.float32(factor)
+    estimators = _estimators(study, networks)
+    who = {name: identity(networks[name]) for name in estimators if name in networks}
+    shared = {**content, "factor": factor, "who": who, "prior": study.prior.describe()}
+
+    def assessed(stage: str, data: Float[np.ndarray, "n R M"], against: np.ndarray) -> xr.Dataset:
+        return assess(
+            estimators,
+            data,
+            sigma,
+            against,
+            progress=lambda done, total: stages.tell(stage, done, total, ""),
+        )
+
+    suffix = study.suffix(training)
+    stage = f"every method on the {label}{suffix}"
+    voxels = stages.dataset(
+        stage, shared | {"of": "scan"}, lambda: assessed(stage, acquisitions, truth)
+    )
+    usable, again = truth[reference.usable], f"matching synthetic set, {label}{suffix}"
+    model, key = study.model, jax.random.key(study.seed + 2)
+
+    def synthetic() -> xr.Dataset:
+        data = matching(model, study.noise, usable, sigma, scan.repeats.number, key)
+        return assessed(again, data, usable)
+
+    matched = stages.dataset(again, shared | {"of": "matched", "seed": study.seed}, synthetic)
+    arguments = (parameters, study.prior.ranges)
+    vivo = InVivo(
+        binned=binned(voxels, truth, *arguments, scale=scale, left_out=reference.left_out),
+        matched=binned(matched, usable, *arguments, scale=scale),
+        voxels=voxels,
+        reference=truth,
+    )
+    return Assessed(vivo, _maps(scan, voxels, gold["value"].values / unit), reference, factor)
+
+
+def _estimators(study: Study, networks: Mapping[str, Network]) -> dict[str, Estimator]:
+    chosen = (names.MLE_RICIAN, names.SELF, names.MLE_GAUSSIAN, names.GT, names.HYBRID)
+    known = {name: networks[name] for name in chosen if name in networks}
+    return {names.MLE_MEAN: _Fit(study), **points(known)}
+
+
+class _Fit:
+    """The conventional fit as an estimator: from the means of the prior."""
+
+    def __init__(self, study: Study) -> None:
+        self._source = fits(study)[names.MLE_MEAN]
+        self.parameters = study.model.parameters
+
+    def __call__(self, signal, sigma) -> Estimate:
+        return self._source(Voxels(signal, np.broadcast_to(np.ravel(sigma), len(signal))))
+
+
+def _maps(scan: Scan, voxels: xr.Dataset, gold: Float[np.ndarray, "N P"]) -> xr.Dataset:
+    """The slice with the most voxels: the gold standard, and each method on one acquisition.
+
+    The gold standard is shown on its bounds too, where it is no reference to judge others by.
+    """
+    index = int(np.argmax(scan.inside.sum(axis=(0, 1))))
+    rows = {GOLD: gold}
+    rows |= {
+        str(name): voxels["first"].sel(estimator=name).values
+        for name in voxels["estimator"].values
+        if name != names.HYBRID
+    }
+    columns = voxels["parameter"].values
+    value = np.full((len(rows), len(columns), *scan.inside.shape[:2]), np.nan, np.float32)
+    for method, values in enumerate(rows.values()):
+        volume = np.full((*scan.inside.shape, len(columns)), np.nan, np.float32)
+        volume[scan.inside] = values
+        value[method] = np.moveaxis(volume[:, :, index], -1, 0)
+    return xr.Dataset(
+        {"value": (("method", "parameter", "x", "y"), value)},
+        {"method": list(rows), "parameter": columns},
+        {"slice": index},
+    )

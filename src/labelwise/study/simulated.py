@@ -1,0 +1,158 @@
+"""The evaluations of a study on simulated signals: every estimator on one grid of true values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import xarray as xr
+
+from labelwise.describing import plain
+from labelwise.evaluate import evaluate
+from labelwise.files import digest
+from labelwise.labels import MLE
+from labelwise.networks import named
+from labelwise.simulate import simulate
+from labelwise.study import names
+from labelwise.study.description import Study
+from labelwise.study.stages import Stages
+from labelwise.study.taught import Network, likely, points
+from labelwise.trained import Blend
+from labelwise.types import Estimate, LabelSource, Voxels
+
+_TIMED = 50_000  # voxels
+_TIMED_BLACK_BOX = 500
+
+
+def fits(study: Study) -> dict[str, LabelSource]:
+    """The conventional fits that networks are held against, by name.
+
+    A fit of real data does not know the truth: it starts from the means of the prior. Started from
+    the truth, as labels are, it is the best that a local search can do.
+    """
+    middle = study.prior.ranges.mean(axis=1)
+    return {
+        names.MLE_MEAN: MLE(study.model, study.noise, middle.tolist()),
+        names.MLE_TRUTH: MLE(study.model, study.noise, "truth"),
+    }
+
+
+def evaluate_fits(study: Study, stages: Stages, snr: float) -> xr.Dataset:
+    """The fits on the whole grid; see `labelwise.evaluate.evaluate`."""
+    found = [
+        _evaluated(
+            *(study, stages, f"{name}, SNR {snr:g}", snr, study.repeats, source.describe()),
+            labels={name: source},
+        )
+        for name, source in fits(study).items()
+    ]
+    return side_by_side(found)
+
+
+def side_by_side(evaluations: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Evaluations of other estimators on the same signals, as one."""
+    together = xr.concat(evaluations, "estimator")
+    assert isinstance(together, xr.Dataset)
+    return together
+
+
+def evaluate_networks(
+    study: Study,
+    stages: Stages,
+    snr: float,
+    networks: Mapping[str, Network],
+    training: int,
+) -> xr.Dataset:
+    """The networks of one training on the whole grid; the first training with all repeats."""
+    suffix = study.suffix(training)
+    return _evaluated(
+        study,
+        stages,
+        f"evaluation, SNR {snr:g}{suffix}",
+        snr,
+        study.training_repeats if training else study.repeats,
+        {name: identity(network) for name, network in networks.items()},
+        estimators=points(networks),
+    )
+
+
+def identity(network: Network) -> Any:
+    """What a network is, as JSON data: the same estimates come from the same."""
+    if isinstance(network, Blend):
+        return [network.alphas, identity(network.mle), identity(network.gt)]
+    return [digest(named(network.weights)), plain(vars(network.scaling)), repr(network.parameters)]
+
+
+def measure_speed(
+    study: Study, stages: Stages, networks: Mapping[str, Network]
+) -> dict[str, float]:
+    """Voxels per second of the network taught MLE estimates and of the fit, on the same signals."""
+    name, snr = likely(study), min(study.snrs)
+    chosen = {name: networks[name]} if name in networks else {}
+    content = {"study": study.describe(), "of": {n: identity(net) for n, net in chosen.items()}}
+
+    def make() -> xr.Dataset:
+        number = _TIMED if study.model.differentiable else _TIMED_BLACK_BOX
+        key = jax.random.key(study.seed)
+        voxels = simulate(study.model, study.noise, study.prior, 1 / snr, number, key)
+        sources: dict[str, Callable[[Voxels], Estimate]] = {
+            names.MLE_MEAN: fits(study)[names.MLE_MEAN]
+        }
+        for each, estimator in points(chosen).items():
+            sources[each] = lambda voxels, of=estimator: of(voxels.signal, voxels.sigma)
+        speeds = {each: number / _fastest(source, voxels) for each, source in sources.items()}
+        return xr.Dataset(
+            {"speed": ("estimator", list(speeds.values()))}, {"estimator": list(speeds)}
+        )
+
+    found = stages.dataset("speed", content, make)
+    return {
+        str(n): float(v) for n, v in zip(found.estimator.values, found.speed.values, strict=True)
+    }
+
+
+def _fastest(source: Callable[[Voxels], Estimate], voxels: Voxels) -> float:
+    source(voxels)  # compiles
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        source(voxels)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def _evaluated(
+    study: Study,
+    stages: Stages,
+    stage: str,
+    snr: float,
+    repeats: int,
+    who: Any,
+    **sources: Any,
+) -> xr.Dataset:
+    said = study.describe()
+    content = {
+        **{name: said[name] for name in ("model", "noise", "seed")},
+        "grid": {name: plain(values) for name, values in study.grid.axes.items()},
+        "snr": snr,
+        "repeats": repeats,
+        "who": plain(who),
+    }
+
+    def make() -> xr.Dataset:
+        found = evaluate(
+            sources.get("estimators", {}),
+            study.model,
+            study.noise,
+            1 / snr,
+            study.grid,
+            repeats,
+            jax.random.key(study.seed + 1),
+            labels=sources.get("labels"),
+            progress=lambda done, total: stages.tell(stage, done, total, ""),
+        )
+        return found.drop_vars(["covariance", "other"])
+
+    return stages.dataset(stage, content, make)

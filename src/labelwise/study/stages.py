@@ -1,0 +1,254 @@
+"""The stages of a study, kept on disk by what they depend on: an interrupted study goes on.
+
+Each stage is a folder `NAME-HASH` that appears whole or not at all. The hash is of everything that
+decides its result, the code included; what another run finds there it reads instead of making it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from labelwise.describing import canonical, code_of, plain
+from labelwise.files import read_arrays, write_arrays
+from labelwise.fitting import available_cores
+from labelwise.lesson import Lesson
+from labelwise.study.findings import Lap
+from labelwise.teach import Tell, teach
+from labelwise.trained import TrainedNetwork, load
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+Result = TypeVar("Result")
+Networks = dict[str, TrainedNetwork]
+
+_RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
+_CODE = (
+    *("bounds.py", "evaluate.py", "fitting", "inference.py", "information.py", "labels.py"),
+    *("models", "networks.py", "noise.py", "priors.py", "simulate.py", "trained.py"),
+    *("study/invivo.py", "study/pelvis.py", "study/repeats.py"),
+)
+
+
+class Stages:
+    """The stages of one run; use `opened`.
+
+    Args:
+        folder: where they are kept; it exists.
+        tell: called as the work goes on.
+        labels: folder in which labels made by fitting are kept.
+    """
+
+    def __init__(self, folder: Path, tell: Tell, labels: Path) -> None:
+        self.folder, self.tell = folder, tell
+        self.labels = labels
+        self.laps: list[Lap] = []
+        self._stopped = threading.Event()
+
+    def networks(self, stage: str, lessons: Sequence[tuple[Lesson, Sequence[str]]]) -> Networks:
+        """The networks that some lessons teach, by the names of their labels; side by side.
+
+        A lesson with few networks leaves cores idle, so several are taught at once. What is
+        interrupted goes on from its last epoch.
+
+        Args:
+            stage: what to call it.
+            lessons: what to learn, and one name for each label.
+        """
+        keys = [_hash([lesson.fingerprint, code_of("trained.py")]) for lesson, _ in lessons]
+
+        def each(index: int) -> Networks:
+            lesson, names = lessons[index]
+            checkpoint = self.folder / f".training-{keys[index]}"
+
+            def make() -> Networks:
+                taught = teach(
+                    lesson,
+                    cache=self.labels,
+                    checkpoint=checkpoint,
+                    resume=True,
+                    tell=self._heard(stage),
+                )
+                return dict(zip(names, taught, strict=True))
+
+            def read(folder: Path) -> Networks:
+                return {name: _network(folder / f"{i:02}.safetensors") for i, name in numbered}
+
+            numbered = list(enumerate(names))
+            return self._on_disk("lesson", keys[index], make, _write_networks, read)[0]
+
+        def every() -> Networks:
+            with ThreadPoolExecutor(available_cores()) as pool:
+                try:
+                    found = list(pool.map(each, range(len(lessons))))
+                except BaseException:
+                    self._stopped.set()  # or the pool would wait for the last epoch
+                    raise
+            return {name: network for networks in found for name, network in networks.items()}
+
+        key = _hash(["networks", *keys])
+        return self._kept(stage, key, every, lambda networks, folder: None, lambda folder: every())
+
+    def dataset(
+        self,
+        stage: str,
+        content: Mapping[str, Any],
+        make: Callable[[], xr.Dataset],
+        *,
+        again: bool = False,
+    ) -> xr.Dataset:
+        """A Dataset, in float32, from all that decides it.
+
+        Args:
+            stage: what to call it.
+            content: what its values depend on besides the code, as JSON data.
+            make: makes it.
+            again: whether this run has it among its stages already.
+        """
+
+        key = _hash([canonical(content, stage), code_of(*_CODE)])
+        if again:
+            return self._on_disk(stage, key, make, _write_dataset, _read_dataset)[0]
+        return self._kept(stage, key, make, _write_dataset, _read_dataset)
+
+    def _kept(
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[], Result],
+        write: Callable[[Result, Path], None],
+        read: Callable[[Path], Result],
+    ) -> Result:
+        """A stage's result, and its place in the list of stages."""
+        self.tell(stage, 0, 1, "")
+        result, seconds, kept = self._on_disk(stage, key, make, write, read)
+        self.laps.append(Lap(stage, seconds, kept))
+        return result
+
+    def _on_disk(
+        self,
+        what: str,
+        key: str,
+        make: Callable[[], Result],
+        write: Callable[[Result, Path], None],
+        read: Callable[[Path], Result],
+    ) -> tuple[Result, float, bool]:
+        """What is in a folder, made and written first if it is not there whole.
+
+        Returns:
+            The result, the seconds that making it took, and whether it was there.
+        """
+        slug = "-".join("".join(c if c.isalnum() else " " for c in what.lower()).split())
+        place = self.folder / f"{slug}-{key}"
+        with contextlib.suppress(OSError, ValueError, LookupError):  # damaged: make it again
+            said = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+            return read(place), float(said["seconds"]), True
+        begin = time.perf_counter()
+        result = make()
+        seconds = time.perf_counter() - begin
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
+        write(result, partial)
+        record = json.dumps({"what": what, "seconds": seconds})
+        (partial / _RECORD).write_text(record, encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+        return read(place), seconds, False  # what a run that finds it has: the same bytes
+
+    def _heard(self, stage: str) -> Tell:
+        """What a lesson tells, under the name of the stage, until one of several has failed."""
+
+        def tell(what: str, done: int, total: int, words: str) -> None:
+            if self._stopped.is_set():
+                raise InterruptedError("another lesson of this stage did not end well")
+            self.tell(f"{stage}: {what}", done, total, words)
+
+        return tell
+
+
+def _write_networks(networks: Networks, folder: Path) -> None:
+    for index, network in enumerate(networks.values()):
+        network.save(folder / f"{index:02}.safetensors")
+
+
+def _network(path: Path) -> TrainedNetwork:
+    network = load(path)
+    if not isinstance(network, TrainedNetwork):
+        raise ValueError(f"{path}: expected a single network")
+    return network
+
+
+def _write_dataset(made: xr.Dataset, folder: Path) -> None:
+    """Numbers as arrays; what is said in words, and what the numbers are, in the header."""
+    arrays, words = {}, {}
+    for name, values in made.variables.items():
+        if np.issubdtype(values.dtype, np.number):
+            single = np.issubdtype(values.dtype, np.floating) and name not in made.coords
+            arrays[str(name)] = values.values.astype(np.float32 if single else values.dtype)
+        else:
+            words[str(name)] = values.values.tolist()
+    said = {
+        "words": words,
+        "dims": {str(name): list(values.dims) for name, values in made.variables.items()},
+        "coords": [str(name) for name in made.coords],
+        "attrs": plain(made.attrs),
+        "attrs_of": {str(name): plain(values.attrs) for name, values in made.variables.items()},
+    }
+    write_arrays(folder / _RESULT, arrays, said)
+
+
+def _read_dataset(folder: Path) -> xr.Dataset:
+    arrays, said = read_arrays(folder / _RESULT)
+    known = {**said["words"], **arrays}
+    variables = {
+        name: (dims, known[name], said["attrs_of"][name]) for name, dims in said["dims"].items()
+    }
+    coords = {name: variables.pop(name) for name in said["coords"]}
+    return xr.Dataset(variables, coords, said["attrs"])
+
+
+@contextmanager
+def opened(folder: Path, tell: Tell) -> Iterator[Stages]:
+    """The stages kept in a folder, which one run at a time may use.
+
+    Args:
+        folder: of the stages; made if missing.
+        tell: called as the work goes on.
+
+    Raises:
+        FileExistsError: if another run is using it.
+        OSError: if it cannot be made.
+    """
+    labels = folder / "labels"
+    labels.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise FileExistsError(
+                    f"{folder.parent}: another study is running there; wait for it, or choose "
+                    "another folder"
+                ) from error
+        for leftover in folder.glob(f"{_PARTIAL}*"):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield Stages(folder, tell, labels)
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,232 @@
+"""What a report says in words and tables: what was run, on which networks, with which figures."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from labelwise.fitting import available_cores
+from labelwise.study import names
+from labelwise.study.description import Study
+from labelwise.study.evidence import Evidence
+from labelwise.study.findings import Claim, Report, Table
+from labelwise.study.scan import Assessed, Scan
+from labelwise.study.taught import Network
+from labelwise.trained import TrainedNetwork
+from labelwise.written import with_error
+
+_COLUMNS = {
+    "abs_bias": "mean |bias|",
+    "std": "std",
+    "rmse": "RMSE",
+    "slope": "bias slope",
+    "mutual_information": "bits",
+    "retained": "Fisher share",
+}
+
+
+def lead(study: Study, scan: Scan | None) -> str:
+    """What this is, in a sentence or two; simulated data are called so."""
+    number = int(np.prod(study.grid.shape)) * study.repeats
+    words = (
+        f"{type(study.model).__name__} networks by the label they are taught, at SNR "
+        f"{' and '.join(f'{snr:g}' for snr in study.snrs)}, judged against the truth on "
+        f"{number:,} simulated signals for each SNR"
+    )
+    if scan is None:
+        return f"{words}. All data are simulated."
+    if scan.simulated:
+        return (
+            f"{words}. All data are simulated, the scan too: a digital pelvis-like phantom takes "
+            "the place of the paper's in vivo scan, which cannot be had."
+        )
+    return f"{words}, and on {scan.name}, a scan of {scan.repeats.number} acquisitions."
+
+
+def settings(study: Study, scan: Scan | None) -> list[tuple[str, str]]:
+    """What was run, by name."""
+    recipe, grid = study.recipe, study.grid
+    units = {p.name: "" if p.unit == "1" else f" {p.unit}" for p in study.model.parameters}
+    ranges = zip(study.names, study.prior.ranges.tolist(), strict=True)
+    rows = [
+        ("Model", f"{type(study.model).__name__} ({study.model_name})"),
+        ("Noise", type(study.noise).__name__),
+        ("SNR", ", ".join(f"{snr:g}" for snr in study.snrs)),
+        ("Simulated", "; ".join(f"{n} {a:g} to {b:g}{units[n]}" for n, (a, b) in ranges)),
+        (
+            "Training",
+            f"{recipe.signals:,} signals, recipe {recipe.name}, {recipe.restarts} restarts, "
+            f"{study.trainings} training{'s' if study.trainings > 1 else ''}",
+        ),
+        (
+            "Test grid",
+            f"{' x '.join(str(len(grid.axes[name])) for name in study.names)} points x "
+            f"{study.repeats} noisy signals",
+        ),
+        ("Labels on a bound", "left out" if study.on_bound == "drop" else "kept"),
+        ("Signals", "divided by b = 0" if study.normalise else "as simulated, amplitude about 1"),
+        ("Seed", str(study.seed)),
+    ]
+    if scan is not None:
+        low, median, high = scan.snr
+        rows.append(
+            (
+                "Scan",
+                f"{scan.name}: {len(scan.signal):,} voxels, {scan.signal.shape[1]} volumes, "
+                f"{scan.repeats.number} acquisitions of {scan.repeats.volumes.shape[1]}; SNR "
+                f"{median:.3g} (quartiles {low:.3g} to {high:.3g}), sigma {scan.sigma:.4g}",
+            )
+        )
+    return rows
+
+
+def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) -> list[Table]:
+    """Table 1: what each network is taught."""
+    rows = []
+    snrs = [min(study.snrs)] if study.levels else list(study.snrs)
+    for name in by_snr[snrs[0]]:
+        members = [
+            network for snr in snrs if isinstance(network := by_snr[snr][name], TrainedNetwork)
+        ]
+        if not members:
+            continue
+        said = members[0].card["label"]
+        space = "X (signals)" if said["kind"] == "self-supervised" else "Y (parameters)"
+        label, noise = said["kind"], "N/A"
+        if said["kind"] == "maximum likelihood":
+            noise = said["noise"]["class"]
+        elif said["kind"] == "mix":
+            label = f"{said['alpha']:g} {said['a']['kind']}, rest {said['b']['kind']}"
+            noise = said["a"]["noise"]["class"]
+        elif said["kind"] == "self-supervised":
+            label = "N/A"
+        reports = [member.card["label_report"] for member in members]
+        usable = [f"{r['usable']:.1%}" if r else "all" for r in reports]
+        epochs = [str(member.card["validation"]["epoch"]) for member in members]
+        rows.append((name, space, label, noise, *(", ".join(cells) for cells in (usable, epochs))))
+    level = "all levels" if study.levels else ", ".join(f"{snr:g}" for snr in snrs)
+    return [
+        Table(
+            "networks",
+            "Table 1. Networks",
+            f"The last two columns: for SNR {level}. Usable: labels not left out (on a bound, or "
+            "failed). Best epoch: the one with the smallest validation loss, whose weights stay.",
+            (
+                *("Network", "Loss space", "Label", "Label noise model"),
+                *("Usable", "Best epoch"),
+            ),
+            rows,
+        )
+    ]
+
+
+def numbers(trainings: Sequence[Evidence]) -> list[Table]:
+    """Everything in figures, a table for each SNR and parameter.
+
+    Args:
+        trainings: the evidence of each.
+    """
+    first, study = trainings[0], trainings[0].study
+    caption = (
+        "Means over the grid, with the standard error of noise"
+        + (f" and the scatter over {len(trainings)} trainings" if len(trainings) > 1 else "")
+        + ". Bias slope: 0 keeps differences, -1 loses them. Bits: mutual information of true "
+        "value and estimate. Fisher share: of the information that the signal holds."
+    )
+    tables = []
+    for snr in study.snrs:
+        for parameter in study.free:
+            others = {names.own_weight(name) for name in study.free if name != parameter}
+            methods = [str(m) for m in first.grids[snr].estimator.values if m not in others]
+            rows = [
+                (method, *(_cell(trainings, snr, method, parameter, q) for q in _COLUMNS))
+                for method in methods
+            ]
+            unit = first.unit(parameter).strip()
+            title = f"{parameter}{f' ({unit})' if unit else ''}, SNR {snr:g}"
+            key = f"numbers-{snr:g}-{parameter}"
+            tables.append(Table(key, title, caption, ("Method", *_COLUMNS.values()), rows))
+            caption = ""
+    return tables
+
+
+def _cell(
+    trainings: Sequence[Evidence], snr: float, method: str, parameter: str, quantity: str
+) -> str:
+    """The first training's figure, with its error."""
+    found = [e.number(snr, method, parameter, quantity) for e in trainings if e.known(method)]
+    luck = float(np.std([n.value for n in found], ddof=1)) if len(found) > 1 else 0.0
+    return with_error(found[0].value, math.hypot(found[0].error, luck))
+
+
+def notes(study: Study, scan: Scan | None, assessed: Assessed | None) -> list[str]:
+    """What is worth knowing: where this departs from the paper, what was left out."""
+    said = [
+        "Conventional maximum likelihood is carried to convergence. The published code stops "
+        "earlier along directions in which the likelihood is flat (D_fast), so its black curves "
+        "scatter less there.",
+        "The paper does not say when training stops; here after "
+        + (f"{study.recipe.patience} epochs" if study.recipe.patience else "the last epoch,")
+        + " without a smaller validation loss, and the best epoch's weights are kept.",
+    ]
+    if study.trainings > 1:
+        said.append(
+            f"Errors of margins hold the noise of the test signals and the scatter over "
+            f"{study.trainings} trainings (other data, other first weights)."
+        )
+    else:
+        said.append("Errors hold the noise of the test signals only: networks were trained once.")
+    if scan is not None and assessed is not None:
+        if scan.level is not None:
+            said.append(f"Sigma of the scan, {scan.sigma:.4g}: {scan.level.note}.")
+        if assessed.reference.left_out:
+            reasons = ", ".join(f"{n:,} {why}" for why, n in assessed.reference.left_out.items())
+            said.append(f"Voxels of the scan without a gold standard: {reasons}.")
+        if len(scan.repeats.left_out):
+            said.append(f"Volumes in no acquisition: {len(scan.repeats.left_out)}.")
+        said.append(
+            f"The scan was divided by one number, {assessed.factor:.4g}, the median S0 of its gold "
+            "standard. The published code divides each voxel by its own signal at b = 0, which its "
+            "simulations never did, and holds its bias against the middle of a bin; here against "
+            "each voxel's own reference."
+        )
+        said.append(
+            "The gold standard shares the noise of the acquisitions it is held against, as in the "
+            "paper: with few repeats, errors look a little smaller than they are."
+        )
+    return said
+
+
+def versions() -> dict[str, str]:
+    """What it was made with."""
+    packages = ("labelwise", "jax", "jaxlib", "numpy", "scipy", "matplotlib", "xarray")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "machine": f"{platform.machine()}, {available_cores()} cores",
+    }
+
+
+def record(report: Report) -> dict[str, Any]:
+    """What the report says, as JSON data, without its pictures."""
+
+    def judged(claim: Claim) -> dict[str, Any]:
+        said = asdict(claim) | {"verdict": claim.verdict.value}
+        said["parts"] = [asdict(p) | {"verdict": p.verdict.value} for p in claim.parts]
+        return said
+
+    return {
+        "command": report.command,
+        "settings": dict(report.settings),
+        "claims": [judged(claim) for claim in report.claims],
+        "tables": [asdict(table) for table in (*report.tables, *report.appendix)],
+        "laps": [asdict(lap) for lap in report.laps],
+        "notes": list(report.notes),
+        "versions": dict(report.versions),
+    }

@@ -1,0 +1,206 @@
+"""The commands `labelwise study paper`, `study run` and `study invivo`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labelwise import options as given
+from labelwise.terminal import progress_bar, show_study
+
+if TYPE_CHECKING:
+    from labelwise.study.description import Study
+    from labelwise.study.scan import Scan
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the report; made if missing.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A first look in under a minute, with fewer of everything.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the report of another study in OUT.")
+]
+Trainings = Annotated[
+    int | None,
+    typer.Option(min=1, help="Train everything so often: the luck of one training is an error."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
+
+study = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Reproduce the paper, or do the same for another model, acquisition or scan.",
+)
+
+
+@study.command(epilog="Example: `labelwise study paper OUT`")
+def paper(
+    context: typer.Context,
+    out: Out,
+    quick: Quick = False,
+    s0_fixed: Annotated[
+        bool,
+        typer.Option("--s0-fixed", help="Test at S0 = 1 only, as the published code does."),
+    ] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Networks of 150 nodes a layer too (section 3.2).")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Networks of 10 hidden layers too (section 3.2).")
+    ] = False,
+    trainings: Trainings = None,
+    seed: Seed = None,
+    toml: Annotated[
+        bool,
+        typer.Option("--toml", help="Write the study as OUT, a TOML file to change, and stop."),
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: given.Quiet = False,
+) -> None:
+    """Regenerate the paper: its table, figures and claims, on one page, `OUT/report.html`.
+
+    Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan cannot be had: a simulated
+    pelvis takes its place. An interrupted study goes on where it stopped.
+    """
+    from labelwise.study.description import paper as published
+
+    changes: dict[str, Any] = {"wide": 150 if wide else 0, "deep": 10 if deep else 0}
+    if s0_fixed:
+        changes["fixed"] = {"S0": 1.0}
+    _run(
+        _changed(published(**changes), quick, trainings, seed), out, context, toml, overwrite, quiet
+    )
+
+
+@study.command(epilog="Example: `labelwise study run my.toml OUT`")
+def run(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What is to be done.")],
+    out: Out,
+    quick: Quick = False,
+    trainings: Trainings = None,
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    quiet: given.Quiet = False,
+) -> None:
+    """Run a study of your own: another model, acquisition, noise level or recipe.
+
+    `labelwise study paper --toml my.toml` writes the paper's, to change a few lines of.
+    """
+    from labelwise.study.description import read_study
+
+    _run(_changed(read_study(file), quick, trainings, seed), out, context, False, overwrite, quiet)
+
+
+@study.command(
+    epilog="Example: `labelwise study invivo dwi.nii.gz OUT --bvals dwi.bval --mask mask.nii.gz "
+    "--model ivim`"
+)
+def invivo(
+    context: typer.Context,
+    image: given.Image,
+    out: Out,
+    model: given.ModelName,
+    bvals: given.Bvals = None,
+    te: given.EchoTimes = None,
+    ti: given.InversionTimes = None,
+    acquisition: given.Table = None,
+    mask: given.Mask = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(help="Noise of one channel; from the repeats at b = 0 if left out."),
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Single acquisitions in the series; found from its settings if left out."
+        ),
+    ] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LOW:HIGH", help="Train for another range of a parameter; may be repeated."
+        ),
+    ] = None,
+    noise: given.Noise = given.NoiseName.RICIAN,
+    b_tolerance: given.Tolerance = 1.0,
+    quick: Quick = False,
+    trainings: Trainings = None,
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    quiet: given.Quiet = False,
+) -> None:
+    """Do the paper's in vivo study on a scan of your own that repeats its acquisition.
+
+    The estimate from all repeats is the gold standard; every method is held against it on each
+    single acquisition, and on simulated signals of this acquisition.
+    """
+    spans = given.ranges(prior or [], "--prior")
+    if sigma is not None and not 0 < sigma < float("inf"):
+        raise ValueError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
+
+    from labelwise.models.base import acquisition_names
+    from labelwise.study.scan import read_scan, study_of
+
+    given.keep_compiled_programs()
+    settings = given.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model)
+    scan = read_scan(
+        image,
+        {name: settings.settings[name] for name in acquisition_names(type(made))},
+        mask=mask,
+        sigma=sigma,
+        repeats=repeats,
+        tolerance=b_tolerance / 1000,
+    )
+    described = study_of(scan, made, model, given.noise_model(noise), spans)
+    described = _changed(described, quick, trainings, seed)
+    _run(described, out, context, False, overwrite, quiet, scan)
+
+
+def _changed(study: Study, quick: bool, trainings: int | None, seed: int | None) -> Study:
+    from dataclasses import replace
+
+    study = study.quick() if quick else study
+    changes: dict[str, Any] = {"trainings": trainings, "seed": seed}
+    return replace(study, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _run(
+    study: Study,
+    out: Path,
+    context: typer.Context,
+    toml: bool,
+    overwrite: bool,
+    quiet: bool,
+    scan: Scan | None = None,
+) -> None:
+    from labelwise.jobs import refuse_existing
+    from labelwise.study.description import to_toml
+
+    if toml:
+        from labelwise.files import write_whole
+
+        refuse_existing(out, overwrite)
+        write_whole(out, to_toml(study).encode())
+        return
+    from labelwise.study.run import run_study
+
+    given.keep_compiled_programs()
+    with nullcontext(_silent) if quiet else progress_bar() as bar:
+        found = run_study(
+            study,
+            out,
+            scan=scan,
+            command=context.meta["labelwise.command"],
+            overwrite=overwrite,
+            tell=bar,
+        )
+    if not quiet:
+        show_study(found)
+
+
+def _silent(what: str, done: int, total: int, words: str) -> None:
+    pass

@@ -1,0 +1,173 @@
+"""Claims: margins that mean what they say, and verdicts that can go either way."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from labelwise.study import names
+from labelwise.study.claims import QUESTIONS
+from labelwise.study.claims.asking import judge
+from labelwise.study.evidence import Evidence, Number, below, between
+from labelwise.study.findings import Claim, Part, Verdict
+from study.conftest import tiny
+
+STUDY = tiny(wide=12, deep=2)
+METHODS = (
+    *(names.MLE_MEAN, names.GT, names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN, names.HYBRID),
+    *(names.GT_ABSOLUTE, names.MLE_ABSOLUTE, names.dial(0.5)),
+    *(names.own_weight(p) for p in STUDY.free),
+    *(names.wide(n, 12) for n in (names.GT, names.MLE_RICIAN)),
+    *(names.deep(n, 2) for n in (names.GT, names.MLE_RICIAN)),
+)
+SHARE = {names.GT: 1.0, names.GT_ABSOLUTE: 1.0, names.HYBRID: 0.5, names.dial(0.5): 0.5}
+SHARE |= {names.wide(names.GT, 12): 1.0, names.deep(names.GT, 2): 1.0}
+
+
+def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
+    """Methods between an unbiased one and one that shrinks everything to the middle.
+
+    `reverse` makes the groundtruth label the unbiased, noisy one: nothing the paper says is so.
+    """
+    grid, study = STUDY.grid, STUDY
+    shape = (len(METHODS), len(study.names), *grid.shape)
+    bias, std = np.zeros(shape), np.zeros(shape)
+    retained, bits = np.zeros(shape), np.zeros(shape[:2])
+    axes = [grid.axes[name] for name in study.names]
+    values = np.meshgrid(*axes, indexing="ij")
+    for m, name in enumerate(METHODS):
+        share = SHARE.get(name, 0.0)
+        share = 1 - share if reverse else share
+        for p in range(len(study.names)):
+            middle, width = axes[p].mean(), np.ptp(axes[p])
+            bias[m, p] = -shrinkage * share * (values[p] - middle)
+            if name in (names.MLE_GAUSSIAN, names.SELF):
+                bias[m, p] -= 0.2 * np.maximum(values[p] - middle, 0)
+            std[m, p] = width * (0.3 - 0.2 * share)
+            retained[m, p], bits[m, p] = 0.9 - 0.5 * share, 2 - share
+    dims = ("estimator", "parameter", *study.names)
+    data = {"bias": bias, "std": std, "rmse": np.hypot(bias, std), "retained": retained}
+    data |= {f"{k}_error": np.full(shape, noise) for k in (*data,)}
+    return xr.Dataset(
+        {k: (dims, v) for k, v in data.items()}
+        | {
+            "failed": (("estimator", *study.names), np.zeros(shape[:1] + shape[2:])),
+            "mutual_information": (dims[:2], bits),
+            "mutual_information_error": (dims[:2], np.full(bits.shape, noise)),
+        },
+        {"estimator": list(METHODS), "parameter": list(study.names), **grid.axes},
+    )
+
+
+def judged(*evaluations):
+    evidence = [Evidence(STUDY, dict.fromkeys(STUDY.snrs, each)) for each in evaluations]
+    return {claim.key: claim for claim in judge(QUESTIONS, evidence)}
+
+
+def test_what_the_paper_describes_holds():
+    claims = judged(evaluation())
+    for key in ("spread", "gradient", "information", "fisher", "everywhere", "dial", "hybrid"):
+        assert claims[key].verdict is Verdict.HOLDS, key
+    assert claims["variants"].verdict is Verdict.HOLDS
+
+
+def test_the_opposite_does_not_hold():
+    claims = judged(evaluation(reverse=True))
+    for key in ("spread", "information", "fisher", "everywhere"):
+        assert claims[key].verdict is Verdict.NOT, key
+    assert claims["gradient"].verdict is not Verdict.HOLDS
+
+
+def test_what_is_lost_in_noise_is_called_so():
+    claims = judged(evaluation(noise=1e3))
+    assert claims["spread"].verdict is Verdict.NOISE
+    assert claims["gradient"].verdict is Verdict.NOISE
+
+
+def test_the_luck_of_a_training_is_part_of_the_error():
+    alone = judged(evaluation())["spread"].parts[0]
+    apart = judged(evaluation(), evaluation(reverse=True))["spread"].parts[0]
+    assert alone.verdict is Verdict.HOLDS
+    assert apart.verdict is Verdict.NOISE
+    assert apart.margin == alone.margin
+    again = judged(evaluation(), evaluation())["spread"].parts[0]
+    assert again.error == pytest.approx(alone.error)
+
+
+def test_every_part_has_its_own_words():
+    for claim in judged(evaluation()).values():
+        words = [part.what for part in claim.parts]
+        assert len(set(words)) == len(words), claim.key
+
+
+def test_rician_labels_win_where_gaussian_ones_bend():
+    claim = judged(evaluation())["noise-model"]
+    mine = [part for part in claim.parts if "at the top" in part.what and "Gaussian" in part.what]
+    assert mine
+    assert all(part.verdict is Verdict.HOLDS for part in mine)
+
+
+def test_claims_that_do_not_apply_are_left_out():
+    few = evaluation().sel(estimator=[names.MLE_MEAN, names.MLE_RICIAN])
+    keys = set(judged(few))
+    assert "beats-mle" in keys
+    assert not keys & {"bias", "hybrid", "own-weight", "dial", "vivo", "variants", "absolute"}
+
+
+def test_a_study_without_special_parameters_asks_about_all():
+    study = dataclasses.replace(STUDY, noise_floor=None, ill_determined=None)
+    evidence = Evidence(study, dict.fromkeys(study.snrs, evaluation()))
+    claims = {claim.key: claim for claim in judge(QUESTIONS, [evidence])}
+    assert {p.what.split(": ")[0] for p in claims["noise-model"].parts} >= {
+        f"SNR 15, {name}" for name in study.free
+    }
+    assert "misleading" not in claims
+
+
+def test_numbers_carry_their_errors():
+    difference = Number(5.0, 3.0) - Number(2.0, 4.0)
+    assert (difference.value, difference.error) == (3.0, 5.0)
+    part = below("x", Number(1.0, 0.1), Number(2.0, 0.1))
+    assert part.verdict is Verdict.HOLDS
+    assert part.margin == 1
+    assert below("x", Number(2.0), Number(1.0)).verdict is Verdict.NOT
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.5, Verdict.HOLDS), (1.5, Verdict.NOT), (0.99, Verdict.NOISE)]
+)
+def test_between(value, verdict):
+    ends = [Number(1.0, 0.01), Number(0.0, 0.01)]
+    assert between("x", Number(value, 0.01), ends).verdict is verdict
+
+
+def part(margin, error=0.1):
+    return Part("x", "", margin, error)
+
+
+@pytest.mark.parametrize(
+    ("margins", "verdict"),
+    [
+        ([1, 1], Verdict.HOLDS),
+        ([-1, -1], Verdict.NOT),
+        ([0, 0.1], Verdict.NOISE),
+        ([1, -1], Verdict.PART),
+        ([1, 0], Verdict.PART),
+        ([-1, 0], Verdict.NOT),
+        ([np.nan, np.nan], Verdict.NOISE),
+    ],
+)
+def test_verdicts_of_claims(margins, verdict):
+    claim = Claim("key", "4.1", "Something.", tuple(part(m) for m in margins))
+    assert claim.verdict is verdict
+    assert sum(claim.count.values()) == len(margins)
+
+
+def test_an_error_that_is_no_number_decides_nothing():
+    assert part(1.0, np.nan).verdict is Verdict.NOISE
+
+
+def test_a_claim_needs_parts():
+    with pytest.raises(ValueError, match="at least one part"):
+        Claim("key", "4.1", "Something.", ())

@@ -1,0 +1,113 @@
+"""A study as data: read, written, refused."""
+
+import numpy as np
+import pytest
+
+from labelwise.recipe import Recipe
+from labelwise.study.description import Study, paper, read_study, to_toml
+
+T2 = """
+model = "t2"
+snr = 50
+[acquisition]
+te = [10, 20, 40, 80]
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_paper_has_the_papers_numbers():
+    study = paper()
+    assert study.snrs == (15, 30)
+    assert (study.model.b * 1000).tolist() == [0, 10, 20, 30, 50, 80, 100, 200, 400, 800]
+    assert study.prior.describe()["ranges"] == {
+        "S0": [0.8, 1.2],
+        "f": [0.1, 0.5],
+        "D_slow": [0.4, 3.0],
+        "D_fast": [10.0, 150.0],
+    }
+    assert study.grid.shape == (10, 10, 10, 10)
+    assert study.repeats == 500
+    assert study.recipe == Recipe.paper()
+    assert study.on_bound == "drop"
+    assert not study.normalise
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"fixed": {"S0": 1.0}, "seed": 7}, {"levels": (0.02, 0.2)}, {"wide": 150}]
+)
+def test_what_is_written_is_read(tmp_path, changes):
+    study = paper(**changes)
+    again = read_study(written(tmp_path, to_toml(study)))
+    assert again.describe() == study.describe()
+
+
+def test_a_few_lines_are_enough(tmp_path):
+    study = read_study(written(tmp_path, T2))
+    assert study.names == ("S0", "T2")
+    assert study.free == ("T2",)
+    assert np.allclose(study.model.te, [10, 20, 40, 80])
+    assert study.recipe == Recipe.paper()
+
+
+def test_settings_may_be_in_a_file(tmp_path):
+    (tmp_path / "dwi.bval").write_text("0 500 1000")
+    text = 'model = "adc"\nsnr = 20\n[acquisition]\nb = "dwi.bval"\n'
+    study = read_study(written(tmp_path, text))
+    assert np.allclose(study.model.b, [0, 0.5, 1])
+
+
+def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
+    (tmp_path / "box.py").write_text(
+        "import labelwise as lw, numpy as np\n"
+        "class Box(lw.SignalModel):\n"
+        "    te: object = lw.per_measurement()\n"
+        "    differentiable = False\n"
+        "    parameters = (lw.Parameter('S0', 'a.u.', (0, 1e4)),"
+        " lw.Parameter('T2', 'ms', (1, 500)))\n"
+        "    def signal(self, s0, t2):\n"
+        "        return s0 * np.exp(-np.asarray(self.te) / t2)\n"
+    )
+    study = read_study(written(tmp_path, T2.replace('"t2"', '"box.py:Box"')))
+    assert "selfsup" not in study.labels
+    assert study.model_name == f"{tmp_path / 'box.py'}:Box"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("model = ", "not valid TOML"),
+        ('snr = 5\n[acquisition]\nb = [0]\nmodel = "x"', "model is missing"),
+        (T2.replace("snr = 50", "snr = -1"), "snr: expected positive"),
+        (T2.replace("te =", "b ="), "needs te, got b"),
+        (T2 + "[grid]\npointz = 3", "there is no 'pointz'"),
+        (T2 + "[training]\nrecipe = 'slow'", "recipe 'slow'"),
+        (T2 + "[networks]\nlabels = ['magic']", "labels: expected some of"),
+        (T2 + "[networks]\nhybrid = 1.5", "shares from 0 to 1"),
+        (T2 + "[claims]\nnoise_floor = 'T1'", "no parameter 'T1'"),
+        (T2 + "[prior]\nT2 = 5", "T2 must be \\[lowest, highest\\]"),
+        (T2 + "[training]\nsignals = 10", "do not fill one batch"),
+        (T2 + "[grid]\npoints = 1", "at least 2"),
+        (T2.replace("[acquisition]", 'noise = "pink"\n[acquisition]'), "noise 'pink'"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_study(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such study file"):
+        read_study(tmp_path / "none.toml")
+
+
+def test_a_quick_study_is_a_smaller_one():
+    quick = paper().quick()
+    assert isinstance(quick, Study)
+    assert quick.recipe.signals < paper().recipe.signals
+    assert quick.repeats < paper().repeats
+    assert quick.snrs == paper().snrs

@@ -1,0 +1,96 @@
+"""A whole study, small: what it writes, and that it goes on where it stopped."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from labelwise.study import names, run
+from labelwise.study.description import read_study
+from labelwise.study.run import run_study
+from labelwise.trained import load
+from study.conftest import tiny
+
+FIGURES = ("figure_02", "figure_03", "figure_04", "figure_08", "figure_09", "figure_10")
+MORE = ("figure_11", "figure_12", "dial", "absolute_loss", "variants")
+
+
+def test_every_figure_is_there_as_png_and_pdf(outcome):
+    for name in (*FIGURES, *MORE):
+        assert (outcome.folder / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (outcome.folder / "figures" / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_the_page_has_every_figure_and_claim(outcome):
+    page = (outcome.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == len((*FIGURES, *MORE))
+    assert all(claim.key in page for claim in outcome.claims)
+    assert "All data are simulated" in page
+    assert not re.search(r'(src|href)="https?://(?!doi)', page)
+
+
+def test_the_record_says_what_the_page_says(outcome):
+    said = json.loads((outcome.folder / "claims.json").read_text(encoding="utf-8"))
+    assert [c["verdict"] for c in said["claims"]] == [c.verdict.value for c in outcome.claims]
+    assert said["command"] == "labelwise study run tiny.toml out"
+    rows = next(t for t in said["tables"] if t["key"] == "networks")["rows"]
+    assert {row[0] for row in rows} >= {names.GT, names.SELF, names.MLE_RICIAN, names.HYBRID}
+
+
+def test_the_description_can_be_run_again(outcome):
+    study = read_study(outcome.folder / "study.toml")
+    assert study.describe() == tiny(wide=12, deep=2).describe()
+
+
+def test_networks_are_files_that_other_commands_read(outcome):
+    network = load(outcome.folder / "networks" / "snr_15" / "supervised_gt.safetensors")
+    assert network.card["label"]["kind"] == "ground truth"
+
+
+def test_a_second_run_makes_nothing_again_and_says_the_same(outcome, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(outcome.folder, folder)
+    again = run_study(tiny(wide=12, deep=2), folder)
+    assert all(lap.kept for lap in again.laps[:-1])
+    assert again.claims == outcome.claims
+    for figure in (outcome.folder / "figures").iterdir():
+        assert (folder / "figures" / figure.name).read_bytes() == figure.read_bytes(), figure.name
+
+
+@pytest.mark.parametrize("stage", ["networks, SNR 15", "MLE, from the truth", "evaluation, SNR 30"])
+def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkeypatch):
+    """Without its later stages, as a kill leaves it."""
+    monkeypatch.setattr(run, "figures", lambda *of: iter(()))
+    folder = tmp_path / "cut"
+    shutil.copytree(outcome.folder, folder)
+    stages = [lap.stage for lap in outcome.laps[:-1]]
+    first = next(i for i, name in enumerate(stages) if name.startswith(stage))
+    for name in stages[first:]:
+        slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+        for place in (folder / "stages").glob(f"{slug}-*"):
+            shutil.rmtree(place)
+    again = run_study(tiny(wide=12, deep=2), folder)
+    assert all(lap.kept for lap in again.laps[:first])
+    not_speed = [claim for claim in again.claims if claim.key != "fast"]
+    assert not_speed == [claim for claim in outcome.claims if claim.key != "fast"]
+
+
+def test_another_study_is_not_overwritten(outcome):
+    with pytest.raises(FileExistsError, match="holds another study"):
+        run_study(tiny(seed=5), outcome.folder)
+
+
+def test_a_fixed_parameter_has_no_bins(tmp_path):
+    study = tiny()
+    ranges = dict(study.prior.describe()["ranges"], f=(0.3, 0.3))
+    fixed = tiny(prior=type(study.prior)(ranges), phantom=True)
+    with pytest.raises(ValueError, match="f has a single value"):
+        run_study(fixed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_trainings_differ_and_errors_say_so(outcome):
+    claim = next(claim for claim in outcome.claims if claim.key == "spread")
+    assert np.all(np.array([part.error for part in claim.parts]) > 0)

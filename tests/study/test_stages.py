@@ -1,0 +1,157 @@
+"""What a study keeps: whole stages, once made, and none of what was interrupted."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import labelwise as lw
+from labelwise.labels import GroundTruth
+from labelwise.study.stages import opened
+
+RECIPE = lw.Recipe.fast(signals=400, epochs=3, restarts=1, batch=50)
+
+
+def quiet(what, done, total, words):
+    pass
+
+
+def numbers():
+    values = {"value": ("x", np.arange(3.0)), "count": ("x", np.arange(3))}
+    coords = {"x": ("x", [0.1, 0.2, 0.3], {"unit": "ms"}), "name": ("x", ["a", "b", "c"])}
+    return xr.Dataset(values, coords, {"sigma": 0.5, "why": "a test"})
+
+
+def lesson(seed=0):
+    model = lw.ADC([0.0, 0.5, 1.0])
+    prior = lw.Uniform({"S0": (0.8, 1.2), "ADC": (0.5, 2.5)})
+    return lw.Lesson(model, lw.Rician(), prior, 0.05, (GroundTruth(),), RECIPE, seed=seed)
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_stage_is_made_once(tmp_path):
+    with opened(tmp_path, quiet) as stages:
+        first = stages.dataset("numbers", {"of": 1}, numbers)
+    with opened(tmp_path, quiet) as stages:
+        again = stages.dataset("numbers", {"of": 1}, lambda: pytest.fail("made again"))
+        (lap,) = stages.laps
+    assert lap.kept
+    assert first.identical(again)
+    assert first.identical(numbers().assign(value=numbers()["value"].astype(np.float32)))
+    assert first["x"].attrs == {"unit": "ms"}
+
+
+def test_another_content_is_another_stage(tmp_path):
+    with opened(tmp_path, quiet) as stages:
+        stages.dataset("numbers", {"of": 1}, numbers)
+        other = stages.dataset("numbers", {"of": 2}, lambda: numbers()[["value"]] + 1)
+    assert other["value"].values.tolist() == [1, 2, 3]
+
+
+def test_a_damaged_stage_is_made_again(tmp_path):
+    with opened(tmp_path, quiet) as stages:
+        first = stages.dataset("numbers", {}, numbers)
+    (result,) = tmp_path.glob("numbers-*/result.safetensors")
+    result.write_bytes(result.read_bytes()[:-1])
+    with opened(tmp_path, quiet) as stages:
+        again = stages.dataset("numbers", {}, numbers)
+        assert not stages.laps[0].kept
+    assert first.identical(again)
+
+
+def test_what_fails_leaves_no_stage(tmp_path):
+    def fail():
+        raise RuntimeError("power cut")
+
+    with opened(tmp_path, quiet) as stages, pytest.raises(RuntimeError):
+        stages.dataset("numbers", {}, fail)
+    assert not list(tmp_path.glob("numbers-*"))
+
+
+def test_leftovers_of_a_killed_run_go(tmp_path):
+    (tmp_path / ".partial-abc").mkdir()
+    (tmp_path / ".partial-abc" / "half").write_text("x")
+    with opened(tmp_path, quiet):
+        assert not (tmp_path / ".partial-abc").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")
+def test_one_run_at_a_time(tmp_path):
+    with (
+        opened(tmp_path / "stages", quiet),
+        pytest.raises(FileExistsError, match="another study is running"),
+        opened(tmp_path / "stages", quiet),
+    ):
+        pass
+
+
+def test_lessons_side_by_side_are_those_one_by_one(tmp_path):
+    both = [(lesson(0), ["a"]), (lesson(1), ["b"])]
+    with opened(tmp_path / "one", quiet) as stages:
+        together = stages.networks("both", both)
+        assert len(stages.laps) == 1
+    with opened(tmp_path / "two", quiet) as stages:
+        apart = stages.networks("a", both[:1]) | stages.networks("b", both[1:])
+    assert list(together) == ["a", "b"]
+    for name, network in together.items():
+        for one, other in zip(network.weights, apart[name].weights, strict=True):
+            assert np.array_equal(one[0], other[0])
+
+
+def test_a_lesson_that_fails_ends_its_neighbours(tmp_path):
+    def tell(what, done, total, words):
+        if "training" in what and done == 1:
+            raise RuntimeError("no more")
+
+    with opened(tmp_path, tell) as stages, pytest.raises(RuntimeError):
+        stages.networks("both", [(lesson(0), ["a"]), (lesson(1), ["b"])])
+    assert not list(tmp_path.glob("lesson-*"))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from study.test_stages import lesson
+from labelwise.study.stages import opened
+
+def tell(what, done, total, words):
+    if "training" in what and done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with opened(Path({folder!r}), tell) as stages:
+    stages.networks("nets", [(lesson(), ["net"])])
+"""
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
+    folder, tests = tmp_path / "killed", Path(__file__).parents[1]
+    script = textwrap.dedent(KILLED).format(folder=str(folder), tests=str(tests))
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False
+    )
+    assert ended.returncode == -9
+    assert list(folder.glob(".training-*"))
+    seen = []
+
+    def tell(what, done, total, words):
+        if "training" in what:
+            seen.append(done)
+
+    with opened(folder, tell) as stages:
+        resumed = stages.networks("nets", [(lesson(), ["net"])])["net"]
+    assert seen == [0, 3]  # compiling, then the last of three epochs
+    with opened(tmp_path / "whole", quiet) as stages:
+        whole = stages.networks("nets", [(lesson(), ["net"])])["net"]
+    resumed.save(tmp_path / "a")
+    whole.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert not list(folder.glob(".training-*"))

@@ -1,0 +1,97 @@
+"""Which networks a study trains."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import labelwise as lw
+from labelwise.labels import Mix
+from labelwise.study import names
+from labelwise.study.description import Study, paper
+from labelwise.study.stages import opened
+from labelwise.study.taught import courses, likely, points, train_all
+from labelwise.trained import Blend
+from study.conftest import tiny
+
+
+def labels(study):
+    return {name: label for course in courses(study) for name, label in course.labels.items()}
+
+
+def test_the_papers_networks_are_all_there():
+    known = labels(paper())
+    assert {names.GT, names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN, names.HYBRID} <= set(known)
+    assert {names.own_weight(name) for name in ("f", "D_slow", "D_fast")} <= set(known)
+    assert {names.GT_ABSOLUTE, names.MLE_ABSOLUTE} <= set(known)
+    assert isinstance(known[names.HYBRID], Mix)
+
+
+def test_one_parameter_weighs_a_million_times_more():
+    (course,) = (c for c in courses(paper()) if c.weights)
+    row = np.array(course.weights[names.own_weight("D_slow")])
+    middles = paper().prior.ranges.mean(axis=1)
+    assert np.allclose(row * middles, [1, 1, 1e6, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        ({"hybrid": 0}, names.HYBRID),
+        ({"own_weight": 0}, names.own_weight("f")),
+        ({"absolute_loss": False}, names.GT_ABSOLUTE),
+        ({"labels": ("gt",)}, names.MLE_RICIAN),
+    ],
+)
+def test_what_is_not_wanted_is_not_trained(changes, gone):
+    assert gone in labels(paper())
+    assert gone not in labels(paper(**changes))
+
+
+def test_variants_have_their_own_shape():
+    found = {(c.wide, c.deep): set(c.labels) for c in courses(paper(wide=150, deep=10))}
+    assert found[150, 0] == {names.wide(names.GT, 150), names.wide(names.MLE_RICIAN, 150)}
+    assert found[0, 10] == {names.deep(names.GT, 10), names.deep(names.MLE_RICIAN, 10)}
+
+
+def test_labels_follow_the_simulated_noise():
+    gaussian = paper(noise=lw.Gaussian())
+    assert likely(paper()) == names.MLE_RICIAN
+    assert likely(gaussian) == names.MLE_GAUSSIAN
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    study = tiny(trainings=1)
+    with opened(tmp_path_factory.mktemp("nets"), lambda *words: None) as stages:
+        return study, train_all(study, stages, 0), [lap.stage for lap in stages.laps]
+
+
+def test_all_networks_begin_with_the_chosen_weights(trained):
+    study, networks, laps = trained
+    assert laps == ["first weights, SNR 30", "networks, SNR 15", "networks, SNR 30"]
+    chosen = networks[30.0][names.GT]
+    assert len(chosen.card["validation"]["restarts"]) == study.recipe.restarts
+    for snr in study.snrs:
+        others = [n for n in networks[snr].values() if not isinstance(n, Blend)]
+        assert all(len(n.card["validation"]["restarts"]) == 1 for n in others if n is not chosen)
+
+
+def test_the_dial_is_of_the_two_ends(trained):
+    _, networks, _ = trained
+    dial = networks[15.0][names.dial(0.5)]
+    assert dial.mle is networks[15.0][names.MLE_RICIAN]
+    assert dial.gt is networks[15.0][names.GT]
+    assert set(points(networks[15.0])) == set(networks[15.0])
+
+
+def test_one_set_of_networks_serves_all_levels(tmp_path):
+    study = tiny(
+        trainings=1, levels=(1 / 40, 1 / 10), normalise=True, absolute_loss=False, own_weight=0
+    )
+    study = dataclasses.replace(study, recipe=dataclasses.replace(study.recipe, shared_start=False))
+    assert isinstance(study, Study)
+    with opened(tmp_path, lambda *words: None) as stages:
+        networks = train_all(study, stages, 0)
+    assert networks[15.0] is networks[30.0]
+    assert networks[15.0][names.GT].scaling.conditioned
