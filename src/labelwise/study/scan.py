@@ -257,6 +257,7 @@ def assess_scan(
     label = "phantom" if scan.simulated else "scan"
     content = {"scan": scan.fingerprint, "model": describe_model(every)}
     content |= {"noise": type(study.noise).__name__}
+    whole = f"gold standard, {label}"
 
     def fit_all() -> xr.Dataset:
         found = gold_standard(
@@ -264,7 +265,7 @@ def assess_scan(
             study.noise,
             scan.signal[:, used],
             scan.sigma,
-            progress=lambda done, total: stages.tell("gold standard", done, total, ""),
+            progress=lambda done, total: stages.tell(whole, done, total, ""),
         )
         columns = [parameter.name for parameter in parameters]
         return xr.Dataset(
@@ -272,7 +273,7 @@ def assess_scan(
             {"parameter": columns},
         )
 
-    gold = stages.dataset(f"gold standard, {label}", content, fit_all, again=training > 0)
+    gold = stages.dataset(whole, content, fit_all, again=training > 0)
     reference = usable_reference(Estimate(gold["value"].values, gold["status"].values))
     scale = scale_parameter(study.model)
     factor = 1.0

@@ -132,14 +132,14 @@ QUESTIONS = (
     Question(
         "own-weight",
         "4.3.1",
-        "A network whose loss weighs D_fast above all gains a little in precision and accuracy.",
+        "A network whose loss weighs {hard} above all gains a little in precision and accuracy.",
         _own_weight,
     ),
     Question(
         "noise-model",
         "4.3.2",
         "Rician labels give less biased and more informative estimates than Gaussian ones where "
-        "the signal nears the noise floor: at high D_slow and low SNR.",
+        "the signal nears the noise floor: at {floor} and low SNR.",
         _noise_model,
     ),
     Question(

@@ -30,7 +30,8 @@ class Question:
     Args:
         key: a short name.
         section: of the paper; `""` for ours.
-        statement: in one sentence.
+        statement: in one sentence; `{floor}` and `{hard}` stand for the parameters that the study
+            says the noise floor biases and the acquisition determines worst.
         parts: the comparisons, from the evidence of one training; none where it does not apply.
         note: what a reader should know besides.
     """
@@ -52,6 +53,11 @@ def judge(questions: Sequence[Question], trainings: Sequence[Evidence]) -> list[
         questions: the claims.
         trainings: the evidence of each, that of the first one with the in vivo part.
     """
+    study = trainings[0].study
+    words = {
+        "floor": f"high {study.noise_floor}" if study.noise_floor else "the top of each range",
+        "hard": study.ill_determined or "one parameter",
+    }
     claims = []
     for question in questions:
         first, *others = (list(question.parts(evidence)) for evidence in trainings)
@@ -66,7 +72,7 @@ def judge(questions: Sequence[Question], trainings: Sequence[Evidence]) -> list[
                 Claim(
                     question.key,
                     question.section,
-                    question.statement,
+                    question.statement.format(**words),
                     tuple(judged),
                     question.note,
                 )

@@ -102,7 +102,7 @@ QUESTIONS = (
     Question(
         "misleading",
         "4.4",
-        "RMSE misleads: for D_fast it is lowest for estimates near the mean that tell little.",
+        "RMSE misleads: for {hard} it is lowest for estimates near the mean that tell little.",
         _misleading,
     ),
     Question(
@@ -115,8 +115,8 @@ QUESTIONS = (
     Question(
         "two-values",
         "4.5",
-        "Over the whole f-D_fast plane Supervised GT has the higher bias at low D_slow, the lower "
-        "one at high D_slow.",
+        "Over the whole rest of the space Supervised GT has the higher bias at a low value, the "
+        "lower one at {floor}.",
         _at_two_values,
         "Bias with its sign, as in figure 12.",
     ),
