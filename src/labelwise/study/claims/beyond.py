@@ -109,6 +109,8 @@ QUESTIONS = (
         "3.2",
         "Wider and deeper networks perform alike.",
         _variants,
+        "They are trained once, from first weights of their own: errors do not hold the luck of "
+        "that training.",
     ),
     Question(
         "absolute-order",
