@@ -38,7 +38,7 @@ def read_bvals(path: str | Path) -> Float[np.ndarray, " M"]:
     Warns:
         UserWarning: if the largest is below 20 or above 30000 s/mm²: the unit may be another.
     """
-    return _checked("b", _read_numbers(Path(path)), str(path))
+    return checked("b", _read_numbers(Path(path)), str(path))
 
 
 def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
@@ -62,12 +62,12 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
         values = [float(token) for token in text.replace(",", " ").split()]
     except ValueError:
         if Path(text).is_file():
-            return _checked(name, _read_numbers(Path(text)), text)
+            return checked(name, _read_numbers(Path(text)), text)
         raise ValueError(
             f"{name}: expected times in ms such as '10,20,30', or an existing text file of them, "
             f"got {text!r}"
         ) from None
-    return _checked(name, values, f"the list {text!r}")
+    return checked(name, values, f"the list {text!r}")
 
 
 def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
@@ -98,7 +98,7 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{path}: its columns differ in length: {lengths}")
     table = {
-        name: _checked(name, [_number(entry, f"{path}, column {name}") for entry in entries], path)
+        name: checked(name, [_number(entry, f"{path}, column {name}") for entry in entries], path)
         for name, entries in columns.items()
         if name in _PLAUSIBLE or not all(_is_word(entry) for entry in entries)
     }
@@ -227,8 +227,17 @@ def average_settings(
     }
 
 
-def _checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarray:
-    """The settings as an array in labelwise's units; refused or warned about where due."""
+def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarray:
+    """The settings as an array in labelwise's units; refused or warned about where due.
+
+    Args:
+        name: of the setting.
+        values: (M,) in the unit that people speak: b in s/mm², times in ms.
+        source: where they come from, for messages.
+
+    Raises:
+        ValueError: if there is none, or one is not finite or negative.
+    """
     array = np.array(values, dtype=float)
     if not array.size:
         raise ValueError(f"{name}: {source} is empty; expected one value per measurement")

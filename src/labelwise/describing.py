@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from labelwise.models.base import SignalModel, acquisition_names
+from labelwise.models.base import SignalModel, acquisition_names, within
 
 
 def describe_model(model: SignalModel) -> dict[str, Any]:
@@ -48,6 +48,17 @@ def describe_model(model: SignalModel) -> dict[str, Any]:
         ],
         **record,
     }
+
+
+def probe(model: SignalModel) -> str:
+    """A digest of the model's signals at three places within its bounds.
+
+    It is another where a model says something else, whatever the reason: a file that it imports or
+    reads, another version of a library. Five digits, so that rounding does not change it.
+    """
+    places = [[within(p.bounds, share) for p in model.parameters] for share in (0.2, 0.45, 0.7)]
+    rows = [[f"{value:.4e}" for value in np.asarray(model.signal(*p), float)] for p in places]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def describe_module(module: eqx.Module, base: type) -> dict[str, Any]:

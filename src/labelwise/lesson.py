@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.describing import code_of, describe_model, plain
+from labelwise.describing import code_of, describe_model, plain, probe
 from labelwise.files import digest
 from labelwise.label_cache import labels_version
 from labelwise.labels import Mix
@@ -162,7 +162,7 @@ class Lesson:
             *("acquisition.py", "bounds.py", "networks.py", "priors.py", "recipe.py"),
             *("reference.py", "simulate.py", "teach.py", "training.py"),
         )
-        record = [self.describe(), labels_version(), code_of(*parts)]
+        record = [self.describe(), probe(self.model), labels_version(), code_of(*parts)]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 
 

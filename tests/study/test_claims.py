@@ -5,17 +5,27 @@ import dataclasses
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
+import labelwise as lw
 from labelwise.study import names
 from labelwise.study.claims import QUESTIONS
-from labelwise.study.claims.asking import judge
+from labelwise.study.claims.asking import judge, with_luck
 from labelwise.study.evidence import Evidence, Number, below, between
 from labelwise.study.findings import Claim, Part, Verdict
 from study.conftest import tiny
 
 STUDY = tiny(wide=12, deep=2)
 METHODS = (
-    *(names.MLE_MEAN, names.GT, names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN, names.HYBRID),
+    *(
+        names.MLE_MEAN,
+        names.MLE_TRUTH,
+        names.GT,
+        names.SELF,
+        names.MLE_RICIAN,
+        names.MLE_GAUSSIAN,
+        names.HYBRID,
+    ),
     *(names.GT_ABSOLUTE, names.MLE_ABSOLUTE, names.dial(0.5)),
     *(names.own_weight(p) for p in STUDY.free),
     *(names.wide(n, 12) for n in (names.GT, names.MLE_RICIAN)),
@@ -62,7 +72,8 @@ def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
 
 def judged(*evaluations):
     evidence = [Evidence(STUDY, dict.fromkeys(STUDY.snrs, each)) for each in evaluations]
-    return {claim.key: claim for claim in judge(QUESTIONS, evidence)}
+    several = evidence if len(evidence) > 1 else ()
+    return {claim.key: claim for claim in judge(QUESTIONS, evidence[0], several)}
 
 
 def test_what_the_paper_describes_holds():
@@ -90,9 +101,81 @@ def test_the_luck_of_a_training_is_part_of_the_error():
     apart = judged(evaluation(), evaluation(reverse=True))["spread"].parts[0]
     assert alone.verdict is Verdict.HOLDS
     assert apart.verdict is Verdict.NOISE
-    assert apart.margin == alone.margin
+    assert apart.margin == pytest.approx(0, abs=1e-9)  # the mean over trainings
     again = judged(evaluation(), evaluation())["spread"].parts[0]
     assert again.error == pytest.approx(alone.error)
+
+
+def test_two_errors_of_several_trainings_are_a_t_interval():
+    margins = np.array([1.0, 2.0, 4.0])
+    found = with_luck(Part("x", "", 1.1, 0.0), margins)
+    low, high = stats.t.interval(0.95, 2, margins.mean(), stats.sem(margins))
+    assert 2 * found.error == pytest.approx((high - low) / 2)
+    assert found.margin == pytest.approx(1.1 + margins.mean() - margins[0])
+
+
+# What each claim makes of a world as the paper describes it, and of the opposite one.
+BOTH_WAYS = (
+    *("bias", "spread", "gradient", "information", "fisher", "everywhere", "two-values"),
+    *("misleading", "absolute-order"),
+)
+
+
+@pytest.mark.parametrize("key", BOTH_WAYS)
+def test_a_claims_verdict_turns_with_the_world(key):
+    forward, backward = (judged(evaluation(reverse=reverse))[key] for reverse in (False, True))
+    ahead, behind = ({p.what: p.margin for p in c.parts} for c in (forward, backward))
+    assert forward.count.get(Verdict.HOLDS, 0) > backward.count.get(Verdict.HOLDS, 0)
+    turned = [what for what in ahead if what in behind and ahead[what] * behind[what] < 0]
+    assert len(turned) >= 0.4 * len(ahead), f"{len(turned)} of {len(ahead)} parts turned"
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "better", "worse"),
+    [
+        ("own-weight", "D_fast", names.own_weight("D_fast"), names.MLE_RICIAN),
+        ("beats-mle", "below that of MLE, from the mean", names.MLE_RICIAN, names.MLE_MEAN),
+        ("rmse", "Supervised GT below Self-supervised", names.GT, names.SELF),
+        ("absolute", "loss below that of Supervised GT", names.GT_ABSOLUTE, names.GT),
+    ],
+)
+def test_the_one_that_is_better_wins(key, words, better, worse):
+    """Scale the spread and error of two methods one way, then the other."""
+    for winner, loser, verdict in ((better, worse, Verdict.HOLDS), (worse, better, Verdict.NOT)):
+        data = evaluation(shrinkage=0.0)
+        for variable in ("std", "rmse", "bias"):
+            data[variable].loc[{"estimator": winner}] = 0.1
+            data[variable].loc[{"estimator": loser}] = 0.2
+        parts = [p for p in judged(data)[key].parts if words in p.what and "bits" not in p.what]
+        assert parts
+        assert {part.verdict for part in parts} == {verdict}
+
+
+def test_a_fit_like_the_network_taught_the_truth_is_noticed():
+    data = evaluation()
+    for variable in ("std", "rmse", "bias"):
+        like = data[variable].sel(estimator=names.GT).values
+        data[variable].loc[{"estimator": names.MLE_MEAN}] = like
+    assert judged(evaluation())["like-mle"].verdict is Verdict.HOLDS
+    assert judged(data)["like-mle"].verdict is Verdict.NOT
+
+
+def test_the_two_values_are_a_low_and_a_high_one():
+    parts = judged(evaluation())["two-values"].parts
+    values = sorted(float(part.what.split(" = ")[1].split(":")[0]) for part in parts)
+    axis = STUDY.grid.axes["D_slow"]
+    assert values == pytest.approx([axis[1], axis[-2]], abs=0.01)
+    few = dataclasses.replace(STUDY, points=3)
+    data = evaluation().isel({name: slice(0, 3) for name in STUDY.names})
+    evidence = Evidence(few, dict.fromkeys(few.snrs, data))
+    keys = {claim.key for claim in judge(QUESTIONS, evidence)}
+    assert not keys & {"two-values", "two-regions"}
+
+
+def test_gaussian_noise_has_no_floor_to_ask_about():
+    study = dataclasses.replace(STUDY, noise=lw.Gaussian())
+    evidence = Evidence(study, dict.fromkeys(study.snrs, evaluation()))
+    assert "noise-model" not in {claim.key for claim in judge(QUESTIONS, evidence)}
 
 
 def test_every_part_has_its_own_words():
@@ -118,7 +201,7 @@ def test_claims_that_do_not_apply_are_left_out():
 def test_a_study_without_special_parameters_asks_about_all():
     study = dataclasses.replace(STUDY, noise_floor=None, ill_determined=None)
     evidence = Evidence(study, dict.fromkeys(study.snrs, evaluation()))
-    claims = {claim.key: claim for claim in judge(QUESTIONS, [evidence])}
+    claims = {claim.key: claim for claim in judge(QUESTIONS, evidence)}
     assert {p.what.split(": ")[0] for p in claims["noise-model"].parts} >= {
         f"SNR 15, {name}" for name in study.free
     }

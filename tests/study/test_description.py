@@ -38,7 +38,14 @@ def test_the_paper_has_the_papers_numbers():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"fixed": {"S0": 1.0}, "seed": 7}, {"levels": (0.02, 0.2)}, {"wide": 150}]
+    "changes",
+    [
+        {"title": 'two\nlines and a "quote"'},
+        {"recipe": Recipe.fast()},
+        {"fixed": {"S0": 1.0}, "seed": 7},
+        {"levels": (0.02, 0.2)},
+        {"wide": 150},
+    ],
 )
 def test_what_is_written_is_read(tmp_path, changes):
     study = paper(**changes)
@@ -92,6 +99,16 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         (T2 + "[prior]\nT2 = 5", "T2 must be \\[lowest, highest\\]"),
         (T2 + "[training]\nsignals = 10", "do not fill one batch"),
         (T2 + "[grid]\npoints = 1", "at least 2"),
+        (T2 + "[networks]\nnormalise = 'no'", "normalise must be true or false, got 'no'"),
+        (T2 + "[training]\ntrainings = 1.5", "trainings must be a whole number"),
+        (T2 + "[networks]\nlabels = [1]", "labels has an entry of another kind"),
+        (T2 + "[networks]\non_bound = 'dorp'", "expected 'drop' or 'keep'"),
+        (T2 + "[grid]\nfixed = { S0 = 1.0, T2 = 50.0 }", "at least one parameter"),
+        (T2.replace("snr = 50", "snr = [20, 20.0]"), "given twice"),
+        (T2.replace("snr = 50", "snr = '50'"), "snr must be a number"),
+        (T2.replace("snr = 50", "snr = 50\nseed = 99999999999999"), "seed: expected 0 to"),
+        (T2.replace("snr = 50", "snr = 50\nlevels = [0.2, 0.1]"), "levels: expected"),
+        (T2.replace("te = [10,", "te = [-10,"), "expected values >= 0 ms"),
         (T2.replace("[acquisition]", 'noise = "pink"\n[acquisition]'), "noise 'pink'"),
     ],
 )

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 
 from labelwise.study import names, run
@@ -71,8 +70,12 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
         slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
         for place in (folder / "stages").glob(f"{slug}-*"):
             shutil.rmtree(place)
+    if stage.startswith("networks"):
+        for place in sorted((folder / "stages").glob("lesson-*"))[1:]:
+            shutil.rmtree(place)
     again = run_study(tiny(wide=12, deep=2), folder)
-    assert all(lap.kept for lap in again.laps[:first])
+    assert all(lap.kept for lap in again.laps[:first]) or stage.startswith("networks")
+    assert not all(lap.kept for lap in again.laps[:-1])
     not_speed = [claim for claim in again.claims if claim.key != "fast"]
     assert not_speed == [claim for claim in outcome.claims if claim.key != "fast"]
 
@@ -80,6 +83,23 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
 def test_another_study_is_not_overwritten(outcome):
     with pytest.raises(FileExistsError, match="holds another study"):
         run_study(tiny(seed=5), outcome.folder)
+
+
+def test_the_files_of_others_are_not_replaced(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not of a study of labelwise"):
+        run_study(tiny(), tmp_path)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_study_that_failed_leaves_its_folder_to_another(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "study.toml").write_text("one that never ended")
+    small = {"labels": ("mle-rician",), "trainings": 1, "own_weight": 0, "absolute_loss": False}
+    found = run_study(tiny(**small), folder)
+    assert "spread" not in {claim.key for claim in found.claims}  # nothing was taught the truth
+    assert "beats-mle" in {claim.key for claim in found.claims}
 
 
 def test_a_fixed_parameter_has_no_bins(tmp_path):
@@ -92,5 +112,6 @@ def test_a_fixed_parameter_has_no_bins(tmp_path):
 
 
 def test_trainings_differ_and_errors_say_so(outcome):
-    claim = next(claim for claim in outcome.claims if claim.key == "spread")
-    assert np.all(np.array([part.error for part in claim.parts]) > 0)
+    """The noise of the test signals alone is far smaller."""
+    claim = next(claim for claim in outcome.claims if claim.key == "everywhere")
+    assert all(part.error > 0 for part in claim.parts)  # shares of grid points have no noise

@@ -1,5 +1,6 @@
 """What a study keeps: whole stages, once made, and none of what was interrupted."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import xarray as xr
 
 import labelwise as lw
+from helpers import Fixed
 from labelwise.labels import GroundTruth
 from labelwise.study.stages import opened
 
@@ -107,12 +109,13 @@ def test_lessons_side_by_side_are_those_one_by_one(tmp_path):
 
 
 def test_a_lesson_that_fails_ends_its_neighbours(tmp_path):
-    def tell(what, done, total, words):
-        if "training" in what and done == 1:
-            raise RuntimeError("no more")
-
-    with opened(tmp_path, tell) as stages, pytest.raises(RuntimeError):
-        stages.networks("both", [(lesson(0), ["a"]), (lesson(1), ["b"])])
+    """The first would run for very long; the second cannot be taught at all."""
+    long = dataclasses.replace(lesson(0), recipe=dataclasses.replace(RECIPE, epochs=100_000))
+    model = lw.ADC([0.0, 0.5, 1.0])
+    bad = dataclasses.replace(lesson(1), labels=(Fixed(np.full((400, 2), np.nan), name="none"),))
+    assert bad.model.parameters == model.parameters
+    with opened(tmp_path, quiet) as stages, pytest.raises(ValueError, match="usable none label"):
+        stages.networks("both", [(long, ["a"]), (bad, ["b"])])
     assert not list(tmp_path.glob("lesson-*"))
 
 

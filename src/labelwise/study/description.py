@@ -6,6 +6,7 @@ such a file.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.acquisition import read_bvals, read_times
+from labelwise.acquisition import checked, read_bvals, read_times
 from labelwise.describing import describe_model, plain
 from labelwise.discovery import find_model
 from labelwise.models import SignalModel
@@ -39,6 +40,27 @@ _SECTIONS = {
     "claims": ("noise_floor", "ill_determined"),
 }
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}
+_SEEDS = 2**31
+_TYPES = {  # of what a file may say; a whole number is a number too
+    bool: ("phantom", "absolute_loss", "normalise", "shared_start"),
+    int: (
+        *("seed", "wide", "deep", "trainings", "repeats", "training_repeats", "signals", "batch"),
+        *("epochs", "warmup", "restarts", "patience", "width", "depth"),
+    ),
+    float: ("hybrid", "own_weight", "rate", "validation"),
+    str: (
+        *("title", "model", "noise", "on_bound", "recipe", "schedule", "activation"),
+        *("noise_floor", "ill_determined"),
+    ),
+    list: ("labels", "dial", "levels"),
+}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
 _OF_RECIPE = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", "loss"))
 
 
@@ -126,7 +148,18 @@ class Study:
                 raise ValueError(f"hybrid, dial: expected shares from 0 to 1, got {alpha:g}")
         if self.own_weight < 0 or self.wide < 0 or self.deep < 0:
             raise ValueError("own_weight, wide, deep: must be positive, or 0 for none")
-        self.grid  # noqa: B018  # says what is wrong with points and fixed
+        if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
+            raise ValueError(f"snr: the same one is given twice, got {list(self.snrs)}")
+        if self.on_bound not in ("drop", "keep"):
+            raise ValueError(f"on_bound: expected 'drop' or 'keep', got {self.on_bound!r}")
+        if self.levels is not None and not (
+            len(self.levels) == 2 and 0 < self.levels[0] < self.levels[1] < np.inf
+        ):
+            raise ValueError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
+        if max(self.grid.shape) < 2:
+            raise ValueError("fixed: at least one parameter must have several values to test at")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,12 +204,14 @@ class Study:
             restarts=min(self.recipe.restarts, 4),
             shared_start=self.recipe.shared_start,
             width=self.recipe.width,
+            depth=self.recipe.depth,
+            activation=self.recipe.activation,
         )
         return replace(
             self,
             title=f"{self.title} (quick)",
             recipe=recipe,
-            points=5 if isinstance(self.points, int) else self.points,
+            points=min(self.points, 5) if isinstance(self.points, int) else self.points,
             repeats=min(self.repeats, 100),
             training_repeats=min(self.training_repeats, 50),
             trainings=1,
@@ -226,10 +261,13 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
     for name, known in _SECTIONS.items():
         extra = ("recipe", *_OF_RECIPE) if name == "training" else ()
         _refuse_unknown(_table(said, name, where), (*known, *extra), f"{where}, [{name}]")
+    _check_types(said, where)
+    for section in _SECTIONS:
+        _check_types(_table(said, section, where), f"{where}, [{section}]")
     for name in ("model", "snr", "acquisition"):
         if name not in said:
             raise ValueError(f"{where}: {name} is missing; see `labelwise study paper --toml`")
-    model_name = _model_name(str(said["model"]), folder)
+    model_name = absolute(str(said["model"]), folder)
     model = _model(model_name, _table(said, "acquisition", where), folder, where)
     noise = str(said.get("noise", "rician")).capitalize()
     if noise not in NOISES:
@@ -237,6 +275,8 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
         raise ValueError(f"{where}: noise {said['noise']!r}; known are {known}")
     training = _table(said, "training", where)
     changes = {name: training[name] for name in _OF_RECIPE if name in training}
+    if changes.get("patience") == 0:
+        changes["patience"] = None
     recipe = training.get("recipe", "paper")
     if recipe not in _RECIPES:
         raise ValueError(f"{where}: recipe {recipe!r}; known are {', '.join(_RECIPES)}")
@@ -251,7 +291,9 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
         values["labels"] = [label for label in LABELS if label != "selfsup"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     spans = {name: _span(name, span, where) for name, span in _table(said, "prior", where).items()}
-    snrs = np.atleast_1d(np.asarray(said["snr"], float)).tolist()
+    snrs = said["snr"] if isinstance(said["snr"], list) else [said["snr"]]
+    if not all(isinstance(snr, (int, float)) and not isinstance(snr, bool) for snr in snrs):
+        raise ValueError(f"{where}: snr must be a number or a list of numbers, got {said['snr']!r}")
     try:
         return Study(
             title=str(said.get("title", f"A study of {type(model).__name__}")),
@@ -259,7 +301,7 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
             model=model,
             noise=NOISES[noise](),
             prior=Uniform.typical(model, **spans),
-            snrs=tuple(snrs),
+            snrs=tuple(float(snr) for snr in snrs),
             levels=tuple(said["levels"]) if "levels" in said else None,
             recipe=_RECIPES[recipe](**changes),
             **values,
@@ -290,6 +332,7 @@ def to_toml(study: Study) -> str:
         for name in acquisition_names(type(study.model))
     }
     recipe = {name: getattr(study.recipe, name) for name in _OF_RECIPE}
+    recipe["patience"] = recipe["patience"] or 0
     sections = {
         "acquisition": {name: [float(f"{x:.9g}") for x in rows] for name, rows in settings.items()},
         "prior": dict(zip(study.names, study.prior.ranges.tolist(), strict=True)),
@@ -311,8 +354,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False)  # a basic string of TOML escapes likewise
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, Sequence):
@@ -320,7 +362,8 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def _model_name(name: str, folder: Path) -> str:
+def absolute(name: str, folder: Path) -> str:
+    """The name of a model, its file's path made absolute: `FILE.py:Class` from any folder."""
     file, colon, kind = name.rpartition(":")
     return f"{(folder / file).resolve()}{colon}{kind}" if ".py" in name and colon else name
 
@@ -341,8 +384,8 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
             settings[setting] = read
         else:
             try:
-                settings[setting] = np.array(given, float) / (1000 if setting == "b" else 1)
-            except (TypeError, ValueError) as error:
+                settings[setting] = checked(setting, [float(value) for value in given], where)
+            except TypeError as error:
                 raise ValueError(
                     f"{where}, [acquisition]: {setting} must be a list of numbers or the name of a "
                     f"file of them, got {given!r}"
@@ -351,6 +394,20 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
     if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
         check_signal_model(made)
     return made
+
+
+def _check_types(said: Mapping[str, Any], where: str) -> None:
+    """Refuse a value of another kind than its key's."""
+    for kind, keys in _TYPES.items():
+        for key in keys:
+            value = said.get(key)
+            accepted = (int, float) if kind is float else kind
+            odd = isinstance(value, bool) and kind is not bool
+            if value is not None and (odd or not isinstance(value, accepted)):
+                raise ValueError(f"{where}: {key} must be {_WORDS[kind]}, got {value!r}")
+            items = str if key == "labels" else (int, float)
+            if isinstance(value, list) and not all(isinstance(each, items) for each in value):
+                raise ValueError(f"{where}: {key} has an entry of another kind, got {value!r}")
 
 
 def _table(said: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

@@ -52,7 +52,7 @@ def figures(evidence: Evidence, scan: Scan | None, assessed: Assessed | None) ->
             "figure_04",
             f"Figure 4. What each method makes of parameter space, SNR {low:g}",
             "Arrows: from the true values to the mean estimate, averaged over noise and the other "
-            "parameters. Supervised GT draws everything to the middle.",
+            "parameters. Where they run together, estimates tell true values apart less.",
             panels,
         )
     if scan is not None and assessed is not None:
@@ -66,8 +66,7 @@ def figures(evidence: Evidence, scan: Scan | None, assessed: Assessed | None) ->
         yield Drawn(
             "figure_09",
             f"Figure 9. Gaussian against Rician labels, SNR {low:g}",
-            "As figure 4. Labels that ignore the noise floor compress the estimates of high "
-            f"{floor or 'values'}.",
+            "As figure 4: labels fitted under the one noise model and the other.",
             arrows(evidence.grids[low], both, pairs, f"SNR {low:g}"),
         )
     chosen = evidence.known(evidence.fitted, names.GT, names.HYBRID)

@@ -30,8 +30,8 @@ class Part:
     Args:
         what: what is compared, in words: `"D_slow, SNR 15: |bias| of GT above MLE's"`.
         figures: the figures compared, in words: `"0.176 against 0.049 µm²/ms"`.
-        margin: by how much the claim holds; negative where it does not.
-        error: the standard error of the margin.
+        margin: by how much the claim holds, negative where it does not; the mean over trainings.
+        error: of the margin; twice it is half of a 95 % interval.
 
     Example:
         >>> Part("GT's std below MLE's", "0.2 against 0.5", margin=0.3, error=0.01).verdict

@@ -327,7 +327,8 @@ def binned(
         On the dimensions `estimator`, `parameter` and `bin`:
 
         - `bias`, `std`, `rmse`: means of the voxels' own, so that rmse² = bias² + std² no longer
-          holds, and a bias that changes sign among them may cancel
+          holds, and a bias that changes sign among them may cancel. The std is √(R / (R - 1)) that
+          of `assess`: of few repeats that would be too small beside one of many
         - `bias_error`, `std_error`, `rmse_error`: their standard errors, by the scatter of the
           voxels; NaN for a single one
         - `failed`: the mean share of failed estimates
@@ -362,6 +363,8 @@ def binned(
     count = np.zeros(shape[1:], int)
     failed = voxelwise["failed"].values
     columns = {measure: voxelwise[measure].values for measure in _MEASURES}
+    repeats = voxelwise.attrs["repeats"]
+    columns["std"] = columns["std"] * np.sqrt(repeats / (repeats - 1))
     for p in range(len(names)):
         places = np.searchsorted(edges[p], reference[:, p], side="right") - 1
         places = np.minimum(places, bins - 1)  # the upper end belongs to the last

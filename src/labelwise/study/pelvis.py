@@ -15,7 +15,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,7 @@ def pelvis(
     shape: tuple[int, int, int] = (112, 80, 3),
     repeats: int = 16,
     snr: float = 15.0,
+    b_values: Sequence[float] = B_VALUES,
 ) -> Pelvis:
     """Simulate the scan: 16 repeats of the paper's 10 b-values, 160 volumes, with Rician noise.
 
@@ -176,6 +177,7 @@ def pelvis(
             third of its voxels are in the mask.
         repeats: how often the 10 b-values are measured.
         snr: the median over the mask of S0 / sigma.
+        b_values: in s/mm², of one repeat; the paper's if left out.
 
     Raises:
         ValueError: if the shape has fewer than 16 by 16 voxels, or repeats or snr are not positive.
@@ -195,8 +197,10 @@ def pelvis(
     mask = place > 0
     sigma = float(np.median(params[mask, 0]) / snr)
 
-    b = np.tile(B_VALUES, repeats)
-    clean = signals(IVIM(b=np.array(B_VALUES) / 1000), params.reshape(-1, params.shape[-1]))
+    b = np.tile(np.asarray(b_values, float), repeats)
+    clean = signals(
+        IVIM(b=np.asarray(b_values, float) / 1000), params.reshape(-1, params.shape[-1])
+    )
     clean = np.tile(clean.astype(np.float32), repeats)
     noisy = Rician().sample(jax.random.key(seed), clean, jnp.float32(sigma))
     return Pelvis(

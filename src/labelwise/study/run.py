@@ -9,12 +9,17 @@ goes on and which may be deleted when it is done.
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import xarray as xr
+
 from labelwise.files import write_whole
+from labelwise.models import IVIM
 from labelwise.outputs import as_json
 from labelwise.study import told
 from labelwise.study.claims import QUESTIONS
@@ -36,7 +41,7 @@ from labelwise.study.taught import Network, train_all
 from labelwise.teach import Tell
 from labelwise.trained import TrainedNetwork
 
-REPORT, RECORD = "report.html", "claims.json"
+REPORT, RECORD, DESCRIPTION = "report.html", "claims.json", "study.toml"
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,17 @@ def run_study(
     _check(study, scan)
     _make(folder, text, overwrite)
     with opened(folder / "stages", tell) as stages:
-        write_whole(folder / "study.toml", text.encode())
+        write_whole(folder / DESCRIPTION, text.encode())
         if scan is None and study.phantom:
             scan = phantom(study, folder / "phantom")
         networks = [train_all(study, stages, index) for index in range(study.trainings)]
         _save(networks[0], folder / "networks")
-        evidence, assessed = _judged(study, stages, networks, scan)
+        first, trainings, assessed = _judged(study, stages, networks, scan)
         lap = time.perf_counter()
         tell("claims", 0, 1, "")
-        claims = judge(QUESTIONS, evidence)
+        claims = judge(QUESTIONS, first, trainings)
         tell("figures", 0, 1, "")
-        drawn = figures(evidence[0], scan, assessed)
+        drawn = figures(first, scan, assessed)
         pictures = [_saved(each, folder / "figures") for each in drawn]
         laps = [*stages.laps, Lap("claims and figures", time.perf_counter() - lap, kept=False)]
     report = Report(
@@ -112,8 +117,8 @@ def run_study(
         versions=told.versions(),
         command=command or "labelwise study run study.toml OUT",
         description=text,
-        notes=told.notes(study, scan, assessed),
-        appendix=told.numbers(evidence),
+        notes=told.notes(study, networks[0], scan, assessed),
+        appendix=told.numbers(first, trainings),
     )
     write_whole(folder / RECORD, as_json(told.record(report)).encode())
     write_whole(folder / REPORT, render(report).encode())
@@ -125,31 +130,43 @@ def _judged(
     stages: Stages,
     networks: Sequence[Mapping[float, Mapping[str, Network]]],
     scan: Scan | None,
-) -> tuple[list[Evidence], Assessed | None]:
-    """The evidence of each training, and what became of the scan by the networks of the first."""
+) -> tuple[Evidence, list[Evidence], Assessed | None]:
+    """All that the first training shows; all trainings alike; what became of the scan."""
     fits = {snr: evaluate_fits(study, stages, snr) for snr in study.snrs}
-    grids = [
-        {
-            snr: side_by_side([fits[snr], evaluate_networks(study, stages, snr, here, index)])
-            for snr, here in by_snr.items()
+
+    def grids(index: int, whole: bool) -> dict[float, xr.Dataset]:
+        return {
+            snr: side_by_side(
+                [fits[snr], evaluate_networks(study, stages, snr, here, index, whole=whole)]
+            )
+            for snr, here in networks[index].items()
         }
-        for index, by_snr in enumerate(networks)
-    ]
+
     low = min(study.snrs)
     speed = measure_speed(study, stages, networks[0][low])
     assessed = [
         None if scan is None else assess_scan(study, stages, scan, by_snr[low], index)
         for index, by_snr in enumerate(networks)
     ]
-    evidence = [
-        Evidence(study, grid, None if seen is None else seen.vivo, speed)
-        for grid, seen in zip(grids, assessed, strict=True)
+    vivo = [None if seen is None else seen.vivo for seen in assessed]
+    first = Evidence(study, grids(0, True), vivo[0], speed)
+    trainings = [
+        Evidence(study, grids(index, False), vivo[index], speed)
+        for index in range(len(networks) if len(networks) > 1 else 0)
     ]
-    return evidence, assessed[0]
+    return first, trainings, assessed[0]
 
 
 def _check(study: Study, scan: Scan | None) -> None:
     """Refuse what would fail only at the end."""
+    if scan is None and study.phantom:
+        if not isinstance(study.model, IVIM):
+            raise ValueError(
+                f"phantom: is made by IVIM, but the study is of {type(study.model).__name__}; say "
+                "phantom = false, or run `labelwise study invivo` on a scan of your own"
+            )
+        if np.any(np.diff(np.asarray(study.model.b)) < 0):
+            raise ValueError("phantom: its b-values must be in ascending order")
     fixed = [
         n for n, (low, high) in zip(study.names, study.prior.ranges, strict=True) if low == high
     ]
@@ -161,13 +178,27 @@ def _check(study: Study, scan: Scan | None) -> None:
 
 
 def _make(folder: Path, text: str, overwrite: bool) -> None:
-    """Make the folder, unless it holds something else."""
-    there = folder / "study.toml"
-    if there.exists() and there.read_text(encoding="utf-8") != text and not overwrite:
-        raise FileExistsError(
-            f"{folder}: holds another study ({there.name} differs); choose another folder, or "
-            "replace its report (--overwrite)"
-        )
+    """Make the folder, unless it holds something else; leave nothing of another study in it."""
+    known = folder / DESCRIPTION
+    done = (folder / REPORT).exists()
+    if known.exists():
+        ours = known.read_text(encoding="utf-8") == text
+        if done and not ours and not overwrite:
+            raise FileExistsError(
+                f"{folder}: holds another study ({DESCRIPTION} differs); choose another folder, or "
+                "replace its report (--overwrite)"
+            )
+        if not ours:
+            for name in ("figures", "networks"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+    else:
+        names = (REPORT, RECORD, "figures", "networks", "phantom")
+        foreign = [name for name in names if (folder / name).exists()]
+        if foreign:
+            raise FileExistsError(
+                f"{folder / foreign[0]}: is not of a study of labelwise, and would be replaced; "
+                "choose another folder"
+            )
     folder.mkdir(parents=True, exist_ok=True)
 
 

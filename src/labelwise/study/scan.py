@@ -7,7 +7,7 @@ asked about each single acquisition, and about a synthetic set with the gold sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from labelwise.describing import describe_model
+from labelwise.describing import describe_model, probe
 from labelwise.dial import dial_lesson, noise_levels
 from labelwise.files import digest
 from labelwise.images import open_series, read_mask
@@ -26,7 +26,7 @@ from labelwise.noise import NoiseModel
 from labelwise.noise_level import NoiseLevel
 from labelwise.priors import Uniform
 from labelwise.study import names
-from labelwise.study.description import LABELS, Study
+from labelwise.study.description import LABELS, Study, absolute
 from labelwise.study.evidence import InVivo
 from labelwise.study.invivo import (
     Reference,
@@ -48,6 +48,7 @@ from labelwise.types import Estimate, Estimator, Voxels
 GOLD = "Gold standard"
 """The name of the estimate from all volumes."""
 _POINTS = 10_000  # of a grid
+_FEWEST = 10  # voxels with a gold standard
 _FEW_REPEATS = 100  # a study with no more of them is a quick one
 
 
@@ -135,17 +136,11 @@ def phantom(study: Study, folder: Path) -> Scan:
     Args:
         study: whose lowest SNR the phantom has; a quick one gets a smaller phantom.
         folder: where it is written as files, for `labelwise study invivo` and others to try.
-
-    Raises:
-        ValueError: if the study is of another model than IVIM, which the phantom is made by.
     """
-    if not isinstance(study.model, IVIM):
-        raise ValueError(
-            f"phantom: is made by IVIM, but the study is of {type(study.model).__name__}; say "
-            "phantom = false, or run `labelwise study invivo` on a scan of your own"
-        )
+    assert isinstance(study.model, IVIM)  # another study is refused before
     shape = (112, 80, 3) if study.repeats > _FEW_REPEATS else (56, 40, 2)
-    pelvis = simulate_pelvis(seed=study.seed, shape=shape, snr=min(study.snrs))
+    b = (np.asarray(study.model.b) * 1000).tolist()
+    pelvis = simulate_pelvis(seed=study.seed, shape=shape, snr=min(study.snrs), b_values=b)
     write(pelvis, folder, overwrite=True)
     settings = {"b": pelvis.b / 1000}
     signal = pelvis.series[pelvis.mask]
@@ -155,7 +150,7 @@ def phantom(study: Study, folder: Path) -> Scan:
         *("pelvis-like phantom (simulated)", signal, settings, pelvis.mask, zooms),
         *(split(settings), None, noise),
     )
-    return Scan(**{**vars(made), "simulated": True})
+    return replace(made, simulated=True)
 
 
 def study_of(
@@ -187,7 +182,7 @@ def study_of(
     free = len(one.parameters)
     return Study(
         title=f"In vivo study: {scan.name}",
-        model_name=model_name,
+        model_name=absolute(model_name, Path()),
         model=one,
         noise=noise,
         prior=prior,
@@ -255,7 +250,7 @@ def assess_scan(
     used = scan.repeats.used
     every = kind(**{name: rows[used] for name, rows in scan.settings.items()})
     label = "phantom" if scan.simulated else "scan"
-    content = {"scan": scan.fingerprint, "model": describe_model(every)}
+    content = {"scan": scan.fingerprint, "model": describe_model(every), "signals": probe(every)}
     content |= {"noise": type(study.noise).__name__}
     whole = f"gold standard, {label}"
 
@@ -276,9 +271,12 @@ def assess_scan(
     gold = stages.dataset(whole, content, fit_all, again=training > 0)
     reference = usable_reference(Estimate(gold["value"].values, gold["status"].values))
     scale = scale_parameter(study.model)
-    factor = 1.0
-    if scale is not None and reference.usable.any():
-        factor = float(np.nanmedian(reference.values[:, scale]))
+    if (found := int(reference.usable.sum())) < _FEWEST:
+        raise ValueError(
+            f"{scan.name}: only {found} of {len(scan.signal)} voxels have a gold standard to hold "
+            f"others against ({reference.left_out}); check model, sigma and mask"
+        )
+    factor = 1.0 if scale is None else float(np.nanmedian(gold["value"].values[:, scale]))
     unit = np.ones(len(parameters))
     if scale is not None:
         unit[scale] = factor

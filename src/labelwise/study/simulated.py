@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import xarray as xr
 
-from labelwise.describing import plain
+from labelwise.describing import plain, probe
 from labelwise.evaluate import evaluate
 from labelwise.files import digest
 from labelwise.labels import MLE
@@ -64,15 +64,26 @@ def evaluate_networks(
     snr: float,
     networks: Mapping[str, Network],
     training: int,
+    *,
+    whole: bool = False,
 ) -> xr.Dataset:
-    """The networks of one training on the whole grid; the first training with all repeats."""
+    """The networks of one training on the whole grid.
+
+    Args:
+        study: its description.
+        stages: where it is kept.
+        snr: of the test signals.
+        networks: by name.
+        training: which they are of, from 0.
+        whole: with all repeats, not only those by which trainings are compared.
+    """
     suffix = study.suffix(training)
     return _evaluated(
         study,
         stages,
-        f"evaluation, SNR {snr:g}{suffix}",
+        f"evaluation, SNR {snr:g}" + ("" if whole else f", few repeats{suffix}"),
         snr,
-        study.training_repeats if training else study.repeats,
+        study.repeats if whole else study.training_repeats,
         {name: identity(network) for name, network in networks.items()},
         estimators=points(networks),
     )
@@ -135,6 +146,7 @@ def _evaluated(
     said = study.describe()
     content = {
         **{name: said[name] for name in ("model", "noise", "seed")},
+        "signals": probe(study.model),
         "grid": {name: plain(values) for name, values in study.grid.axes.items()},
         "snr": snr,
         "repeats": repeats,

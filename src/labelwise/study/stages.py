@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +42,8 @@ _RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
 _CODE = (
     *("bounds.py", "evaluate.py", "fitting", "inference.py", "information.py", "labels.py"),
     *("models", "networks.py", "noise.py", "priors.py", "simulate.py", "trained.py"),
-    *("study/invivo.py", "study/pelvis.py", "study/repeats.py"),
+    *("acquisition.py", "reference.py", "types.py", "study/invivo.py", "study/pelvis.py"),
+    *("study/repeats.py", "study/scan.py", "study/simulated.py"),
 )
 
 
@@ -65,7 +66,7 @@ class Stages:
         """The networks that some lessons teach, by the names of their labels; side by side.
 
         A lesson with few networks leaves cores idle, so several are taught at once. What is
-        interrupted goes on from its last epoch.
+        interrupted goes on from its last epoch. One that fails ends the others.
 
         Args:
             stage: what to call it.
@@ -73,7 +74,7 @@ class Stages:
         """
         keys = [_hash([lesson.fingerprint, code_of("trained.py")]) for lesson, _ in lessons]
 
-        def each(index: int) -> Networks:
+        def each(index: int) -> tuple[Networks, float, bool]:
             lesson, names = lessons[index]
             checkpoint = self.folder / f".training-{keys[index]}"
 
@@ -91,19 +92,27 @@ class Stages:
                 return {name: _network(folder / f"{i:02}.safetensors") for i, name in numbered}
 
             numbered = list(enumerate(names))
-            return self._on_disk("lesson", keys[index], make, _write_networks, read)[0]
+            return self._on_disk("lesson", keys[index], make, _write_networks, read)
 
-        def every() -> Networks:
-            with ThreadPoolExecutor(available_cores()) as pool:
-                try:
-                    found = list(pool.map(each, range(len(lessons))))
-                except BaseException:
-                    self._stopped.set()  # or the pool would wait for the last epoch
-                    raise
-            return {name: network for networks in found for name, network in networks.items()}
-
-        key = _hash(["networks", *keys])
-        return self._kept(stage, key, every, lambda networks, folder: None, lambda folder: every())
+        self.tell(stage, 0, 1, "")
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(available_cores()) as pool:
+            running = [pool.submit(each, index) for index in range(len(lessons))]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+                for lesson in running:
+                    if lesson.done() and (error := lesson.exception()):
+                        raise error
+            except BaseException:
+                self._stopped.set()  # or the pool would wait for the last epoch
+                for lesson in running:
+                    lesson.cancel()
+                raise
+            found = [lesson.result() for lesson in running]
+        kept = all(whole for _, _, whole in found)
+        took = sum(seconds for _, seconds, _ in found) if kept else time.perf_counter() - begin
+        self.laps.append(Lap(stage, took, kept))
+        return {name: network for networks, _, _ in found for name, network in networks.items()}
 
     def dataset(
         self,

@@ -57,7 +57,7 @@ def courses(study: Study) -> list[Course]:
     if study.hybrid and isinstance(fitted, MLE):
         labels[names.HYBRID] = Mix(study.hybrid, fitted, GroundTruth())
     if study.own_weight and fitted is not None and len(study.free) > 1:
-        middles = abs(study.prior.ranges.mean(axis=1))
+        middles = abs(study.prior.ranges).mean(axis=1)
         for index, parameter in enumerate(study.names):
             if parameter in study.free:
                 row = 1 / middles
@@ -91,7 +91,8 @@ def _labels(study: Study) -> dict[str, Label]:
     start = "truth" if study.levels is None else "search"
     known: dict[str, tuple[str, Label]] = {
         "gt": (names.GT, GroundTruth()),
-        "selfsup": (names.SELF, SelfSupervised()),
+        # over many levels a plain sum of squares would be that of the noisiest voxels
+        "selfsup": (names.SELF, SelfSupervised(Gaussian() if study.levels else None)),
         "mle-rician": (names.MLE_RICIAN, MLE(study.model, Rician(), start)),
         "mle-gaussian": (names.MLE_GAUSSIAN, MLE(study.model, Gaussian(), start)),
     }
@@ -144,7 +145,12 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         first = stages.networks(stage, lessons)[names.GT]
     start = None if first is None else first.weights
     return {  # at the highest SNR the chosen network is the one taught the truth
-        snr: networks(f"SNR {snr:g}", 1 / snr, first if snr == highest else None, start)
+        snr: networks(
+            f"SNR {snr:g}",
+            1 / snr,
+            first if snr == highest and "gt" in study.labels else None,
+            start,
+        )
         for snr in study.snrs
     }
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
+from scipy.stats import t as student
 
 from labelwise.study import names
 from labelwise.study.evidence import Evidence, Number, below, between
-from labelwise.study.findings import Claim, Part
+from labelwise.study.findings import CERTAIN, Claim, Part
 
 Parts = Iterator[Part]
 
@@ -43,30 +45,33 @@ class Question:
     note: str = ""
 
 
-def judge(questions: Sequence[Question], trainings: Sequence[Evidence]) -> list[Claim]:
+def judge(
+    questions: Sequence[Question], first: Evidence, trainings: Sequence[Evidence] = ()
+) -> list[Claim]:
     """Every claim that applies, judged.
 
-    A part's figures and margin are those of the first training; its error combines that of the
-    noise with the standard deviation of the margin over all trainings, if there are several.
+    A part's figures are those of the first training. With several trainings its margin is the mean
+    over them, and its error holds their scatter besides the noise: such that two errors are the
+    half-width of a 95 % interval by Student's t, which few trainings make wide.
 
     Args:
         questions: the claims.
-        trainings: the evidence of each, that of the first one with the in vivo part.
+        first: the evidence of the first training, by all repeats.
+        trainings: the evidence of each training, the first too, all by as many repeats; fewer
+            would shift some figures, which is not luck. Empty if there is one training only.
     """
-    study = trainings[0].study
+    study = first.study
     words = {
         "floor": f"high {study.noise_floor}" if study.noise_floor else "the top of each range",
         "hard": study.ill_determined or "one parameter",
     }
     claims = []
     for question in questions:
-        first, *others = (list(question.parts(evidence)) for evidence in trainings)
-        by_name = [{part.what: part.margin for part in parts} for parts in others]
+        by_training = [{p.what: p.margin for p in question.parts(each)} for each in trainings]
         judged = []
-        for part in first:
-            margins = [part.margin, *(found[part.what] for found in by_name if part.what in found)]
-            luck = float(np.std(margins, ddof=1)) if len(margins) > 1 else 0.0
-            judged.append(replace(part, error=math.hypot(part.error, luck)))
+        for part in question.parts(first):
+            margins = [found[part.what] for found in by_training if part.what in found]
+            judged.append(with_luck(part, np.array(margins)))
         if judged:
             claims.append(
                 Claim(
@@ -78,6 +83,17 @@ def judge(questions: Sequence[Question], trainings: Sequence[Evidence]) -> list[
                 )
             )
     return claims
+
+
+def with_luck(part: Part, margins: Float[np.ndarray, " T"]) -> Part:
+    """The part's margin moved to the mean over trainings, its error widened by their scatter."""
+    number = len(margins)
+    if number < 2:
+        return part
+    wide = float(student.ppf(0.975, number - 1)) / CERTAIN
+    luck = wide * float(np.std(margins, ddof=1)) / math.sqrt(number)
+    margin = part.margin + float(margins.mean() - margins[0])
+    return replace(part, margin=margin, error=math.hypot(part.error, luck))
 
 
 def places(evidence: Evidence) -> Iterator[tuple[float, str, str, str]]:

@@ -38,9 +38,8 @@ def _misleading(evidence: Evidence) -> Parts:
 
 
 def _share(where: xr.DataArray) -> Number:
-    """Of points, with the error of a share."""
-    share, number = float(where.mean()), where.size
-    return Number(share, math.sqrt(max(share * (1 - share), 1 / number) / number))
+    """Of points: those of one network, so that only other trainings can say how sure it is."""
+    return Number(float(where.mean()))
 
 
 def _everywhere(evidence: Evidence) -> Parts:
@@ -55,8 +54,9 @@ def _everywhere(evidence: Evidence) -> Parts:
 
 def _at_two_values(evidence: Evidence) -> Parts:
     parameter = evidence.study.noise_floor
-    if not parameter or len(evidence.known(names.GT, evidence.fitted)) < 2:
+    if len(evidence.known(names.GT, evidence.fitted)) < 2 or not _two_values_of(evidence):
         return
+    assert parameter is not None  # one that the grid has values of
     difference = pointwise(evidence, "bias", parameter)
     for index, sign, words in ((1, 1, "higher"), (-2, -1, "lower")):
         here = difference.isel({parameter: index})
@@ -67,10 +67,16 @@ def _at_two_values(evidence: Evidence) -> Parts:
         yield Part(what, f"at {share.value:.1%}", margin.value, margin.error)
 
 
+def _two_values_of(evidence: Evidence) -> bool:
+    """Whether the grid has a low and a high value of the parameter, as in figure 12."""
+    parameter = evidence.study.noise_floor
+    return parameter in evidence.study.free and len(evidence.study.grid.axes[parameter]) >= 4
+
+
 def _two_regions(evidence: Evidence) -> Parts:
     parameter = evidence.study.noise_floor
     others = [name for name in evidence.study.free if name != parameter]
-    if parameter != "D_slow" or others != ["f", "D_fast"]:
+    if parameter != "D_slow" or others != ["f", "D_fast"] or not _two_values_of(evidence):
         return
     if len(evidence.known(names.GT, evidence.fitted)) < 2:
         return
@@ -95,7 +101,7 @@ def _mean_where(values: xr.DataArray, chosen: xr.DataArray) -> Number:
     number = int(found.count())
     if number < 2:
         return Number(math.nan, math.nan)
-    return Number(float(found.mean()), float(found.std()) / math.sqrt(number))
+    return Number(float(found.mean()))
 
 
 QUESTIONS = (
