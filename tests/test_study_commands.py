@@ -135,11 +135,11 @@ def test_repeats_that_are_not_there(folder):
     assert not (folder / "out").exists()
 
 
-def test_another_study_in_the_folder_is_named(folder):
-    (folder / "out").mkdir()
-    (folder / "out" / "study.toml").write_text("other")
-    (folder / "t2.toml").write_text(T2)
-    assert "holds another study" in complaint("study", "run", "t2.toml", "out")
+def test_a_persons_own_study_is_not_written_over(folder):
+    (folder / "study.toml").write_text(T2)
+    words = complaint("study", "run", "study.toml", ".", "--overwrite")
+    assert "study.toml: is not of a study of labelwise, and would be replaced" in words
+    assert (folder / "study.toml").read_text() == T2
 
 
 def test_the_seed_and_the_number_of_trainings_can_be_chosen(folder):

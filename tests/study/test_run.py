@@ -95,7 +95,7 @@ def test_the_files_of_others_are_not_replaced(tmp_path):
 def test_a_study_that_failed_leaves_its_folder_to_another(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "study.toml").write_text("one that never ended")
+    (folder / "study.toml").write_text(f"{run.MARK}one that never ended")
     small = {"labels": ("mle-rician",), "trainings": 1, "own_weight": 0, "absolute_loss": False}
     found = run_study(tiny(**small), folder)
     assert "spread" not in {claim.key for claim in found.claims}  # nothing was taught the truth

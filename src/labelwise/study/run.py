@@ -41,6 +41,8 @@ from labelwise.study.taught import Network, train_all
 from labelwise.teach import Tell
 from labelwise.trained import TrainedNetwork
 
+MARK = "# As labelwise ran it; copy it to change it.\n"
+"""The first line of our `study.toml`, which tells it from a person's own."""
 REPORT, RECORD, DESCRIPTION = "report.html", "claims.json", "study.toml"
 
 
@@ -89,7 +91,7 @@ def run_study(
     """
     begin = time.perf_counter()
     tell = tell or (lambda what, done, total, words: None)
-    text = to_toml(study)
+    text = MARK + to_toml(study)
     _check(study, scan)
     _make(folder, text, overwrite)
     with opened(folder / "stages", tell) as stages:
@@ -180,19 +182,19 @@ def _check(study: Study, scan: Scan | None) -> None:
 def _make(folder: Path, text: str, overwrite: bool) -> None:
     """Make the folder, unless it holds something else; leave nothing of another study in it."""
     known = folder / DESCRIPTION
-    done = (folder / REPORT).exists()
-    if known.exists():
-        ours = known.read_text(encoding="utf-8") == text
-        if done and not ours and not overwrite:
+    there = known.read_text(encoding="utf-8") if known.is_file() else ""
+    if there.startswith(MARK):
+        same, done = there == text, (folder / REPORT).exists()
+        if done and not same and not overwrite:
             raise FileExistsError(
                 f"{folder}: holds another study ({DESCRIPTION} differs); choose another folder, or "
                 "replace its report (--overwrite)"
             )
-        if not ours:
+        if not same:
             for name in ("figures", "networks"):
                 shutil.rmtree(folder / name, ignore_errors=True)
     else:
-        names = (REPORT, RECORD, "figures", "networks", "phantom")
+        names = (DESCRIPTION, REPORT, RECORD, "figures", "networks", "phantom", "stages")
         foreign = [name for name in names if (folder / name).exists()]
         if foreign:
             raise FileExistsError(
