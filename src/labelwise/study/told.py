@@ -116,8 +116,8 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
         Table(
             "networks",
             "Table 1. Networks",
-            f"The last two columns: for SNR {level}. Usable: labels not left out (on a bound, or "
-            "failed). Best epoch: the one with the smallest validation loss, whose weights stay.",
+            f"The last two columns: for SNR {level}. Usable: labels that were learnt from. "
+            "Best epoch: the one with the smallest validation loss, whose weights stay.",
             (
                 *("Network", "Loss space", "Label", "Label noise model"),
                 *("Usable", "Best epoch"),

@@ -124,7 +124,7 @@ QUESTIONS = (
         "",
         "An absolute loss is better than the squared one: lower bias, spread and RMSE, more bits.",
         _absolute,
-        "Not a claim of anybody: a list of what the loss changes.",
+        "Nobody claims this; it lists what the loss changes.",
     ),
     Question(
         "dial",
