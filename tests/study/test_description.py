@@ -102,7 +102,7 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         (T2 + "[networks]\nnormalise = 'no'", "normalise must be true or false, got 'no'"),
         (T2 + "[training]\ntrainings = 1.5", "trainings must be a whole number"),
         (T2 + "[networks]\nlabels = [1]", "labels has an entry of another kind"),
-        (T2 + "[networks]\non_bound = 'dorp'", "expected 'drop' or 'keep'"),
+        (T2 + "[networks]\non_bound = 'lose'", "expected 'drop' or 'keep'"),
         (T2 + "[grid]\nfixed = { S0 = 1.0, T2 = 50.0 }", "at least one parameter"),
         (T2.replace("snr = 50", "snr = [20, 20.0]"), "given twice"),
         (T2.replace("snr = 50", "snr = '50'"), "snr must be a number"),
