@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 
 from labelwise.study import names, run
 from labelwise.study.description import read_study
 from labelwise.study.run import run_study
+from labelwise.study.stages import opened
 from labelwise.trained import load
 from study.conftest import tiny
 
@@ -83,6 +85,21 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
 def test_another_study_is_not_overwritten(outcome):
     with pytest.raises(FileExistsError, match="holds another study"):
         run_study(tiny(seed=5), outcome.folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")
+def test_a_running_study_loses_nothing_to_another(tmp_path):
+    """Once its figures were cleared before the lock was asked for."""
+    (tmp_path / "study.toml").write_text(f"{run.MARK}the one that runs")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figure_02.png").write_text("its figure")
+    with (
+        opened(tmp_path / "stages", lambda *words: None),
+        pytest.raises(FileExistsError, match="another study is running"),
+    ):
+        run_study(tiny(), tmp_path)
+    assert (tmp_path / "figures" / "figure_02.png").exists()
+    assert "the one that runs" in (tmp_path / "study.toml").read_text()
 
 
 def test_the_files_of_others_are_not_replaced(tmp_path):

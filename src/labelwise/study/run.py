@@ -95,6 +95,7 @@ def run_study(
     _check(study, scan)
     _make(folder, text, overwrite)
     with opened(folder / "stages", tell) as stages:
+        _clear(folder, text)  # now that no other run is using the folder
         write_whole(folder / DESCRIPTION, text.encode())
         if scan is None and study.phantom:
             scan = phantom(study, folder / "phantom")
@@ -180,7 +181,7 @@ def _check(study: Study, scan: Scan | None) -> None:
 
 
 def _make(folder: Path, text: str, overwrite: bool) -> None:
-    """Make the folder, unless it holds something else; leave nothing of another study in it."""
+    """Make the folder, unless it holds something else."""
     known = folder / DESCRIPTION
     there = known.read_text(encoding="utf-8") if known.is_file() else ""
     if there.startswith(MARK):
@@ -190,11 +191,8 @@ def _make(folder: Path, text: str, overwrite: bool) -> None:
                 f"{folder}: holds another study ({DESCRIPTION} differs); choose another folder, or "
                 "replace its report (--overwrite)"
             )
-        if not same:
-            for name in ("figures", "networks"):
-                shutil.rmtree(folder / name, ignore_errors=True)
     else:
-        names = (DESCRIPTION, REPORT, RECORD, "figures", "networks", "phantom", "stages")
+        names = (DESCRIPTION, REPORT, RECORD, "figures", "networks", "phantom")
         foreign = [name for name in names if (folder / name).exists()]
         if foreign:
             raise FileExistsError(
@@ -202,6 +200,14 @@ def _make(folder: Path, text: str, overwrite: bool) -> None:
                 "choose another folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _clear(folder: Path, text: str) -> None:
+    """Leave nothing of another study in our folder but its stages."""
+    there = folder / DESCRIPTION
+    if there.exists() and there.read_text(encoding="utf-8") != text:
+        for name in ("figures", "networks"):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _save(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
