@@ -14,7 +14,7 @@ from labelwise.label_cache import cached
 from labelwise.labels import MLE, GroundTruth
 from labelwise.priors import Uniform
 from labelwise.simulate import simulate
-from labelwise.types import Status, Voxels
+from labelwise.types import InputError, Status, Voxels
 
 MODEL = IVIM([0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
 VOXELS = simulate(MODEL, Rician(), Uniform.paper(), 1 / 15, 200, jax.random.key(2))
@@ -211,5 +211,5 @@ def test_an_error_of_the_source_is_the_callers(tmp_path):
 
 @pytest.mark.parametrize("key", [{"a": np.ones(2)}, {"a": {1, 2}}, {"a": float("nan")}])
 def test_a_key_that_is_no_json_is_refused(tmp_path, source, key):
-    with pytest.raises(TypeError, match="cached labels: expected JSON data"):
+    with pytest.raises(InputError, match="cached labels: expected JSON data"):
         cached(source, VOXELS, tmp_path, key)

@@ -22,7 +22,7 @@ from labelwise.labels import (
 )
 from labelwise.priors import Uniform
 from labelwise.simulate import simulate
-from labelwise.types import Estimate, Parameter, Status, Voxels
+from labelwise.types import Estimate, InputError, Parameter, Status, Voxels
 
 B = [0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]
 MODEL = IVIM(B)
@@ -155,7 +155,7 @@ def test_wrong_options_are_refused():
         MLE(MODEL, Rician(), bounds={"D": (0, 1)})
     with pytest.raises(ValueError, match="on_bound: expected 'drop' or 'keep'"):
         usable(GroundTruth()(VOXELS), on_bound="maybe")
-    with pytest.raises(TypeError, match="description: expected JSON data"):
+    with pytest.raises(InputError, match="description: expected JSON data"):
         FromEstimator(MaximumLikelihood(MODEL, Rician()), {"net": np.ones(2)})
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from labelwise import IVIM, T2EPG, Parameter, SelfStarting, SignalModel, per_measurement
 from labelwise.testing import check_signal_model
+from labelwise.types import InputError
 
 B = [0.0, 0.3, 0.7, 1.0]
 S0 = Parameter("S0", "a.u.", (0, np.inf))
@@ -246,7 +247,7 @@ def test_everything_wrong_is_in_one_error():
 
 @pytest.mark.parametrize("model", [IVIM, T2EPG, "ivim", None], ids=str)
 def test_refuses_what_is_no_model(model):
-    with pytest.raises(TypeError, match="expected a signal model with its acquisition"):
+    with pytest.raises(InputError, match="expected a signal model with its acquisition"):
         check_signal_model(model)
 
 

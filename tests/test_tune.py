@@ -21,6 +21,7 @@ from labelwise.teach import teach
 from labelwise.tissues import Normal, Tissue
 from labelwise.trained import Blend
 from labelwise.tune import Curve, Detection, Rmse, tune
+from labelwise.types import InputError
 
 B = np.array([0.0, 0.0, 0.2, 0.5, 1.0])
 MODEL, NOISE, SIGMA = ADC(B), Rician(), 1 / 15
@@ -379,7 +380,7 @@ def test_other_arguments_are_checked(random_dial):
         tuned(random_dial, RISE, points=1)
     with pytest.raises(ValueError, match="at least 100"):
         tuned(random_dial, RISE, voxels=99)
-    with pytest.raises(TypeError, match="expected a Blend of two networks"):
+    with pytest.raises(InputError, match="expected a Blend of two networks"):
         tuned(random_dial.gt, RISE)
     with pytest.raises(ValueError, match="trained for another acquisition"):
         tune(random_dial, RISE, ADC(B[:4]), NOISE, SIGMA)

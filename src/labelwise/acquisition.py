@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from labelwise.types import InputError
+
 # At the border: the unit, and between what the largest of an acquisition's values should lie.
 _PLAUSIBLE = {
     "b": ("s/mm²", 20.0, 30_000.0),
@@ -33,7 +35,7 @@ def read_bvals(path: str | Path) -> Float[np.ndarray, " M"]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it holds anything but non-negative numbers in one row or one column.
+        InputError: if it holds anything but non-negative numbers in one row or one column.
 
     Warns:
         UserWarning: if the largest is below 20 or above 30000 s/mm²: the unit may be another.
@@ -49,7 +51,7 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
         name: `"te"` or `"ti"`, for messages and for what is plausible.
 
     Raises:
-        ValueError: if `text` is neither, or a time is negative or not finite.
+        InputError: if `text` is neither, or a time is negative or not finite.
 
     Warns:
         UserWarning: if the magnitude suggests another unit.
@@ -63,7 +65,7 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
     except ValueError:
         if Path(text).is_file():
             return checked(name, _read_numbers(Path(text)), text)
-        raise ValueError(
+        raise InputError(
             f"{name}: expected times in ms such as '10,20,30', or an existing text file of them, "
             f"got {text!r}"
         ) from None
@@ -84,7 +86,7 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is neither, or a column is not one finite number per measurement.
+        InputError: if it is neither, or a column is not one finite number per measurement.
 
     Warns:
         UserWarning: if the magnitude of `b`, `te` or `ti` suggests another unit.
@@ -92,18 +94,18 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
     path = Path(path)
     readers = {".json": _json_columns, ".tsv": _tsv_columns}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: expected a .json or .tsv table of the acquisition")
+        raise InputError(f"{path}: expected a .json or .tsv table of the acquisition")
     columns = readers[path.suffix.lower()](path)
     lengths = {name: len(entries) for name, entries in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{path}: its columns differ in length: {lengths}")
+        raise InputError(f"{path}: its columns differ in length: {lengths}")
     table = {
         name: checked(name, [_number(entry, f"{path}, column {name}") for entry in entries], path)
         for name, entries in columns.items()
         if name in _PLAUSIBLE or not all(_is_word(entry) for entry in entries)
     }
     if not table:
-        raise ValueError(f"{path}: it has no column of numbers")
+        raise InputError(f"{path}: it has no column of numbers")
     return table
 
 
@@ -177,14 +179,14 @@ def average(
         how: `"geometric"` or `"arithmetic"`.
 
     Raises:
-        ValueError: if `how` is neither.
+        InputError: if `how` is neither.
 
     Example:
         >>> average(np.array([[1.0, 4.0, 9.0]]), [np.array([0, 1]), np.array([2])], "geometric")
         array([[2., 9.]])
     """
     if how not in ("geometric", "arithmetic"):
-        raise ValueError(f"average: expected 'geometric' or 'arithmetic', got {how!r}")
+        raise InputError(f"average: expected 'geometric' or 'arithmetic', got {how!r}")
     out = np.empty((len(signal), len(groups)), signal.dtype)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for column, group in enumerate(groups):
@@ -236,18 +238,18 @@ def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarra
         source: where they come from, for messages.
 
     Raises:
-        ValueError: if there is none, or one is not finite or negative.
+        InputError: if there is none, or one is not finite or negative.
     """
     array = np.array(values, dtype=float)
     if not array.size:
-        raise ValueError(f"{name}: {source} is empty; expected one value per measurement")
+        raise InputError(f"{name}: {source} is empty; expected one value per measurement")
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name}: {source} has NaN or infinite values")
+        raise InputError(f"{name}: {source} has NaN or infinite values")
     if name not in _PLAUSIBLE:
         return array
     unit, lowest, highest = _PLAUSIBLE[name]
     if array.min() < 0:
-        raise ValueError(f"{name}: expected values >= 0 {unit}, got {array.min():g} in {source}")
+        raise InputError(f"{name}: expected values >= 0 {unit}, got {array.min():g} in {source}")
     if not lowest <= array.max() <= highest:
         warnings.warn(
             f"{name}: the largest value in {source} is {array.max():g}, expected {lowest:g} to "
@@ -261,7 +263,7 @@ def _read_numbers(path: Path) -> list[float]:
     """The numbers of a text file that holds one row or one column of them."""
     lines = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()]
     if len(lines) > 1 and max(len(line) for line in lines) > 1:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected one row or one column of numbers, got {len(lines)} rows of "
             f"{len(lines[0])} (a .bvec file?)"
         )
@@ -272,7 +274,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a text file, got binary data") from error
+        raise InputError(f"{path}: expected a text file, got binary data") from error
 
 
 def _number(entry: object, where: object) -> float:
@@ -281,7 +283,7 @@ def _number(entry: object, where: object) -> float:
             return float(entry)
         except (ValueError, OverflowError):
             pass
-    raise ValueError(f"{where}: expected numbers, got {entry!r}")
+    raise InputError(f"{where}: expected numbers, got {entry!r}")
 
 
 def _is_word(entry: object) -> bool:
@@ -296,9 +298,9 @@ def _json_columns(path: Path) -> dict[str, list]:
     try:
         table = json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
+        raise InputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(table, dict) or not all(isinstance(v, list) for v in table.values()):
-        raise ValueError(f"{path}: expected an object of lists, such as {{'te': [10, 20, 30]}}")
+        raise InputError(f"{path}: expected an object of lists, such as {{'te': [10, 20, 30]}}")
     return table
 
 
@@ -309,10 +311,10 @@ def _tsv_columns(path: Path) -> dict[str, list]:
         if any(entry.strip() for entry in row)
     ] or [[]]
     if len(set(header)) < len(header) or not all(header):
-        raise ValueError(f"{path}: expected distinct column names in its first line, got {header}")
+        raise InputError(f"{path}: expected distinct column names in its first line, got {header}")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
-            raise ValueError(
+            raise InputError(
                 f"{path}: line {number} has {len(row)} entries, the header names {len(header)}"
             )
     return {name: [row[column] for row in rows] for column, name in enumerate(header)}

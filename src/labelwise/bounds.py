@@ -11,6 +11,7 @@ from jaxtyping import Float
 from labelwise.models import SignalModel
 from labelwise.models.base import detached
 from labelwise.noise import NoiseModel
+from labelwise.types import InputError
 
 
 def cramer_rao(
@@ -36,7 +37,7 @@ def cramer_rao(
         is not a usable number.
 
     Raises:
-        ValueError: if `params` or `sigma` has another shape.
+        InputError: if `params` or `sigma` has another shape.
 
     Source: Karlsen, Verhagen & Bovée 1999,
     doi:10.1002/(SICI)1522-2594(199903)41:3<614::AID-MRM26>3.0.CO;2-1.
@@ -136,7 +137,7 @@ def _checked(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.n
     params = np.asarray(params, dtype=np.float64)
     names = [parameter.name for parameter in model.parameters]
     if params.ndim != 2 or params.shape[1] != len(names):
-        raise ValueError(
+        raise InputError(
             f"params: expected shape (N, {len(names)}), one column for each of {', '.join(names)}, "
             f"got {params.shape}"
         )
@@ -152,7 +153,7 @@ def _per_measurement(
         size not in (1, full) for size, full in zip(column.shape, shape, strict=False)
     ):
         voxels, measurements = shape
-        raise ValueError(
+        raise InputError(
             f"sigma: expected a number or shape ({voxels},), ({voxels}, {measurements}) or "
             f"(1, {measurements}), got {level.shape}"
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from labelwise.files import read_arrays, write_arrays
+from labelwise.types import InputError
 
 State = TypeVar("State")
 
@@ -49,19 +50,19 @@ def load_checkpoint(
         The states, the losses, and how many epochs are done.
 
     Raises:
-        ValueError: if the file is damaged or belongs to another training.
+        InputError: if the file is damaged or belongs to another training.
     """
     leaves, structure = jax.tree.flatten(like)
     try:
         arrays, said = read_arrays(path)
     except (ValueError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: this checkpoint is damaged ({error}); delete it to train from the beginning"
         ) from error
     expected = {**{str(i): leaf for i, leaf in enumerate(leaves)}, "history": history}
     fits = {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in expected.items()}
     if not fits or said.get("fingerprint") != fingerprint:
-        raise ValueError(
+        raise InputError(
             f"{path}: this checkpoint is of another training (other data, labels, network, recipe "
             "or seed); delete it to train from the beginning, or train with the settings it had"
         )

@@ -19,6 +19,7 @@ from labelwise.priors import Uniform
 from labelwise.request import MapRequest
 from labelwise.summary import NetworkUse
 from labelwise.trained import Blend, TrainedNetwork, load
+from labelwise.types import InputError
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
 
@@ -32,7 +33,7 @@ def find_network(request: MapRequest, cache: Path | None) -> Source:
 
     Raises:
         FileNotFoundError: if there is no such network file.
-        ValueError: if the network was trained for another acquisition, model or noise, has no
+        InputError: if the network was trained for another acquisition, model or noise, has no
             alpha, or a range is none.
     """
     return _from_file(request, request.net) if request.net else _trained_now(request, cache)
@@ -43,10 +44,10 @@ def model_of(path: Path | None) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there is no file to tell, or its model is not one that has a name.
+        InputError: if there is no file to tell, or its model is not one that has a name.
     """
     if path is None:
-        raise ValueError(
+        raise InputError(
             "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
         )
     return name_of(load(path).card["model"]["class"], path)
@@ -58,7 +59,7 @@ def _from_file(request: MapRequest, path: Path) -> Source:
     network.check_acquisition(request.acquisition)
     if request.alpha is not None:
         if isinstance(network, TrainedNetwork):
-            raise ValueError(
+            raise InputError(
                 f"alpha: {path.name} holds a single network, taught one kind of label, so there is "
                 "nothing to choose between; leave --alpha out"
             )
@@ -68,7 +69,7 @@ def _from_file(request: MapRequest, path: Path) -> Source:
         use = _use(network, "file", path, {}, signal, sigma)
         (low, high), (least, most) = use.trained, use.image
         if not network.card["normalised"] and (most < low / 2 or least > high * 2):
-            raise ValueError(
+            raise InputError(
                 f"{path}: was trained with --absolute, for sigma {low:.3g} to {high:.3g} and "
                 f"signals of that unit, but sigma is {least:.3g} to {most:.3g} here; bring the "
                 "images to that unit, or train without --absolute"
@@ -83,7 +84,7 @@ def _trained_now(request: MapRequest, cache: Path | None) -> Source:
 
     def source(signal, sigma, tell: Progress) -> tuple[Network, NetworkUse]:
         if not len(signal):
-            raise ValueError(
+            raise InputError(
                 f"{request.image}: no voxel inside the mask can be used, so there is no noise "
                 "level to train a network for"
             )
@@ -141,7 +142,7 @@ def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
     ours, theirs = describe_model(request.model), card["model"]
     for what in ("class", "constants"):
         if ours[what] != theirs[what]:
-            raise ValueError(
+            raise InputError(
                 f"{path}: was trained for the model {theirs['class']} {theirs['constants'] or ''}, "
                 f"not for {ours['class']} {ours['constants'] or ''}; choose that --model, or "
                 "another network"
@@ -154,7 +155,7 @@ def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
         )
     noise = type(request.noise).__name__
     if card["noise"] != noise:
-        raise ValueError(
+        raise InputError(
             f"{path}: was trained for {card['noise']} noise, not for {noise}; give --noise "
             f"{card['noise'].lower()}, or another network"
         )

@@ -10,8 +10,12 @@ import json
 import math
 import os
 import shlex
+import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +34,7 @@ from labelwise.terminal import (
     stderr,
     stdout,
 )
+from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.summary import Report
@@ -47,16 +52,48 @@ class _Commands(TyperGroup):
         return context
 
     def invoke(self, ctx):
+        with notes():
+            return super().invoke(ctx)
+
+    def main(
+        self,
+        args=None,
+        prog_name=None,
+        complete_var=None,
+        standalone_mode=True,
+        windows_expand_args=True,
+        **extra,
+    ):
+        """Run the command line; typer itself ends with a status for what it knows."""
+
+        def run():
+            rest = (complete_var, standalone_mode, windows_expand_args)
+            return super(_Commands, self).main(args, prog_name, *rest, **extra)
+
+        if not standalone_mode or os.environ.get("LABELWISE_DEBUG") == "1":
+            return run()
         try:
-            with notes():
-                return super().invoke(ctx)
-        except BrokenPipeError:  # the reader of our output left; typer ends quietly
-            raise
-        except (ValueError, TypeError, OSError) as error:
-            if os.environ.get("LABELWISE_DEBUG") == "1":
-                raise
+            return run()
+        except (InputError, OSError) as error:
             stderr().print(f"labelwise: {sentence(error)}")
-            raise typer.Exit(2) from error
+            sys.exit(2)
+        except Exception as error:
+            command = shlex.join(["labelwise", *(sys.argv[1:] if args is None else args)])
+            stderr().print(f"labelwise: {_bug(error, command)}")
+            sys.exit(1)
+
+
+def _bug(error: Exception, command: str) -> str:
+    """What is said of an error that nobody foresaw, whose traceback is saved for a report."""
+    said = f"a bug in labelwise ({type(error).__name__}: {sentence(error)}); please report it"
+    text = f"{command}\nlabelwise {version('labelwise')}\n\n{traceback.format_exc()}"
+    try:
+        handle, path = tempfile.mkstemp(prefix="labelwise-traceback-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return f"{said}; its traceback could not be saved, LABELWISE_DEBUG=1 shows it"
+    return f"{said}; the traceback is in {path}, and LABELWISE_DEBUG=1 shows it at once"
 
 
 app = typer.Typer(
@@ -77,8 +114,6 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
         typer.echo(f"labelwise {version('labelwise')}")
         raise typer.Exit
 

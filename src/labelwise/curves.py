@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from labelwise.evaluate import marginal
 from labelwise.figures import in_unit, symbol
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
 """The rows of a figure: the variable of an evaluation, and what it is called."""
@@ -73,7 +73,7 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
         The figure; save it with `figure.savefig(path)`.
 
     Raises:
-        ValueError: if no parameter has more than one value.
+        InputError: if no parameter has more than one value.
 
     Source: the layout of figures 2 and 3 of Epstein et al. 2024,
     doi:10.59275/j.melba.2024-geb5.
@@ -92,7 +92,7 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
     """
     shown = [parameter for parameter in parameters if dataset.sizes.get(parameter.name, 0) > 1]
     if not shown:
-        raise ValueError("parameters: none has more than one value to draw a curve through")
+        raise InputError("parameters: none has more than one value to draw a curve through")
     names = [str(name) for name in dataset.estimator.values]
     styles = styles_of(names)
     figure, grid = sheet(len(QUANTITIES), len(shown), title, names)

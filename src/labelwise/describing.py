@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from labelwise.models.base import SignalModel, acquisition_names, within
+from labelwise.types import InputError
 
 
 def describe_model(model: SignalModel) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def canonical(data: Any, what: str) -> str:
     try:
         return json.dumps(data, sort_keys=True, allow_nan=False, default=_mapping)
     except (TypeError, ValueError) as error:
-        raise TypeError(
+        raise InputError(
             f"{what}: expected JSON data (finite numbers, text, lists, dicts), but {error}"
         ) from error
 
@@ -116,7 +117,7 @@ def canonical(data: Any, what: str) -> str:
 def _mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{value!r} is not")
+    raise InputError(f"{value!r} is not")
 
 
 @cache

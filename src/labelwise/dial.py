@@ -18,6 +18,7 @@ from labelwise.recipe import Recipe
 from labelwise.reference import reference_measurements, typical_signals
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, load
+from labelwise.types import InputError
 
 _LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network
 _LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: beyond, there is nothing to learn
@@ -39,13 +40,13 @@ def noise_levels(
         sigma: noise of one channel in its unit: a number or (N,).
 
     Raises:
-        ValueError: if no voxel has a signal, or no parameter of the model scales it.
+        InputError: if no voxel has a signal, or no parameter of the model scales it.
     """
     mean = np.asarray(signal, float)[:, _reference_of(model)].mean(axis=1)
     ratio = np.broadcast_to(np.asarray(sigma, float), len(mean))
     good = np.isfinite(mean) & (mean > 0) & np.isfinite(ratio) & (ratio > 0)
     if not good.any():
-        raise ValueError("noise levels: no voxel has a finite signal and a positive sigma")
+        raise InputError("noise levels: no voxel has a finite signal and a positive sigma")
     low, high = np.clip(np.percentile(ratio[good] / mean[good], [2, 98]), *_LEVEL_LIMITS)
     steps = np.log([low, high]) / np.log(_LEVEL_STEP)
     first = np.floor(steps[0])
@@ -71,7 +72,7 @@ def dial_lesson(
         seed: of everything random.
 
     Raises:
-        ValueError: if no parameter of the model scales the signal.
+        InputError: if no parameter of the model scales the signal.
     """
     prior = prior or Uniform.typical(model)
     reference = _reference_of(model)
@@ -119,7 +120,7 @@ def dial(
     if path is not None and path.exists():
         try:
             found = load(path)
-        except ValueError:
+        except InputError:
             found = None  # damaged: train it anew
         if isinstance(found, Blend):
             seconds = {"load": time.perf_counter() - begin}
@@ -140,7 +141,7 @@ def dial(
 def _reference_of(model: SignalModel) -> list[int]:
     reference = reference_measurements(model)
     if not reference:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__}: no parameter scales the whole signal, so there is no level "
             "of noise relative to it; train a network with `labelwise train --sigma`"
         )

@@ -23,6 +23,7 @@ import numpy as np
 
 import labelwise.models
 from labelwise.models import SignalModel
+from labelwise.types import InputError
 
 ENTRY_POINT_GROUP = "labelwise.models"
 
@@ -31,7 +32,7 @@ def available_models() -> dict[str, type[SignalModel]]:
     """Every model that has a name, built-in ones first; a built-in name cannot be taken over.
 
     Raises:
-        ValueError: if an installed plug-in cannot be loaded, or is no signal model.
+        InputError: if an installed plug-in cannot be loaded, or is no signal model.
 
     Example:
         >>> sorted(available_models())[:3]
@@ -50,9 +51,9 @@ def find_model(name: str) -> type[SignalModel]:
             file, which is run) or the name of an installed entry point.
 
     Raises:
-        ValueError: if there is no such model, or its file is broken.
+        InputError: if there is no such model, or its file is broken.
         FileNotFoundError: if there is no such file.
-        TypeError: if what was found is no signal model.
+        InputError: if what was found is no signal model.
 
     Example:
         >>> find_model("ivim").__name__
@@ -69,7 +70,7 @@ def find_model(name: str) -> type[SignalModel]:
     known = [*built_in, *sorted(points.keys() - built_in.keys())]
     close = difflib.get_close_matches(name.lower(), known, n=1)
     suggestion = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(
+    raise InputError(
         f"model {name!r}: {suggestion}Known are {', '.join(known)}; your own is FILE.py:Class"
     )
 
@@ -82,12 +83,12 @@ def name_of(class_name: str, path: Path) -> str:
         path: the network's file, for the message.
 
     Raises:
-        ValueError: if there is none: it is a user's own.
+        InputError: if there is none: it is a user's own.
     """
     for name, kind in available_models().items():
         if kind.__qualname__ == class_name:
             return name
-    raise ValueError(
+    raise InputError(
         f"{path}: was trained for the model {class_name}, which has no name here; give --model "
         f"FILE.py:{class_name}"
     )
@@ -102,12 +103,12 @@ def rebuild(said: Mapping[str, Any], kind: type[SignalModel] | None, path: Path)
         path: the network's file, for the message.
 
     Raises:
-        ValueError: if it is another class, or one without a name and not given.
+        InputError: if it is another class, or one without a name and not given.
     """
     if kind is None:
         kind = available_models()[name_of(said["class"], path)]
     elif kind.__qualname__ != said["class"]:
-        raise ValueError(
+        raise InputError(
             f"{path}: was trained for the model {said['class']}, not for {kind.__qualname__}"
         )
     settings = {name: np.array(values) for name, values in said["acquisition"].items()}
@@ -144,9 +145,13 @@ def _missing(model: type[SignalModel]) -> list[str]:
 
 def _checked(value: object, name: str) -> type[SignalModel]:
     if not _is_model(value):
-        raise TypeError(f"{name}: expected a subclass of labelwise.SignalModel, got {_kind(value)}")
+        raise InputError(
+            f"{name}: expected a subclass of labelwise.SignalModel, got {_kind(value)}"
+        )
     if missing := _missing(value):
-        raise TypeError(f"{name}: an unfinished signal model, define {' and '.join(missing)} in it")
+        raise InputError(
+            f"{name}: an unfinished signal model, define {' and '.join(missing)} in it"
+        )
     return value
 
 
@@ -163,7 +168,7 @@ def _load_entry_point(point: EntryPoint) -> type[SignalModel]:
     try:
         value = point.load()
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"{name}: cannot be imported, {type(error).__name__}: {error}; repair or uninstall it"
         ) from error
     return _checked(value, name)
@@ -179,9 +184,9 @@ def _model_from_file(name: str) -> type[SignalModel]:
     models = [model.__name__ for model in _models_in(module)]
     has = f"it has {', '.join(models)}" if models else "it defines no signal model"
     if not class_name:
-        raise ValueError(f"{path}: say which class to use, {path}:CLASS; {has}")
+        raise InputError(f"{path}: say which class to use, {path}:CLASS; {has}")
     if not hasattr(module, class_name):
-        raise ValueError(f"{name}: no class {class_name!r} in {path}; {has}")
+        raise InputError(f"{name}: no class {class_name!r} in {path}; {has}")
     return _checked(getattr(module, class_name), name)
 
 
@@ -192,7 +197,7 @@ def _run(path: Path) -> ModuleType:
     module_name = f"labelwise_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"model file {path}: not a Python file")
+        raise InputError(f"model file {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # where dataclasses look up the annotations of a class
     try:
@@ -200,7 +205,7 @@ def _run(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise ValueError(
+        raise InputError(
             f"model file {path}, line {_line(error, path)}: {type(error).__name__}: "
             f"{_message(error)}"
         ) from error

@@ -24,7 +24,7 @@ from labelwise.information import mutual_information, quantile_edges, retained_i
 from labelwise.models import SignalModel
 from labelwise.noise import NoiseModel
 from labelwise.priors import Grid
-from labelwise.types import Estimate, Estimator, LabelSource, Voxels
+from labelwise.types import Estimate, Estimator, InputError, LabelSource, Voxels
 
 _BINS = 200  # of the estimates, for mutual information; a coarser one blurs what is well separated
 _PILOT = 20_000  # signals that the edges of the bins come from
@@ -79,7 +79,7 @@ def evaluate(
           values that the parameter has; see `labelwise.information.mutual_information`
 
     Raises:
-        ValueError: if there is nothing to do, if a name is used twice, or if grid, estimators and
+        InputError: if there is nothing to do, if a name is used twice, or if grid, estimators and
             model are not about the same parameters.
 
     Source: Epstein et al. 2024, sections 3.5 and 3.6, doi:10.59275/j.melba.2024-geb5.
@@ -173,11 +173,11 @@ def marginal(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
         means, the points' noise being independent.
 
     Raises:
-        ValueError: if the dataset has no such dimension.
+        InputError: if the dataset has no such dimension.
     """
     names = _grid_dimensions(dataset)
     if parameter not in names:
-        raise ValueError(f"parameter: the evaluation has {', '.join(names)}, got {parameter!r}")
+        raise InputError(f"parameter: the evaluation has {', '.join(names)}, got {parameter!r}")
     return _average(dataset, [name for name in names if name != parameter])
 
 
@@ -296,14 +296,14 @@ Source = Callable[[Voxels], Estimate]
 def _sources(estimators, labels, names: tuple[str, ...], sigma: float) -> dict[str, Source]:
     """Estimators and label sources by name, as functions of the same voxels."""
     if not estimators and not labels:
-        raise ValueError("estimators: expected at least one by name, got none")
+        raise InputError("estimators: expected at least one by name, got none")
     both = sorted(set(estimators) & set(labels))
     if both:
-        raise ValueError(f"labels: {both[0]!r} is the name of an estimator too; rename one")
+        raise InputError(f"labels: {both[0]!r} is the name of an estimator too; rename one")
     for name, estimator in estimators.items():
         theirs = tuple(parameter.name for parameter in estimator.parameters)
         if theirs != names:
-            raise ValueError(
+            raise InputError(
                 f"estimators: {name!r} estimates {', '.join(theirs)}, but the model has "
                 f"{', '.join(names)}"
             )
@@ -316,14 +316,14 @@ def _sources(estimators, labels, names: tuple[str, ...], sigma: float) -> dict[s
 
 def _check(names: tuple[str, ...], grid: Grid, sigma: float, repeats: int) -> None:
     if tuple(grid.names) != names:
-        raise ValueError(
+        raise InputError(
             f"grid: has {', '.join(grid.names)}, but the model's parameters are "
             f"{', '.join(names)}, in that order"
         )
     if not (np.ndim(sigma) == 0 and np.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma: expected one positive number, got {sigma!r}")
+        raise InputError(f"sigma: expected one positive number, got {sigma!r}")
     if repeats < 2:
-        raise ValueError(f"repeats: expected at least 2, to see a spread, got {repeats}")
+        raise InputError(f"repeats: expected at least 2, to see a spread, got {repeats}")
 
 
 def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int):
@@ -331,7 +331,7 @@ def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int
     values = np.asarray(source(voxels).values, float)
     expected = (len(voxels), shape[1])
     if values.shape != expected:
-        raise ValueError(f"estimates: expected values of shape {expected}, got {values.shape}")
+        raise InputError(f"estimates: expected values of shape {expected}, got {values.shape}")
     return values.reshape(shape[0], repeats, shape[1])
 
 

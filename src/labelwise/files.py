@@ -15,6 +15,8 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from labelwise.types import InputError
+
 _ENTRY, _CHECKSUM = "labelwise", "sha256"
 
 
@@ -69,7 +71,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is damaged, or another kind of file.
+        InputError: if it is damaged, or another kind of file.
     """
     data = path.read_bytes()  # not mapped: a file truncated by others would end the process
     try:
@@ -78,11 +80,11 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = load(data)
         whole = said.pop(_CHECKSUM) == _checksum(arrays, said)
     except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no arrays of labelwise, or damaged ({error})") from error
+        raise InputError(f"{path}: no arrays of labelwise, or damaged ({error})") from error
     except (MemoryError, RecursionError, AttributeError) as error:  # what damage can ask for
-        raise ValueError(f"{path}: no arrays of labelwise, or damaged") from error
+        raise InputError(f"{path}: no arrays of labelwise, or damaged") from error
     if not whole:
-        raise ValueError(f"{path}: damaged: its checksum is another")
+        raise InputError(f"{path}: damaged: its checksum is another")
     return arrays, said
 
 

@@ -12,6 +12,7 @@ from labelwise.bounds import signals
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
 from labelwise.noise import NoiseModel
+from labelwise.types import InputError
 
 _WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
 
@@ -40,7 +41,7 @@ def goodness(
         or with a sigma that is not positive.
 
     Raises:
-        ValueError: if signal, sigma and values do not fit the model or each other.
+        InputError: if signal, sigma and values do not fit the model or each other.
 
     Example:
         >>> from labelwise import ADC, Gaussian
@@ -54,7 +55,7 @@ def goodness(
     sigma = np.asarray(sigma).reshape(-1)
     expected = (len(signal), measurements(model)), (len(signal), len(model.parameters))
     if (signal.shape, values.shape) != expected or len(sigma) not in (1, len(signal)):
-        raise ValueError(
+        raise InputError(
             f"signal, values: expected shapes {expected[0]} and {expected[1]} with one sigma or "
             f"{len(signal)}, got {signal.shape} and {values.shape} with {len(sigma)}"
         )

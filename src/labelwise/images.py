@@ -23,6 +23,8 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from labelwise.types import InputError
+
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -73,21 +75,21 @@ class Series:
             unit (`scl_slope` and `scl_inter` applied); beyond float32's range it is infinite.
 
         Raises:
-            ValueError: if the mask has another size, or a volume does not exist.
+            InputError: if the mask has another size, or a volume does not exist.
         """
         inside = np.ones(self.voxels, bool) if mask is None else np.asarray(mask, bool)
         chosen = np.arange(self.volumes) if volumes is None else np.asarray(volumes, dtype=int)
         if inside.shape != (self.voxels,):
-            raise ValueError(
+            raise InputError(
                 f"mask: expected one flag for each of the {self.voxels} voxels of {self.path}, "
                 f"got shape {inside.shape}"
             )
         if np.any((chosen < 0) | (chosen >= self.volumes)):
-            raise ValueError(
+            raise InputError(
                 f"volumes: {self.path} has volumes 0 to {self.volumes - 1}, got {chosen.tolist()}"
             )
         if size < 1:
-            raise ValueError(f"size: a block holds at least 1 voxel, got {size}")
+            raise InputError(f"size: a block holds at least 1 voxel, got {size}")
         return self._blocks(np.flatnonzero(inside), size, chosen)
 
     def _blocks(self, index, size, volumes):
@@ -125,7 +127,7 @@ def open_series(path: str | Path) -> Iterator[Series]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no NIfTI file, damaged, truncated, not 4D, or not of real numbers.
+        InputError: if it is no NIfTI file, damaged, truncated, not 4D, or not of real numbers.
 
     Example:
         >>> import tempfile
@@ -141,7 +143,7 @@ def open_series(path: str | Path) -> Iterator[Series]:
     with _open_nifti(Path(path)) as series:
         dims = series.header.get_data_shape()
         if len(dims) < 4:
-            raise ValueError(
+            raise InputError(
                 f"{path}: expected a 4D series with one volume per measurement, got a {len(dims)}D "
                 f"image of shape {dims}; join the volumes along a fourth axis first"
             )
@@ -157,12 +159,12 @@ def read_mask(path: str | Path, like: Series) -> Bool[np.ndarray, " V"]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if its shape or affine is not that of the series, or no voxel is inside.
+        InputError: if its shape or affine is not that of the series, or no voxel is inside.
     """
     values = _read_volume(Path(path), like)
     inside = np.isfinite(values) & (values != 0)
     if not inside.any():
-        raise ValueError(f"{path}: the mask is empty: none of its {inside.size} voxels is non-zero")
+        raise InputError(f"{path}: the mask is empty: none of its {inside.size} voxels is non-zero")
     return inside
 
 
@@ -177,11 +179,11 @@ def read_map(path: str | Path, like: Series) -> Float[np.ndarray, " V"]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if its shape or affine is not that of the series, or no voxel is positive.
+        InputError: if its shape or affine is not that of the series, or no voxel is positive.
     """
     values = _read_volume(Path(path), like)
     if not np.any((values > 0) & np.isfinite(values)):
-        raise ValueError(
+        raise InputError(
             f"{path}: expected positive values, none of its {values.size} voxels is "
             "positive and finite"
         )
@@ -198,15 +200,15 @@ def _read_volume(path: Path, like: Series) -> Float[np.ndarray, " V"]:
     """The values of a one-volume image, after checking that it lies on the grid of a series."""
     with _open_nifti(path) as image:
         if image.volumes != 1:
-            raise ValueError(f"{path}: expected one volume, got {image.volumes}")
+            raise InputError(f"{path}: expected one volume, got {image.volumes}")
         if image.shape != like.shape:
-            raise ValueError(
+            raise InputError(
                 f"{path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
                 "resample it onto the series"
             )
         if not np.allclose(image.affine, like.affine, atol=1e-3):
             gap = np.abs(image.affine - like.affine).max()
-            raise ValueError(
+            raise InputError(
                 f"{path}: its affine differs from that of {like.path} by up to {gap:.3g}; resample "
                 "it onto the series, or copy the geometry if only the header is wrong"
             )
@@ -219,7 +221,7 @@ def _open_nifti(path: Path) -> Iterator[Series]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     if not path.is_file():
-        raise ValueError(f"{path}: expected a NIfTI file (.nii or .nii.gz), not a folder")
+        raise InputError(f"{path}: expected a NIfTI file (.nii or .nii.gz), not a folder")
     with ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         if file.read(2) == b"\x1f\x8b":
@@ -228,9 +230,9 @@ def _open_nifti(path: Path) -> Iterator[Series]:
         header = _read_header(path, file)
         dims = header.get_data_shape()
         if not dims or min(dims) < 1:
-            raise ValueError(f"{path}: it has no voxels, its shape is {dims}")
+            raise InputError(f"{path}: it has no voxels, its shape is {dims}")
         if any(length != 1 for length in dims[4:]):
-            raise ValueError(
+            raise InputError(
                 f"{path}: expected at most 4 dimensions, got a {len(dims)}D image of shape {dims}"
             )
         x, y, z, volumes = (*dims, 1, 1, 1)[:4]
@@ -238,7 +240,7 @@ def _open_nifti(path: Path) -> Iterator[Series]:
         expected = series.voxels * volumes * header.get_data_dtype().itemsize
         present = file.seek(0, 2) - header.get_data_offset()
         if present < expected:
-            raise ValueError(
+            raise InputError(
                 f"{path}: truncated: its header promises {expected} bytes of data, "
                 f"{max(present, 0)} are there; copy or convert it again"
             )
@@ -251,11 +253,11 @@ def _decompress(path: Path, target: BinaryIO) -> None:
             shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
     except EOFError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: truncated: the compressed file ends early; copy it again"
         ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: corrupt: it does not decompress ({error}); copy it again"
         ) from error
     except OSError as error:
@@ -272,19 +274,19 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
     block = file.read(nib.Nifti2Header.sizeof_hdr)
     kinds = [k for k in (nib.Nifti1Header, nib.Nifti2Header) if k.may_contain_header(block)]
     if not kinds:
-        raise ValueError(f"{path}: not a NIfTI file (.nii or .nii.gz)")
+        raise InputError(f"{path}: not a NIfTI file (.nii or .nii.gz)")
     file.seek(0)
     try:
         header = kinds[0].from_fileobj(file)
         dtype = header.get_data_dtype()
         _scaling(header)
     except Exception as error:  # nibabel does not say which of many a damaged header raises
-        raise ValueError(f"{path}: its NIfTI header is damaged ({error})") from error
+        raise InputError(f"{path}: its NIfTI header is damaged ({error})") from error
     if bytes(header["magic"]).startswith(b"ni"):
-        raise ValueError(f"{path}: half of an .hdr/.img pair; convert it to a single .nii file")
+        raise InputError(f"{path}: half of an .hdr/.img pair; convert it to a single .nii file")
     if dtype.kind not in "iuf":
         label = header.get_value_label("datatype")
-        raise ValueError(
+        raise InputError(
             f"{path}: expected real numbers, its data type is {label}; take the magnitude"
         )
     return header

@@ -5,6 +5,7 @@ They print nothing. Everything they write is whole or not there.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -31,7 +32,7 @@ from labelwise.outputs import as_json
 from labelwise.priors import Grid
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
-from labelwise.types import Estimator, LabelSource
+from labelwise.types import Estimator, InputError, LabelSource
 
 MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise
@@ -51,7 +52,7 @@ def labels_of(
         start: where fits start, `"truth"` or `"search"`.
 
     Raises:
-        ValueError: if there is no such label.
+        InputError: if there is no such label.
     """
 
     def fitted(kind: NoiseModel) -> LabelSource:
@@ -68,12 +69,15 @@ def labels_of(
     if name in known:
         return known[name]()
     kind, _, text = name.partition(":")
+    if kind != "mix":
+        raise InputError(f"--label {name}: expected {LABELS}")
     try:
-        if kind == "mix":
-            return (Mix(float(text), fitted(noise), GroundTruth()),)
-    except ValueError as error:
-        raise ValueError(f"--label {name}: expected mix:ALPHA, ALPHA from 0 to 1") from error
-    raise ValueError(f"--label {name}: expected {LABELS}")
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not 0 <= alpha <= 1:
+        raise InputError(f"--label {name}: expected mix:ALPHA, ALPHA from 0 to 1")
+    return (Mix(alpha, fitted(noise), GroundTruth()),)
 
 
 def train_file(
@@ -101,7 +105,7 @@ def train_file(
     Raises:
         FileExistsError: if the file is there and `overwrite` is not set.
         FileNotFoundError: if its folder is not there.
-        ValueError: see `teach`.
+        InputError: see `teach`.
     """
     refuse_existing(path, overwrite)
     if len(lesson.labels) > 1 and lesson.recipe.loss != "squared":
@@ -177,7 +181,7 @@ def evaluate_files(
     Raises:
         FileExistsError: if the folder holds an evaluation and `overwrite` is not set.
         FileNotFoundError: if there is no such network file.
-        ValueError: if the networks are for different acquisitions, or their model is not known.
+        InputError: if the networks are for different acquisitions, or their model is not known.
     """
     names = ("evaluation.nc", "curves.png", "evaluation.json")
     for name in names:
@@ -240,7 +244,7 @@ def _networks(
             ("noise", first.card["noise"], network.card["noise"]),
         ):
             if ours != theirs:
-                raise ValueError(
+                raise InputError(
                     f"{path}: was trained for the {what} {theirs}, {paths[0].name} for {ours}; "
                     "evaluate them one by one"
                 )
@@ -302,7 +306,7 @@ def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
 def _stems(paths: Sequence[Path]) -> list[str]:
     """Short names, whole paths where short ones are not distinct."""
     if len(set(paths)) < len(paths):
-        raise ValueError("networks: the same file is given twice")
+        raise InputError("networks: the same file is given twice")
     stems = [path.name.removesuffix(".safetensors") for path in paths]
     plain = len(set(stems)) == len(stems) and MLE_NAME not in stems
     return stems if plain else [str(path) for path in paths]

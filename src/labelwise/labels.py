@@ -19,6 +19,7 @@ from labelwise.noise import NoiseModel
 from labelwise.types import (
     Estimate,
     Estimator,
+    InputError,
     LabelSource,
     Parameter,
     Status,
@@ -49,7 +50,7 @@ class GroundTruth:
         """See `LabelSource`; a voxel whose truth is not finite is NOT_FINITE.
 
         Raises:
-            ValueError: if the truth is not known.
+            InputError: if the truth is not known.
         """
         truth = _truth(voxels, "GroundTruth()", "label real voxels by MLE(..., start='search')")
         known = np.all(np.isfinite(truth), axis=1)
@@ -79,7 +80,7 @@ class MLE:
         threads: how many cores to use; all of them if None.
 
     Raises:
-        ValueError: if `start` is none of these, or the bounds do not fit the model.
+        InputError: if `start` is none of these, or the bounds do not fit the model.
 
     Source: Epstein et al. 2024, eq. 9 and section 3.3, doi:10.59275/j.melba.2024-geb5.
 
@@ -104,7 +105,7 @@ class MLE:
         size = len(model.parameters)
         known = start in ("truth", "search") if isinstance(start, str) else len(start) == size
         if not known:
-            raise ValueError(
+            raise InputError(
                 f"start: expected 'truth', 'search', or {size} parameters to start every fit from, "
                 f"got {start!r}"
             )
@@ -118,7 +119,7 @@ class MLE:
         """See `LabelSource`; statuses and stats are those of `MaximumLikelihood`.
 
         Raises:
-            ValueError: if it starts from a truth that is not known.
+            InputError: if it starts from a truth that is not known.
         """
         if self.start == "search":
             return self.fitter(voxels.signal, voxels.sigma)
@@ -157,7 +158,7 @@ class Mix:
         b: the other one.
 
     Raises:
-        ValueError: if alpha is not between 0 and 1, or has another shape.
+        InputError: if alpha is not between 0 and 1, or has another shape.
 
     Source: Epstein et al. 2024, eq. 10, doi:10.59275/j.melba.2024-geb5.
 
@@ -178,7 +179,7 @@ class Mix:
         self.alpha = np.array(alpha, float)
         within = np.all((self.alpha >= 0) & (self.alpha <= 1))
         if self.alpha.ndim > 1 or not self.alpha.size or not within:
-            raise ValueError(
+            raise InputError(
                 f"alpha: expected a number from 0 to 1, or one for each parameter, got {alpha!r}"
             )
         self.a = a
@@ -213,7 +214,7 @@ class Mix:
     def _checked(self, estimate: Estimate) -> Estimate:
         size = estimate.values.shape[1]
         if self.alpha.ndim and len(self.alpha) != size:
-            raise ValueError(
+            raise InputError(
                 f"alpha: expected a number or one for each of {size} parameters, "
                 f"got {len(self.alpha)}"
             )
@@ -229,7 +230,7 @@ class FromEstimator:
         description: what it is, as JSON data: all that its estimates depend on.
 
     Raises:
-        TypeError: if the description is not JSON data.
+        InputError: if the description is not JSON data.
     """
 
     estimator: Estimator
@@ -258,7 +259,7 @@ def usable(
             source leaves such labels out (section 3.3), `"keep"` does not.
 
     Raises:
-        ValueError: if `on_bound` is neither.
+        InputError: if `on_bound` is neither.
 
     Example:
         >>> status = np.array([Status.CONVERGED, Status.ON_BOUND, Status.NOT_CONVERGED])
@@ -266,7 +267,7 @@ def usable(
         array([ True, False, False])
     """
     if on_bound not in ("drop", "keep"):
-        raise ValueError(f"on_bound: expected 'drop' or 'keep', got {on_bound!r}")
+        raise InputError(f"on_bound: expected 'drop' or 'keep', got {on_bound!r}")
     good = has_values(estimate.status) & np.isfinite(estimate.values).all(axis=1)
     return good if on_bound == "keep" else good & (estimate.status != Status.ON_BOUND)
 
@@ -308,7 +309,7 @@ def label_report(estimate: Estimate, parameters: Sequence[Parameter]) -> dict[st
 
 def _truth(voxels: Voxels, who: str, remedy: str) -> Float[np.ndarray, "N P"]:
     if voxels.params is None:
-        raise ValueError(f"voxels.params: {who} needs the true parameters, got None; {remedy}")
+        raise InputError(f"voxels.params: {who} needs the true parameters, got None; {remedy}")
     return voxels.params
 
 

@@ -21,7 +21,7 @@ from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
 from labelwise.recipe import Recipe
 from labelwise.simulate import Sigma
-from labelwise.types import LabelSource
+from labelwise.types import InputError, LabelSource
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Lesson:
         start: first weights of every network, in place of restarts.
 
     Raises:
-        ValueError: if there is no label, a weight is not positive, the prior leaves the bounds of a
+        InputError: if there is no label, a weight is not positive, the prior leaves the bounds of a
             parameter, or self-supervision is asked of a model that cannot be differentiated.
 
     Warns:
@@ -87,15 +87,15 @@ class Lesson:
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.model.parameters]
         if not self.labels:
-            raise ValueError("labels: expected at least one, got none")
+            raise InputError("labels: expected at least one, got none")
         if len(self.rows) != len(self.labels):
-            raise ValueError(
+            raise InputError(
                 f"weights: expected one row for each of {len(self.labels)} labels, "
                 f"got {len(self.rows)}"
             )
         for row in self.rows:
             if row is not None and (len(row) != len(names) or not all(0 < w < np.inf for w in row)):
-                raise ValueError(
+                raise InputError(
                     f"weights: expected a positive number for each of {', '.join(names)}, "
                     f"got {', '.join(f'{float(w):g}' for w in row)}"
                 )
@@ -103,7 +103,7 @@ class Lesson:
             self.model.parameters, self.prior.ranges.tolist(), strict=False
         ):
             if low < parameter.bounds[0] or high > parameter.bounds[1]:
-                raise ValueError(
+                raise InputError(
                     f"prior: {parameter.name} from {low:g} to {high:g} leaves its bounds "
                     f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}, which estimates never do"
                 )
@@ -116,7 +116,7 @@ class Lesson:
         if not self.model.differentiable and any(
             isinstance(label, SelfSupervised) for label in self.labels
         ):
-            raise ValueError(
+            raise InputError(
                 f"self-supervision: {type(self.model).__name__} cannot be differentiated, and the "
                 "loss of the signal is trained through its derivative; teach maximum-likelihood "
                 "labels instead (mle-rician), which need none"

@@ -12,6 +12,7 @@ import typer
 
 from labelwise import options as given
 from labelwise.terminal import progress_bar, show_evaluation, show_training, stderr, stdout
+from labelwise.types import InputError
 
 
 class RecipeName(StrEnum):
@@ -131,7 +132,7 @@ def train(
     """
     level = _level(snr, sigma)
     if recipe is RecipeName.PAPER and isinstance(level, tuple):
-        raise ValueError("--recipe paper: is for one SNR, not a range; leave --recipe out")
+        raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
     from labelwise.jobs import labels_of, train_file
@@ -144,7 +145,7 @@ def train(
     simulated = given.noise_model(noise)
     if "paper" in prior:
         if len(prior) > 1:
-            raise ValueError("--prior paper: is for all parameters; give it alone")
+            raise InputError("--prior paper: is for all parameters; give it alone")
         ranges = Uniform.paper()
     else:
         ranges = Uniform.typical(made, **given.ranges(prior, "--prior"))
@@ -220,7 +221,7 @@ def evaluate(
     `evaluation.nc` (NetCDF), `curves.png` and `evaluation.json`.
     """
     if snr is not None and not 0 < snr < float("inf"):
-        raise ValueError(f"--snr {snr:g}: expected a positive number")
+        raise InputError(f"--snr {snr:g}: expected a positive number")
 
     from labelwise.discovery import find_model
     from labelwise.jobs import evaluate_files
@@ -265,7 +266,7 @@ def export(
     refuse_existing(out, overwrite)
     if dial is not None:
         if isinstance(network, TrainedNetwork):
-            raise ValueError(f"alpha: {net.name} holds a single network; leave --alpha out")
+            raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")
         network = network.with_alpha(dial)
     export_onnx(network, out)
     stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)", markup=False)
@@ -278,7 +279,7 @@ def _silent(what: str, done: int, total: int, words: str) -> None:
 def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:
     """Sigma where the signal is 1, or the lowest and highest of a range."""
     if (snr is None) == (sigma is None):
-        raise ValueError(
+        raise InputError(
             "--snr or --sigma: expected one of them: --snr 15, or --snr 5:60 for a network of all "
             "noise levels in that range"
         )
@@ -288,12 +289,12 @@ def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
-        raise ValueError(f"{option} {text}: expected a positive number, or LOW:HIGH")
+        raise InputError(f"{option} {text}: expected a positive number, or LOW:HIGH")
     levels = sorted(1 / number if option == "--snr" else number for number in numbers)
     if len(levels) == 1:
         return levels[0]
     if levels[0] == levels[1]:
-        raise ValueError(f"{option} {text}: the two ends of a range must differ")
+        raise InputError(f"{option} {text}: the two ends of a range must differ")
     return levels[0], levels[1]
 
 
@@ -305,12 +306,12 @@ def _weights(texts: Sequence[str], names: list[str], ranges: Any) -> list[float]
     for text in texts:
         name, _, number = text.partition("=")
         if name not in factors:
-            raise ValueError(
+            raise InputError(
                 f"--weight {text}: no parameter {name!r}; there are {', '.join(names)}"
             )
         try:
             factors[name] = float(number)
         except ValueError:
-            raise ValueError(f"--weight {text}: expected NAME=FACTOR, such as D_fast=10") from None
+            raise InputError(f"--weight {text}: expected NAME=FACTOR, such as D_fast=10") from None
     middles = [abs(low + high) / 2 for low, high in ranges]
     return [factors[name] / middle for name, middle in zip(names, middles, strict=True)]

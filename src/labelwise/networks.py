@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from labelwise.types import InputError
+
 Weights = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
 """One (matrix, bias) for each layer, of shapes (..., to, from) and (..., to, 1)."""
 
@@ -68,7 +70,7 @@ class Architecture:
         activation: `"elu"` (the paper's), `"relu"`, `"tanh"` or `"softplus"`.
 
     Raises:
-        ValueError: if a size is not positive or the activation is unknown.
+        InputError: if a size is not positive or the activation is unknown.
 
     Source: section 3.2 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
@@ -85,9 +87,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if min(self.inputs, self.outputs, self.width, self.depth) < 1:
-            raise ValueError(f"network: every size must be at least 1, got {self}")
+            raise InputError(f"network: every size must be at least 1, got {self}")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(
+            raise InputError(
                 f"network: activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}"
             )
 
@@ -220,7 +222,7 @@ def fit_scaling(
         conditioned: see `Scaling`.
 
     Raises:
-        ValueError: if a parameter is 0 on average, so that it has no scale.
+        InputError: if a parameter is 0 on average, so that it has no scale.
     """
     size = len(groups) + conditioned
     raw = Scaling(
@@ -237,7 +239,7 @@ def fit_scaling(
     unit = np.asarray(raw.targets(jnp.asarray(params.T), raw.reference_of(data)), np.float64)
     unit = np.mean(np.abs(unit), axis=1)
     if not np.all(unit > 0):
-        raise ValueError(f"training: a parameter is 0 in every simulated voxel (means {unit})")
+        raise InputError(f"training: a parameter is 0 in every simulated voxel (means {unit})")
     spread = seen.std(axis=1)
     return Scaling(
         groups=groups,

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import chi2
 
+from labelwise.types import InputError
+
 _FEWEST = 20  # voxels; a robust estimate from fewer is not one
 _SIGNAL = 3.0  # sigma: where a voxel's mean is clear of the Rician floor
 _BACKGROUND = 3.0  # sigma: 1.1 % of pure noise lies above, and most of what is not noise
@@ -53,7 +55,7 @@ def from_repeats(
         repeats: r, at least 2; repeats of one measurement, such as all volumes at b = 0.
 
     Raises:
-        ValueError: with fewer than 2 repeats, or fewer than 20 voxels with signal above the noise.
+        InputError: with fewer than 2 repeats, or fewer than 20 voxels with signal above the noise.
 
     Source: Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618, for the Rician moments.
 
@@ -64,7 +66,7 @@ def from_repeats(
         5.0
     """
     if repeats < 2:
-        raise ValueError(
+        raise InputError(
             f"sigma from repeats: expected at least 2 volumes of the same measurement (b = 0), "
             f"got {repeats}; give sigma as a number or a map, or estimate it from the background"
         )
@@ -83,7 +85,7 @@ def from_repeats(
         if sigma == before:
             break
     if clear.sum() < _FEWEST or sigma == 0:
-        raise ValueError(
+        raise InputError(
             f"sigma from repeats: expected at least {_FEWEST} voxels with varying signal above "
             f"{_SIGNAL:g} sigma, got {int(clear.sum()) if sigma else 0} of {usable.size}; give "
             "sigma as a number or a map"
@@ -111,7 +113,7 @@ def from_background(samples: Float[np.ndarray, " K"]) -> NoiseLevel:
         samples: (K,) magnitudes outside the object, of all volumes.
 
     Raises:
-        ValueError: if fewer than 20 are positive and finite (a blanked background).
+        InputError: if fewer than 20 are positive and finite (a blanked background).
 
     Source: Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618.
 
@@ -124,7 +126,7 @@ def from_background(samples: Float[np.ndarray, " K"]) -> NoiseLevel:
     positive = samples[np.isfinite(samples) & (samples > 0)]
     distinct = np.unique(positive)
     if positive.size < _FEWEST or distinct.size < 2:
-        raise ValueError(
+        raise InputError(
             f"sigma from the background: expected at least {_FEWEST} varying non-zero samples "
             f"outside the mask, got {positive.size} of {samples.size} non-zero, {distinct.size} "
             "distinct (the scanner may have blanked them); "

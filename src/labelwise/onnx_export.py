@@ -12,6 +12,7 @@ from jaxtyping import Float
 from labelwise.files import write_whole
 from labelwise.networks import Scaling
 from labelwise.trained import Blend, TrainedNetwork
+from labelwise.types import InputError
 
 OPSET = 17
 """Of 2022, as is the file format that goes with it: what runs ONNX today reads it."""
@@ -42,7 +43,7 @@ def export_onnx(network: TrainedNetwork | Blend, path: str | Path) -> None:
         path: the `.onnx` file, which is whole or not there.
 
     Raises:
-        ValueError: if the package `onnx` is missing.
+        InputError: if the package `onnx` is missing.
         OSError: if it cannot be written.
 
     Source: the ONNX specification, https://onnx.ai/onnx/operators.
@@ -50,7 +51,7 @@ def export_onnx(network: TrainedNetwork | Blend, path: str | Path) -> None:
     try:
         import onnx  # an extra, which few need
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             "ONNX export needs the package onnx, which is not installed; "
             "pip install 'labelwise[onnx]'"
         ) from error

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelwise.types import InputError
+
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
     from labelwise.noise import NoiseModel
@@ -138,14 +140,14 @@ class Acquisition:
         missing = [setting for setting in needed if setting not in self.settings]
         unused = [setting for setting in self.chosen if setting not in needed]
         if unused and not missing:
-            raise ValueError(
+            raise InputError(
                 f"model {name}: has no use for {SETTING_OPTIONS[unused[0]]}; it needs "
                 f"{', '.join(needed)} only"
             )
         if missing:
             option = SETTING_OPTIONS.get(missing[0])
             remedy = f"{option} or " if option else ""
-            raise ValueError(
+            raise InputError(
                 f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
                 f"table with a column {missing[0]!r}"
             )
@@ -169,7 +171,7 @@ def noise_model(name: NoiseName) -> NoiseModel:
 def sigma_source(text: str | None) -> Any:
     """A number, the name of a method, or the path of a map."""
     if text is None:
-        raise ValueError(_SIGMA)
+        raise InputError(_SIGMA)
     try:
         return float(text)
     except ValueError:
@@ -178,7 +180,7 @@ def sigma_source(text: str | None) -> Any:
         return text
     if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
         return Path(text)
-    raise ValueError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
+    raise InputError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
 
 
 def ranges(texts: Sequence[str], option: str) -> dict[str, tuple[float, float]]:
@@ -195,7 +197,7 @@ def ranges(texts: Sequence[str], option: str) -> dict[str, tuple[float, float]]:
         try:
             found[name] = (float(low), float(high))
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"{option} {text}: expected NAME=LOW:HIGH, such as D_fast=2:100"
             ) from None
     return found
@@ -214,11 +216,11 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
         try:
             found[name] = float(number)
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"--alpha {text}: expected a number from 0 to 1, or NAME=NUMBER, such as D_fast=0.3"
             ) from None
     if "" in found and len(texts) > 1:
-        raise ValueError(
+        raise InputError(
             f"--alpha {found['']:g}: is for all parameters; give it alone, or NAME=NUMBER for each"
         )
     return found.get("", found or None)

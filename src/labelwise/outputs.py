@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from labelwise.images import OUT_OF_SPACE, Series
+from labelwise.types import InputError
 
 try:
     import fcntl
@@ -132,12 +133,12 @@ class Output:
             sidecar: what `name.json` says, such as the unit.
 
         Raises:
-            ValueError: if there is not one row for every voxel.
+            InputError: if there is not one row for every voxel.
             OSError: if the disk is full.
         """
         values = np.asarray(values)
         if values.ndim not in (1, 2) or len(values) != self._like.voxels:
-            raise ValueError(
+            raise InputError(
                 f"map {name}: expected one value (or row) for each of the {self._like.voxels} "
                 f"voxels of {self._like.path}, got shape {values.shape}"
             )
@@ -163,7 +164,7 @@ class Output:
     def path(self, name: str) -> Path:
         """Where to write another file of the run (`maps.png`), for it to be moved into place."""
         if not _is_plain(name) or name == _LOCK:
-            raise ValueError(f"output file {name!r}: expected a plain file name, without a folder")
+            raise InputError(f"output file {name!r}: expected a plain file name, without a folder")
         return self._staging / name
 
     def _staged(self) -> list[str]:
@@ -290,7 +291,7 @@ def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
     elif np.abs(values).max(initial=0) < 2**31:
         dtype = np.dtype(np.int32)
     else:
-        raise ValueError(f"map {name}: has integers beyond 32 bits; give them as floats")
+        raise InputError(f"map {name}: has integers beyond 32 bits; give them as floats")
     header.set_data_dtype(dtype)
     header.set_data_shape((*like.shape, *values.shape[1:]))  # the affine may depend on it
     with np.errstate(over="ignore"):

@@ -46,7 +46,7 @@ from labelwise.summary import (
     summarise,
 )
 from labelwise.trained import OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Estimator, Parameter, Status
+from labelwise.types import Estimate, Estimator, InputError, Parameter, Status
 
 NETWORK = "net.safetensors"
 """The network that was trained for a run, in the folder of its maps."""
@@ -88,7 +88,7 @@ def fit_image(request: FitRequest, progress: Callable[[int, int], None] | None =
         What became of the voxels.
 
     Raises:
-        ValueError: if images, acquisition, mask, bounds and sigma do not fit each other.
+        InputError: if images, acquisition, mask, bounds and sigma do not fit each other.
         OSError: if a file cannot be read or written.
 
     Warns:
@@ -141,7 +141,7 @@ def map_image(request: MapRequest, source: Source, progress: Progress | None = N
         What became of the voxels.
 
     Raises:
-        ValueError: if images, acquisition, mask, network and sigma do not fit each other.
+        InputError: if images, acquisition, mask, network and sigma do not fit each other.
         OSError: if a file cannot be read or written.
 
     Warns:
@@ -350,7 +350,7 @@ def _output(
     inputs = {path.resolve() for path in request.inputs}
     for name in names:
         if (request.folder / name).resolve() in inputs:
-            raise ValueError(
+            raise InputError(
                 f"{request.folder / name}: is an input of this run and would be replaced by a "
                 "result; choose another output folder"
             )

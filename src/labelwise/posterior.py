@@ -15,7 +15,7 @@ from labelwise.fitting import check_input
 from labelwise.models.base import SignalModel, measurements
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
-from labelwise.types import Estimate, Status
+from labelwise.types import Estimate, InputError, Status
 
 _VOXELS, _DRAWS = 256, 8192  # in one tile: enough for XLA to share between cores
 _UNROLL = 16  # measurements in one fused loop: twice as fast as one at a time
@@ -39,7 +39,7 @@ class PosteriorMean:
         key: of JAX, for the draws; a fixed one if None.
 
     Raises:
-        ValueError: if the prior is not about the model's parameters or there are no draws.
+        InputError: if the prior is not about the model's parameters or there are no draws.
 
     Source: Robert & Casella 2004, Monte Carlo Statistical Methods, section 3.3,
     doi:10.1007/978-1-4757-4145-2.
@@ -65,19 +65,19 @@ class PosteriorMean:
     ) -> None:
         names = tuple(parameter.name for parameter in model.parameters)
         if tuple(prior.names) != names:
-            raise ValueError(
+            raise InputError(
                 f"prior: draws {', '.join(prior.names)}, but the model's parameters are "
                 f"{', '.join(names)}, in that order"
             )
         if draws < 1:
-            raise ValueError(f"draws: expected at least 1, got {draws}")
+            raise InputError(f"draws: expected at least 1, got {draws}")
         self.model, self.noise = model, noise
         self.parameters = model.parameters
         params = np.asarray(prior.sample(jax.random.key(0) if key is None else key, draws), float)
         expected = signals(model, params)
         usable = np.isfinite(expected).all(axis=1) & np.isfinite(params).all(axis=1)
         if not usable.any():
-            raise ValueError("prior: the model's signal is not finite for a single draw")
+            raise InputError("prior: the model's signal is not finite for a single draw")
         params, expected = params[usable], expected[usable]
         # Sums of squares are taken of standardised parameters: float32 holds no more.
         self._centre = params.mean(axis=0)
@@ -109,11 +109,11 @@ class PosteriorMean:
               below a few tens
 
         Raises:
-            ValueError: if the shapes of signal or sigma do not fit the model.
+            InputError: if the shapes of signal or sigma do not fit the model.
         """
         signal = np.asarray(signal, np.float32)
         if signal.ndim != 2 or signal.shape[1] != measurements(self.model):
-            raise ValueError(
+            raise InputError(
                 f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
                 f"the model's acquisition, got {signal.shape}"
             )
@@ -211,7 +211,7 @@ def _sigma_of_voxels(sigma, voxels: int, count: int) -> Float[np.ndarray, "N #M"
     if sigma.ndim < 2:
         sigma = sigma.reshape(-1, 1)
     if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
-        raise ValueError(
+        raise InputError(
             f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
         )
     return np.broadcast_to(sigma, (voxels, sigma.shape[1]))

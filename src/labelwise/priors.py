@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.models.base import SignalModel, scale_parameter
+from labelwise.types import InputError
 
 Ranges = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each parameter, in the model's order and the parameter's unit."""
@@ -57,7 +58,7 @@ class Uniform:
             two equal ones fix a parameter.
 
     Raises:
-        ValueError: if a range is not finite and ordered, or there is none.
+        InputError: if a range is not finite and ordered, or there is none.
 
     Example:
         >>> import labelwise as lw
@@ -70,7 +71,7 @@ class Uniform:
 
     def __init__(self, ranges: Ranges) -> None:
         if not ranges:
-            raise ValueError("ranges: expected one range for each parameter, got none")
+            raise InputError("ranges: expected one range for each parameter, got none")
         self.names = tuple(ranges)
         self.ranges = _fixed_array([_checked_range(*entry) for entry in ranges.items()])
 
@@ -86,7 +87,7 @@ class Uniform:
             overrides: another range for parameters by name: `T2=(20, 120)`.
 
         Raises:
-            ValueError: if an override names no parameter, or a range is not ordered.
+            InputError: if an override names no parameter, or a range is not ordered.
         """
         names = [parameter.name for parameter in model.parameters]
         _refuse_unknown("overrides", overrides, names)
@@ -125,7 +126,7 @@ class Grid:
             value fixes a parameter.
 
     Raises:
-        ValueError: if an axis is empty, not finite or not ascending, or there is none.
+        InputError: if an axis is empty, not finite or not ascending, or there is none.
 
     Example:
         >>> counts = {"f": 5, "D_slow": 3, "D_fast": 2}
@@ -138,7 +139,7 @@ class Grid:
 
     def __init__(self, axes: Mapping[str, Sequence[float] | Float[np.ndarray, " K"]]) -> None:
         if not axes:
-            raise ValueError("axes: expected the values of each parameter, got none")
+            raise InputError("axes: expected the values of each parameter, got none")
         self.axes = {name: _checked_axis(name, values) for name, values in axes.items()}
         self.names = tuple(self.axes)
         self.shape = tuple(len(values) for values in self.axes.values())
@@ -160,7 +161,7 @@ class Grid:
             fixed: the only value of some parameters, e.g. `{"S0": 1.0}`.
 
         Raises:
-            ValueError: if `points` or `fixed` names no parameter, or a count is below 2.
+            InputError: if `points` or `fixed` names no parameter, or a count is below 2.
         """
         box = Uniform(ranges) if isinstance(ranges, Mapping) else ranges
         fixed = fixed or {}
@@ -173,7 +174,7 @@ class Grid:
             if name in fixed or low == high:
                 axes[name] = [fixed.get(name, low)]
             elif count < 2:
-                raise ValueError(
+                raise InputError(
                     f"points: {name} needs at least 2, got {count}; to hold it at one value, "
                     f'say fixed={{"{name}": value}}'
                 )
@@ -211,7 +212,7 @@ class Empirical:
         names: what its columns are, in the model's order.
 
     Raises:
-        ValueError: if the shapes do not fit, or no row is finite.
+        InputError: if the shapes do not fit, or no row is finite.
 
     Example:
         >>> prior = Empirical([[1.0, 80.0], [0.9, 95.0], [np.nan, 70.0]], ("S0", "T2"))
@@ -223,13 +224,13 @@ class Empirical:
         rows = np.asarray(params, np.float32)
         self.names = tuple(names)
         if rows.ndim != 2 or rows.shape[1] != len(self.names) or not self.names:
-            raise ValueError(
+            raise InputError(
                 f"params: expected (K, {len(self.names)}), one column for each of "
                 f"{', '.join(self.names)}, got {rows.shape}"
             )
         rows = rows[np.isfinite(rows).all(axis=1)]
         if not len(rows):
-            raise ValueError(
+            raise InputError(
                 "params: no row has finite values only; give the parameters of at least one voxel "
                 "that could be fitted"
             )
@@ -255,7 +256,7 @@ class Empirical:
 
         Raises:
             FileNotFoundError: if a map is missing.
-            ValueError: if shapes differ, or no voxel is left.
+            InputError: if shapes differ, or no voxel is left.
         """
         maps = [_read_map(Path(folder) / f"{name}.nii.gz") for name in names]
         if isinstance(mask, (str, Path)):
@@ -263,7 +264,7 @@ class Empirical:
         inside = np.ones(maps[0].shape, bool) if mask is None else np.asarray(mask, bool)
         for name, values in zip((*names, "the mask"), (*maps, inside), strict=True):
             if values.shape != maps[0].shape:
-                raise ValueError(
+                raise InputError(
                     f"{folder}: {name} has shape {values.shape}, {names[0]} has {maps[0].shape}; "
                     "expected images of one grid"
                 )
@@ -290,7 +291,7 @@ def _rows(key: PRNGKeyArray, n: int, count: int) -> np.ndarray:
 def _checked_range(name: str, limits: tuple[float, float]) -> tuple[float, float]:
     low, high = (float(limit) for limit in limits)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(
+        raise InputError(
             f"ranges: {name} is {tuple(limits)}; expected a finite lowest value and a highest one "
             "that is not smaller"
         )
@@ -301,7 +302,7 @@ def _checked_axis(name: str, values: Any) -> Float[np.ndarray, " K"]:
     axis = np.array(values, float)
     ascending = axis.ndim == 1 and len(axis) > 0 and bool(np.all(np.diff(axis) > 0))
     if not ascending or not np.all(np.isfinite(axis)):
-        raise ValueError(f"axes: {name} needs finite values in ascending order, got {values!r}")
+        raise InputError(f"axes: {name} needs finite values in ascending order, got {values!r}")
     axis.flags.writeable = False
     return axis
 
@@ -309,7 +310,7 @@ def _checked_axis(name: str, values: Any) -> Float[np.ndarray, " K"]:
 def _refuse_unknown(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise ValueError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
+        raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
 
 
 def _by_name(prior: Prior) -> dict[str, list[float]]:

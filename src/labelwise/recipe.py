@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from labelwise.types import InputError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,7 +38,7 @@ class Recipe:
         loss: `"squared"`, `"absolute"` or `"huber"` (quadratic up to a weighted error of 0.1).
 
     Raises:
-        ValueError: if a number is out of its range.
+        InputError: if a number is out of its range.
 
     Example:
         >>> Recipe.paper().restarts, Recipe.fast(restarts=2).restarts
@@ -62,21 +64,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("signals", "batch", "epochs", "restarts", "depth"):
             if getattr(self, name) < 1:
-                raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(
+            raise InputError(
                 f"recipe: patience must be at least 1 epoch, or None, got {self.patience}"
             )
         if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"recipe: schedule {self.schedule!r}; known are constant, cosine")
+            raise InputError(f"recipe: schedule {self.schedule!r}; known are constant, cosine")
         if not 0 < self.rate < math.inf:
-            raise ValueError(f"recipe: rate must be positive, got {self.rate}")
+            raise InputError(f"recipe: rate must be positive, got {self.rate}")
         if not 0 < self.validation < 1:
-            raise ValueError(f"recipe: validation is a share between 0 and 1: {self.validation}")
+            raise InputError(f"recipe: validation is a share between 0 and 1: {self.validation}")
         if self.loss not in PENALTIES:
-            raise ValueError(f"recipe: loss {self.loss!r}; known are {', '.join(PENALTIES)}")
+            raise InputError(f"recipe: loss {self.loss!r}; known are {', '.join(PENALTIES)}")
         if self.training_voxels < self.batch:
-            raise ValueError(
+            raise InputError(
                 f"recipe: {self.training_voxels} training voxels do not fill one batch of "
                 f"{self.batch}; simulate more, or make the batch smaller"
             )

@@ -19,6 +19,7 @@ from labelwise.images import Series, file_hash
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
+from labelwise.types import InputError
 
 _WORDS = {"b": "b-values", "te": "echo times", "ti": "inversion times"}
 _UNITS = {"b": "s/mm²", "te": "ms", "ti": "ms"}
@@ -71,7 +72,7 @@ class Request(ABC):
         """Refuse what this job cannot do, whatever the series; note what may be a mistake.
 
         Raises:
-            ValueError: if one option contradicts another, or the model.
+            InputError: if one option contradicts another, or the model.
         """
 
     @abstractmethod
@@ -98,27 +99,27 @@ class Request(ABC):
         """Refuse what cannot be estimated; return notes on what may be a mistake.
 
         Raises:
-            ValueError: if the settings do not fit the series, or cannot determine the parameters.
+            InputError: if the settings do not fit the series, or cannot determine the parameters.
         """
         names = list(self.acquisition)
         count, words = measurements(self.model), self._words
         source = self.sources.get(names[0])
         if count != series.volumes:
-            raise ValueError(
+            raise InputError(
                 f"{words}: {count} in {source.name if source else 'the list given'}, but "
                 f"{series.path.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
             )
         if not isinstance(self.sigma, str | Path) and not 0 < self.sigma < np.inf:
-            raise ValueError(f"sigma: expected a positive number, got {self.sigma:g}")
+            raise InputError(f"sigma: expected a positive number, got {self.sigma:g}")
         parameters = [parameter.name for parameter in self.model.parameters]
         measured, distinct = len(self.groups), len(self.equal)
         needs = f"{len(parameters)} parameters ({', '.join(parameters)})"
         if distinct == 1:
-            raise ValueError(
+            raise InputError(
                 f"{words}: all {count} are the same; {needs} need measurements at different ones"
             )
         if measured < len(parameters):
-            raise ValueError(
+            raise InputError(
                 f"{series.path.name}: {measured} measurements cannot determine {needs}; acquire "
                 "more, or choose a model with fewer parameters"
             )
@@ -264,21 +265,21 @@ class MapRequest(Request):
         """Nothing to note; options that contradict each other are refused.
 
         Raises:
-            ValueError: if alpha is not between 0 and 1 or names no parameter, or a network that
+            InputError: if alpha is not between 0 and 1 or names no parameter, or a network that
                 is trained already is given another prior.
         """
         names = [parameter.name for parameter in self.model.parameters]
         chosen = self.alpha if isinstance(self.alpha, Mapping) else {"": self.alpha}
         for name, alpha in chosen.items():
             if name and name not in names:
-                raise ValueError(f"alpha: no parameter {name!r}; the model has {', '.join(names)}")
+                raise InputError(f"alpha: no parameter {name!r}; the model has {', '.join(names)}")
             if alpha is not None and not 0 <= alpha <= 1:
-                raise ValueError(
+                raise InputError(
                     f"alpha: expected a number from 0 (least scatter) to 1 (least bias), "
                     f"got {alpha:g}"
                 )
         if self.net and self.ranges:
-            raise ValueError(
+            raise InputError(
                 f"prior: {self.net.name} was trained already, so --prior cannot change it; leave "
                 "out one of the two"
             )

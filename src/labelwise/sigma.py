@@ -12,6 +12,7 @@ from labelwise.acquisition import zero_b
 from labelwise.images import Series, read_map
 from labelwise.noise_level import NoiseLevel, from_background, from_repeats
 from labelwise.request import Request
+from labelwise.types import InputError
 
 _BACKGROUND_SAMPLES = 2_000_000
 
@@ -27,7 +28,7 @@ def noise_level(
         inside: the voxels inside the mask.
 
     Raises:
-        ValueError: if the map does not fit the series or is positive nowhere, or the series does
+        InputError: if the map does not fit the series or is positive nowhere, or the series does
             not allow the method asked for.
     """
     estimates = {"repeats": _from_repeats, "background": _from_background}
@@ -36,7 +37,7 @@ def noise_level(
         sigma = read_map(request.sigma, like=series)
         usable = sigma[inside & np.isfinite(sigma) & (sigma > 0)]
         if not usable.size:
-            raise ValueError(f"{request.sigma}: sigma is positive nowhere inside the mask")
+            raise InputError(f"{request.sigma}: sigma is positive nowhere inside the mask")
         note = f"median inside the mask of the map {request.sigma.name}"
         levels.append(NoiseLevel(float(np.median(usable)), "map", usable.size, note))
     elif isinstance(request.sigma, str):
@@ -48,7 +49,7 @@ def noise_level(
     for estimate in estimates.values():
         try:
             levels.append(estimate(request, series, inside))
-        except ValueError:  # this series does not allow that method, and nobody asked for it
+        except InputError:  # this series does not allow that method, and nobody asked for it
             continue
     return sigma, levels
 
@@ -61,7 +62,7 @@ def _from_repeats(request: Request, series: Series, inside: Bool[np.ndarray, " V
         where = f"at b = 0 (up to {1000 * request.b_tolerance:g} s/mm²)"
     volumes = max(groups, key=len, default=np.empty(0, int))
     if len(volumes) < 2:
-        raise ValueError(
+        raise InputError(
             f"sigma from repeats: expected at least 2 volumes {where}, got {len(volumes)} in "
             f"{series.path.name}; give sigma as a number or a map, or estimate it from the "
             "background"
@@ -79,7 +80,7 @@ def _from_background(
 ) -> NoiseLevel:
     """From voxels outside the mask, evenly thinned to about two million samples."""
     if request.mask is None:
-        raise ValueError(
+        raise InputError(
             "sigma from the background: a mask must say where the background is; give one, or "
             "give sigma as a number or a map"
         )

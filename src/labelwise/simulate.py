@@ -18,7 +18,7 @@ from labelwise.bounds import signals
 from labelwise.models.base import SignalModel, detached, measurements
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
-from labelwise.types import Voxels
+from labelwise.types import InputError, Voxels
 
 BLOCK = 65536
 """Voxels in one block, unless told otherwise."""
@@ -50,7 +50,7 @@ def simulate(
         key: `jax.random.key(seed)`.
 
     Raises:
-        ValueError: if the prior is not one of the model's parameters, sigma is not positive, finite
+        InputError: if the prior is not one of the model's parameters, sigma is not positive, finite
             and ordered, or a signal is not finite.
 
     Example:
@@ -112,7 +112,7 @@ def stream(
     _check_names(model, prior)
     limits = _checked_sigma(sigma)
     if n < 0 or size < 1:
-        raise ValueError(f"n, size: expected n >= 0 voxels in blocks of size >= 1, got {n}, {size}")
+        raise InputError(f"n, size: expected n >= 0 voxels in blocks of size >= 1, got {n}, {size}")
 
     def blocks() -> Iterator[Voxels]:
         for index, first in enumerate(range(0, n, size)):
@@ -137,7 +137,7 @@ def _block(
         params_key, sigma_key, noise_key = jax.random.split(key, 3)
         params = np.asarray(prior.sample(params_key, size), np.float32)
         if params.shape != (size, len(prior.names)):
-            raise ValueError(
+            raise InputError(
                 f"prior: sample(key, {size}) must be ({size}, {len(prior.names)}), "
                 f"got {params.shape}"
             )
@@ -178,7 +178,7 @@ def _noisy(noise, key, signal, sigma):
 def _check_names(model: SignalModel, prior: Prior) -> None:
     names = tuple(parameter.name for parameter in model.parameters)
     if tuple(prior.names) != names:
-        raise ValueError(
+        raise InputError(
             f"prior: expected the parameters of {type(model).__name__} in their order, "
             f"{', '.join(names)}; got {', '.join(prior.names)}"
         )
@@ -189,7 +189,7 @@ def _checked_sigma(sigma: Sigma) -> tuple[float, float]:
     limits = np.asarray(sigma, float)
     usable = limits.shape in ((), (2,)) and np.all(np.isfinite(limits) & (limits > 0))
     if not usable or (limits.ndim and not limits[0] < limits[1]):
-        raise ValueError(
+        raise InputError(
             f"sigma: expected a positive number, or (low, high) with 0 < low < high, got {sigma!r}"
         )
     return float(limits.min()), float(limits.max())
@@ -200,7 +200,7 @@ def _refuse_not_finite(model: SignalModel, params: np.ndarray, signal: np.ndarra
     if len(bad):
         values = zip(model.parameters, params[bad[0]], strict=True)
         first = ", ".join(f"{parameter.name} = {value:.6g}" for parameter, value in values)
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__}: the signal of {len(bad)} of {len(params)} simulated voxels "
             f"is not finite, first for {first}; narrow the prior, or mend the model there"
         )

@@ -10,6 +10,7 @@ import typer
 
 from labelwise import options as given
 from labelwise.terminal import progress_bar, show_study
+from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.study.description import Study
@@ -139,7 +140,7 @@ def invivo(
     """
     spans = given.ranges(prior or [], "--prior")
     if sigma is not None and not 0 < sigma < float("inf"):
-        raise ValueError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
+        raise InputError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
 
     from labelwise.models.base import acquisition_names
     from labelwise.study.scan import read_scan, study_of

@@ -25,7 +25,7 @@ from labelwise.reference import measurement_groups, reference_measurements
 from labelwise.simulate import simulate
 from labelwise.trained import TrainedNetwork
 from labelwise.training import Examples, Objective, Trained, supervised, train
-from labelwise.types import LabelSource, Voxels
+from labelwise.types import InputError, LabelSource, Voxels
 
 Tell = Callable[[str, int, int, str], None]
 """(stage, done, total, words): how far a lesson is."""
@@ -54,7 +54,7 @@ def teach(
         tell: called as the work goes on.
 
     Raises:
-        ValueError: if a label has no usable voxel, every restart of a network diverged, or the
+        InputError: if a label has no usable voxel, every restart of a network diverged, or the
             checkpoint is of another lesson.
     """
     room = _Classroom(lesson, cache, tell or _silent)
@@ -146,7 +146,7 @@ class _Classroom:
         mask = usable(estimate, self.lesson.on_bound) & self.valid
         held = self.lesson.recipe.validation_voxels
         if not mask[-held:].any() or not mask[:-held].any():
-            raise ValueError(
+            raise InputError(
                 f"labels: of {len(mask)} simulated voxels, none to train or to validate with has "
                 f"a usable {said} label; lower the noise, narrow the prior, widen the bounds, or "
                 "keep labels on a bound"
@@ -249,7 +249,7 @@ class _Classroom:
 
 def _weights_of(result: Trained, taught: _Taught) -> Weights:
     if result.weights is None:
-        raise ValueError(
+        raise InputError(
             f"training on {taught.label.describe()['kind']} labels: every restart ended without a "
             f"finite validation loss ({result.reasons[0]}); lower the rate of the recipe"
         )

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from labelwise.bounds import differences, jacobian, signals
 from labelwise.models import SelfStarting, SignalModel
 from labelwise.models.base import acquisition_names, measurements, scale_parameter, within
+from labelwise.types import InputError
 
 _INTERIOR = 40
 """Random points inside the bounds that are tried."""
@@ -33,22 +34,22 @@ def check_signal_model(model: SignalModel) -> None:
         model: a signal model with the acquisition it is meant for.
 
     Raises:
-        TypeError: if `model` is no signal model, or a class instead of an instance.
-        ValueError: with one line for each thing that is wrong.
+        InputError: if `model` is no signal model, or a class instead of an instance.
+        InputError: with one line for each thing that is wrong.
 
     Example:
         >>> from labelwise import IVIM
         >>> check_signal_model(IVIM([0, 0.01, 0.05, 0.1, 0.4, 0.8]))
     """
     if not isinstance(model, SignalModel):
-        raise TypeError(
+        raise InputError(
             "model: expected a signal model with its acquisition, such as IVIM([0, 0.1, 0.8]), "
             f"got {model!r}"
         )
     with np.errstate(all="ignore"):
         problems = _problems(model)
     if problems:
-        raise ValueError("\n- ".join([f"{type(model).__name__}: {len(problems)} wrong", *problems]))
+        raise InputError("\n- ".join([f"{type(model).__name__}: {len(problems)} wrong", *problems]))
 
 
 def _problems(model: SignalModel) -> list[str]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Normal:
         std: likewise.
 
     Raises:
-        ValueError: if one is not finite, or the std not positive.
+        InputError: if one is not finite, or the std not positive.
     """
 
     mean: float
@@ -32,7 +32,7 @@ class Normal:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(
+            raise InputError(
                 f"normal distribution: expected a finite mean and a positive std, got {self.mean} "
                 f"and {self.std}"
             )
@@ -52,7 +52,7 @@ class Tissue:
         name: what tables and figures call it; its distributions if left out.
 
     Raises:
-        ValueError: if a range is not finite and ordered, or a value not finite.
+        InputError: if a range is not finite and ordered, or a value not finite.
 
     Example:
         >>> Tissue({"f": (0.1, 0.2), "D_slow": 1.1, "D_fast": Normal(60, 10)}).label
@@ -135,13 +135,13 @@ def _checked(name: str, each: Any) -> Distribution:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)):
-        raise ValueError(
+        raise InputError(
             f"{name}: expected a finite value, a range (low, high) or Normal(mean, std), "
             f"got {each!r}"
         )
     low, high = numbers[0], numbers[-1]
     if low > high:
-        raise ValueError(f"{name}: the range {low:g} to {high:g} is not ordered; turn it round")
+        raise InputError(f"{name}: the range {low:g} to {high:g} is not ordered; turn it round")
     return low if low == high else (low, high)
 
 

@@ -20,7 +20,7 @@ from labelwise.fitting import check_input
 from labelwise.inference import Member, apply
 from labelwise.networks import Architecture, Scaling, Weights, named
 from labelwise.noise import NOISES, Gaussian, NoiseModel
-from labelwise.types import Estimate, Parameter, Status
+from labelwise.types import Estimate, InputError, Parameter, Status
 
 VERSION = 1
 """Of the file; one that a reader does not know is refused."""
@@ -71,7 +71,7 @@ class TrainedNetwork:
               3 for both
 
         Raises:
-            ValueError: if a shape does not fit.
+            InputError: if a shape does not fit.
         """
         return _estimate(self.members, signal, sigma)
 
@@ -97,7 +97,7 @@ class TrainedNetwork:
             settings: by name, in the units of the model: b in ms/µm², times in ms.
 
         Raises:
-            ValueError: if a setting is missing, or another.
+            InputError: if a setting is missing, or another.
         """
         _check_acquisition(self.acquisition, settings)
 
@@ -127,7 +127,7 @@ class Blend:
         gt: the network taught the ground truth.
 
     Raises:
-        ValueError: if alpha is not from 0 to 1, names no parameter, or the networks were trained
+        InputError: if alpha is not from 0 to 1, names no parameter, or the networks were trained
             for different acquisitions or parameters.
 
     Source: eq. 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
@@ -140,7 +140,7 @@ class Blend:
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.parameters]
         if names != [parameter.name for parameter in self.gt.parameters]:
-            raise ValueError(
+            raise InputError(
                 f"blend: the networks estimate different parameters, {', '.join(names)} and "
                 f"{', '.join(parameter.name for parameter in self.gt.parameters)}"
             )
@@ -148,19 +148,19 @@ class Blend:
         if isinstance(self.alpha, Mapping):
             unknown = [name for name in self.alpha if name not in names]
             if unknown:
-                raise ValueError(
+                raise InputError(
                     f"alpha: no parameter {unknown[0]!r}; there are {', '.join(names)}"
                 )
             values = np.array(list(self.alpha.values()), float)
         else:
             values = np.asarray(self.alpha, float)
             if values.shape not in ((), (len(names),)):
-                raise ValueError(
+                raise InputError(
                     f"alpha: expected a number, or one for each of {', '.join(names)}, "
                     f"got {values.size}"
                 )
         if not np.all((values >= 0) & (values <= 1)):
-            raise ValueError(f"alpha: expected a number from 0 to 1, got {self.alpha}")
+            raise InputError(f"alpha: expected a number from 0 to 1, got {self.alpha}")
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -253,7 +253,7 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, of an unknown version, or no network of labelwise.
+        InputError: if it is damaged, of an unknown version, or no network of labelwise.
     """
     path = Path(path)
     if not path.is_file():
@@ -263,9 +263,9 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
         arrays, said = read_arrays(path)
         version = said["version"]
     except (ValueError, LookupError) as error:
-        raise ValueError(damaged) from error
+        raise InputError(damaged) from error
     if version != VERSION:
-        raise ValueError(
+        raise InputError(
             f"{path}: version {version} of the network file, this labelwise reads {VERSION}; "
             "upgrade labelwise, or train the network again"
         )
@@ -358,7 +358,7 @@ def _check_acquisition(
             more = [f"and {len(other) - 5} more"] if len(other) > 5 else []
             differences += [*shown, *more]
     if differences:
-        raise ValueError(
+        raise InputError(
             "network: it was trained for another acquisition: "
             + "; ".join(differences)
             + "; train one for these settings"
@@ -410,7 +410,7 @@ def _checked(
 ) -> Float[np.ndarray, " N"]:
     """The sigma of each voxel, after refusing shapes that do not fit."""
     if signal.ndim != 2 or signal.shape[1] != measurements:
-        raise ValueError(
+        raise InputError(
             f"signal: expected (N, {measurements}), one column per measurement the network was "
             f"trained for, got {signal.shape}"
         )
@@ -418,7 +418,7 @@ def _checked(
     if level.ndim == 2 and level.shape[1] == 1:
         level = level[:, 0]
     if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, voxels)):
-        raise ValueError(f"sigma: expected a number or ({voxels},), got {shape}")
+        raise InputError(f"sigma: expected a number or ({voxels},), got {shape}")
     return np.broadcast_to(level, voxels)
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from labelwise.checkpoint import load_checkpoint, save_checkpoint
 from labelwise.networks import Architecture, Weights
 from labelwise.recipe import PENALTIES, Recipe
+from labelwise.types import InputError
 
 Objective = Callable[[Array, Array, Array], Array]
 """(outputs (P, B), targets (T, B), weights (P,)) -> the loss of each of B voxels."""
@@ -127,7 +128,7 @@ def train(
         One result for each label. The same arguments give the same bytes, interrupted or not.
 
     Raises:
-        ValueError: if the checkpoint is of another training.
+        InputError: if the checkpoint is of another training.
         KeyboardInterrupt: after leaving the checkpoint.
     """
     labels, voxels, _ = examples.targets.shape
@@ -135,7 +136,7 @@ def train(
     lane_label = np.repeat(np.arange(labels), restarts)
     split = voxels - recipe.validation_voxels
     if split < recipe.batch:
-        raise ValueError(
+        raise InputError(
             f"training: {voxels} voxels leave {split} for training, less than one batch"
         )
     groups = [lane_label[i : i + LANES] for i in range(0, len(lane_label), LANES)]

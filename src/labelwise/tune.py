@@ -26,7 +26,7 @@ from labelwise.scores import auc, rmse, scatter
 from labelwise.simulate import simulate
 from labelwise.tissues import Distribution, Normal, Population, Tissue, centre, spoken
 from labelwise.trained import Blend, PointEstimates, TrainedNetwork
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 _DISTINCT = 2  # standard errors of a paired difference
 _SEEN = 0.01  # of a tissue may lie outside of what the network was trained for, without a warning
@@ -253,8 +253,8 @@ def tune(
         progress: called with how many tissues are done, of how many.
 
     Raises:
-        TypeError: if `dial` is a single network.
-        ValueError: if a parameter is unknown, a distribution leaves a parameter's bounds, the two
+        InputError: if `dial` is a single network.
+        InputError: if a parameter is unknown, a distribution leaves a parameter's bounds, the two
             tissues are the same, the acquisition is another, or a count is too small.
 
     Warns:
@@ -277,14 +277,14 @@ def tune(
         (['ADC'], (21,))
     """
     if not isinstance(dial, Blend):
-        raise TypeError(
+        raise InputError(
             f"dial: expected a Blend of two networks, got {type(dial).__name__}, which has no "
             "alpha to choose"
         )
     if points < 2:
-        raise ValueError(f"points: expected at least 2 alphas, 0 and 1, got {points}")
+        raise InputError(f"points: expected at least 2 alphas, 0 and 1, got {points}")
     if voxels < _FEWEST:
-        raise ValueError(f"voxels: expected at least {_FEWEST} in each half, got {voxels}")
+        raise InputError(f"voxels: expected at least {_FEWEST} in each half, got {voxels}")
     dial.check_acquisition(settings_of(model))
     key = jax.random.key(0) if key is None else key
     task = _completed(task, dial)
@@ -358,7 +358,7 @@ def _drawn(
     for first in (0, voxels):
         rows = first + np.flatnonzero(good[first : first + voxels])
         if len(rows) < _FEWEST:
-            raise ValueError(
+            raise InputError(
                 f"{tissue.name}: only {len(rows)} of {voxels} voxels can be estimated, too few to "
                 "choose from; raise the SNR or the number of voxels"
             )
@@ -494,7 +494,7 @@ def _completed(task: Detection | Rmse, dial: Blend) -> Detection | Rmse:
     before = _filled(task.before, ranges, dial.parameters)
     after = _filled(task.after, before.parts, dial.parameters)
     if before.parts == after.parts:
-        raise ValueError(
+        raise InputError(
             f"task: the tissues to tell apart ({before.name}; {after.name}) are the same in every "
             "parameter; give at least one parameter another distribution"
         )
@@ -516,7 +516,7 @@ def _filled(
         each, (low, high) = filled.parts[parameter.name], parameter.bounds
         ends = each.mean if isinstance(each, Normal) else each
         if not np.all((np.asarray(ends) >= low) & (np.asarray(ends) <= high)):
-            raise ValueError(
+            raise InputError(
                 f"{name}: {parameter.name}={spoken(each)} leaves the bounds of {parameter.name}, "
                 f"{low:g} to {high:g}, which estimates never do"
             )
@@ -526,7 +526,7 @@ def _filled(
 def _refuse_unknown(what: str, given: Sequence[str] | Mapping[str, Any], names: list[str]) -> None:
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise ValueError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
+        raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
 
 
 def _warn_of_unseen(dial: Blend, tissue: Tissue, truth: Float[np.ndarray, "n P"]) -> None:

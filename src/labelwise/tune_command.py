@@ -14,6 +14,7 @@ import typer
 
 from labelwise import options as given
 from labelwise.terminal import progress_bar, show_tuning
+from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
@@ -110,7 +111,7 @@ def tune(
     if snr is None:
         snr = asked.snr
     if snr is not None and not 0 < snr < float("inf"):
-        raise ValueError(f"--snr {snr:g}: expected a positive number")
+        raise InputError(f"--snr {snr:g}: expected a positive number")
 
     from labelwise.discovery import find_model
     from labelwise.jobs import refuse_existing
@@ -190,7 +191,7 @@ def _dial(net: Path) -> Blend:
 
     network = load(net)
     if isinstance(network, TrainedNetwork):
-        raise ValueError(
+        raise InputError(
             f"{net}: holds a single network ({network.card['label']['kind']}), so there is no "
             "alpha to choose; train a dial, which `labelwise train` does unless told otherwise"
         )
@@ -215,9 +216,9 @@ def _asked(
     ]
     if len(asked) != 1:
         got = f"got {' and '.join(asked)}" if asked else "got none"
-        raise ValueError(f"task: {_EXPECTED}; {got}")
+        raise InputError(f"task: {_EXPECTED}; {got}")
     if tissue and not rmse:
-        raise ValueError("--tissue: is for --rmse; tissues to tell apart are --from and --to")
+        raise InputError("--tissue: is for --rmse; tissues to tell apart are --from and --to")
     if detect is not None:
         tissues, snr = _read(detect, ("from", "to"))
         return Asked(Detection(tissues["from"], tissues["to"]), snr)
@@ -230,7 +231,7 @@ def _asked(
         return Asked(Rmse(chosen, _inline(tissue or [], "--tissue")))
     if not before or not after:
         missing = "--to" if before else "--from"
-        raise ValueError(f"{missing}: is missing; two tissues to tell apart are --from and --to")
+        raise InputError(f"{missing}: is missing; two tissues to tell apart are --from and --to")
     return Asked(Detection(_inline(before, "--from"), _inline(after, "--to")))
 
 
@@ -253,7 +254,7 @@ def distributions(texts: Sequence[str], option: str) -> dict[str, Distribution]:
     for text in [part for each in texts for part in each.split(",")]:
         name, _, value = (part.strip() for part in text.partition("="))
         if name in found:
-            raise ValueError(f"{option}: {name} is given twice")
+            raise InputError(f"{option}: {name} is given twice")
         found[name] = _distribution(value, f"{option} {text}")
     return found
 
@@ -268,7 +269,7 @@ def _distribution(value: str, where: str) -> Distribution:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2):
-        raise ValueError(f"{where}: expected {_DISTRIBUTION}, such as f=0.1:0.2")
+        raise InputError(f"{where}: expected {_DISTRIBUTION}, such as f=0.1:0.2")
     if normal:
         with _placed(where):
             return Normal(*numbers)
@@ -282,24 +283,24 @@ def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or no text
-        raise ValueError(f"{path}: is no TOML file: {error}") from error
+        raise InputError(f"{path}: is no TOML file: {error}") from error
     wanted = " and ".join(f"[{table}]" for table in tables)
     for key, value in said.items():
         if key == "snr" and _is_number(value):
             continue
         if key not in tables or not isinstance(value, dict):
-            raise ValueError(
+            raise InputError(
                 f"{path}: {key} = {value!r} is not expected; there may be {wanted} and snr = NUMBER"
             )
     missing = [table for table in tables if table not in said]
     if missing:
-        raise ValueError(f"{path}: the table [{missing[0]}] is missing; expected {wanted}")
+        raise InputError(f"{path}: the table [{missing[0]}] is missing; expected {wanted}")
     tissues = {}
     for table in tables:
         parts = dict(said[table])
         name = parts.pop("name", table)
         if not isinstance(name, str):
-            raise ValueError(f"{path}: [{table}] name: expected a text, got {name!r}")
+            raise InputError(f"{path}: [{table}] name: expected a text, got {name!r}")
         found = {key: _from_toml(each, f"{path}: [{table}] {key}") for key, each in parts.items()}
         with _placed(f"{path}: [{table}]"):
             tissues[table] = Tissue(found, name)
@@ -318,7 +319,7 @@ def _from_toml(value: Any, where: str) -> Distribution:
         if _is_number(mean) and _is_number(std):
             with _placed(where):
                 return Normal(float(mean), float(std))
-    raise ValueError(f"{where}: expected 1.1, [0.1, 0.2] or {{mean = 60, std = 10}}, got {value!r}")
+    raise InputError(f"{where}: expected 1.1, [0.1, 0.2] or {{mean = 60, std = 10}}, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -330,8 +331,8 @@ def _placed(where: str) -> Iterator[None]:
     """Let an error say where the wrong value stands."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _silent(what: str, done: int, total: int, words: str) -> None:

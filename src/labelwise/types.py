@@ -16,6 +16,13 @@ Numbers = Array | np.ndarray | float
 """What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
 
 
+class InputError(ValueError):
+    """What a person gave cannot be used: one sentence with what, expected, got and the remedy.
+
+    The command line prints it and ends with status 2. Every other exception is a bug.
+    """
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One quantity that is estimated: its name, unit, bounds and symbol.
@@ -29,7 +36,7 @@ class Parameter:
             unless told otherwise; the bounds if left out.
 
     Raises:
-        ValueError: if the name is no identifier, the unit is empty or a range is not ordered.
+        InputError: if the name is no identifier, the unit is empty or a range is not ordered.
 
     Example:
         >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
@@ -44,15 +51,15 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise ValueError(
+            raise InputError(
                 f"parameter name {self.name!r}: expected letters, digits and underscores "
                 "(maps are files named after it), e.g. 'D_slow'"
             )
         if not self.unit:
-            raise ValueError(f"parameter {self.name}: give its unit, or '1' if it has none")
+            raise InputError(f"parameter {self.name}: give its unit, or '1' if it has none")
         lower, upper = (float(bound) for bound in self.bounds)
         if math.isnan(lower) or math.isinf(lower) or not lower < upper:
-            raise ValueError(
+            raise InputError(
                 f"parameter {self.name}: bounds {self.bounds} must be a finite lower bound "
                 "and a larger upper one"
             )
@@ -61,7 +68,7 @@ class Parameter:
         if self.typical is not None:
             low, high = (float(value) for value in self.typical)
             if not lower <= low < high <= upper or math.isinf(high):
-                raise ValueError(
+                raise InputError(
                     f"parameter {self.name}: typical range {self.typical} must be ordered, finite "
                     f"and within the bounds {self.bounds}"
                 )

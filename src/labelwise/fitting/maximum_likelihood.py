@@ -15,7 +15,7 @@ from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
 from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
 from labelwise.noise import NoiseModel
-from labelwise.types import Estimate, Parameter, Status
+from labelwise.types import Estimate, InputError, Parameter, Status
 
 
 class MaximumLikelihood:
@@ -36,7 +36,7 @@ class MaximumLikelihood:
         threads: how many cores to use; all of them if None.
 
     Raises:
-        ValueError: a bound names no parameter, is not ordered or leaves the range open.
+        InputError: a bound names no parameter, is not ordered or leaves the range open.
 
     Example:
         >>> import labelwise as lw
@@ -94,11 +94,11 @@ class MaximumLikelihood:
             - `on_bound` (N, P): -1 on the lower bound, +1 on the upper one, else 0
 
         Raises:
-            ValueError: the shapes of signal, sigma or start do not fit the model.
+            InputError: the shapes of signal, sigma or start do not fit the model.
         """
         signal = np.asarray(signal, self.dtype)
         if signal.ndim != 2 or signal.shape[1] != measurements(self.model):
-            raise ValueError(
+            raise InputError(
                 f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
                 f"the model's acquisition, got {signal.shape}"
             )
@@ -197,7 +197,7 @@ class MaximumLikelihood:
             sigma = sigma.reshape(-1, 1)
         count = measurements(self.model)
         if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
-            raise ValueError(
+            raise InputError(
                 f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
             )
         return np.broadcast_to(sigma, (voxels, sigma.shape[1]))
@@ -210,12 +210,12 @@ class MaximumLikelihood:
         if start.ndim == 2:
             start = start[:, None]
         if start.ndim != 3 or start.shape[0] != voxels or start.shape[2] != size:
-            raise ValueError(
+            raise InputError(
                 f"start: expected ({voxels}, {size}) or ({voxels}, starts, {size}) parameters, "
                 f"got {start.shape}"
             )
         if not np.all(np.isfinite(start)):
-            raise ValueError("start: has NaN or infinite values; leave `start` out to search")
+            raise InputError("start: has NaN or infinite values; leave `start` out to search")
         return start
 
 
@@ -233,7 +233,7 @@ def _bounded(
     names = [parameter.name for parameter in parameters]
     unknown = [name for name in bounds if name not in names]
     if unknown:
-        raise ValueError(f"bounds: no parameter {unknown[0]!r}; the model has {', '.join(names)}")
+        raise InputError(f"bounds: no parameter {unknown[0]!r}; the model has {', '.join(names)}")
     return tuple(
         replace(p, bounds=bounds[p.name], typical=None) if p.name in bounds else p
         for p in parameters
@@ -243,7 +243,7 @@ def _bounded(
 def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) -> None:
     for index, parameter in enumerate(parameters):
         if index != scale and np.isinf(parameter.bounds[1]):
-            raise ValueError(
+            raise InputError(
                 f"bounds: {parameter.name} has no upper bound; only a parameter that multiplies "
                 f'the whole signal may be open, so give one, e.g. {{"{parameter.name}": (0, 10)}}'
             )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
     from typing import ClassVar as AbstractClassVar
@@ -71,13 +71,13 @@ class SignalModel(eqx.Module):
         if not isinstance(parameters, tuple) or not all(
             isinstance(parameter, Parameter) for parameter in parameters
         ):
-            raise TypeError(
+            raise InputError(
                 f"{cls.__name__}.parameters: expected a tuple of labelwise.Parameter, "
                 f"got {parameters!r}"
             )
         names = [parameter.name for parameter in parameters]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"{cls.__name__}.parameters: expected distinct names, got {names}")
+            raise InputError(f"{cls.__name__}.parameters: expected distinct names, got {names}")
 
     def __check_init__(self) -> None:
         """Refuse an acquisition that is not one finite number per measurement."""
@@ -85,15 +85,15 @@ class SignalModel(eqx.Module):
         for name in acquisition_names(type(self)):
             settings = getattr(self, name)
             if not hasattr(settings, "shape") or len(settings.shape) != 1 or not len(settings):
-                raise ValueError(
+                raise InputError(
                     f"{type(self).__name__}.{name}: expected a 1D array with one value per "
                     f"measurement, got {settings!r}"
                 )
             if not np.all(np.isfinite(settings)):
-                raise ValueError(f"{type(self).__name__}.{name}: has NaN or infinite values")
+                raise InputError(f"{type(self).__name__}.{name}: has NaN or infinite values")
             sizes[name] = len(settings)
         if len(set(sizes.values())) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__}: the acquisition's arrays differ in length: {sizes}"
             )
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from labelwise.models.base import SignalModel, per_measurement
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 _T2_BOUNDS = (5.0, 2000.0)
 _LOG_T2_BOUNDS, _LOG_T2_NODES = (math.log(_T2_BOUNDS[0]), math.log(_T2_BOUNDS[1])), 60
@@ -33,7 +33,7 @@ class T2EPG(SignalModel):
         t1: T1 in ms, the same for all voxels; the echoes hardly depend on it.
 
     Raises:
-        ValueError: if the echo times are not such a train, or T1 is not positive.
+        InputError: if the echo times are not such a train, or T1 is not positive.
 
     Source: Hennig 1991, doi:10.1002/cmr.1820030302; Weigel 2015, doi:10.1002/jmri.24619.
 
@@ -58,12 +58,12 @@ class T2EPG(SignalModel):
         """Refuse echo times that are not one train."""
         train = np.arange(1, np.size(self.te) + 1) * np.ravel(self.te)[:1]
         if np.any(train <= 0) or not np.allclose(np.ravel(self.te), train, rtol=1e-3, atol=0):
-            raise ValueError(
+            raise InputError(
                 "T2EPG.te: expected equally spaced echoes ESP, 2 ESP, 3 ESP, ... from the first "
                 f"on (their amplitudes depend on each other), got {np.ravel(self.te).tolist()} ms"
             )
         if not 0 < self.t1 < np.inf:
-            raise ValueError(f"T2EPG.t1: expected a positive time in ms, got {self.t1}")
+            raise InputError(f"T2EPG.t1: expected a positive time in ms, got {self.t1}")
 
     def signal(self, s0, t2, b1):
         """The echoes of one voxel (scalars in) or of N (arrays (N, 1) in, (N, M) out)."""

@@ -25,6 +25,7 @@ from labelwise.noise import NOISES, NoiseModel
 from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
 from labelwise.testing import check_signal_model
+from labelwise.types import InputError
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
 """What the networks of a study may be taught, besides mixes."""
@@ -99,7 +100,7 @@ class Study:
         phantom: whether the in vivo part is done, on a simulated pelvis.
 
     Raises:
-        ValueError: if a value is out of its range, or a name is not one of the model's.
+        InputError: if a value is out of its range, or a name is not one of the model's.
     """
 
     title: str
@@ -132,34 +133,34 @@ class Study:
     def __post_init__(self) -> None:
         names = self.names
         if not self.snrs or not all(0 < snr < np.inf for snr in self.snrs):
-            raise ValueError(f"snr: expected positive numbers, got {list(self.snrs)}")
+            raise InputError(f"snr: expected positive numbers, got {list(self.snrs)}")
         unknown = [label for label in self.labels if label not in LABELS]
         if unknown or not self.labels:
-            raise ValueError(f"labels: expected some of {', '.join(LABELS)}, got {unknown or '[]'}")
+            raise InputError(f"labels: expected some of {', '.join(LABELS)}, got {unknown or '[]'}")
         for what in ("noise_floor", "ill_determined"):
             name = getattr(self, what)
             if name is not None and name not in names:
-                raise ValueError(f"{what}: no parameter {name!r}; there are {', '.join(names)}")
+                raise InputError(f"{what}: no parameter {name!r}; there are {', '.join(names)}")
         for what, least in (("trainings", 1), ("repeats", 2), ("training_repeats", 2)):
             if getattr(self, what) < least:
-                raise ValueError(f"{what}: must be at least {least}, got {getattr(self, what)}")
+                raise InputError(f"{what}: must be at least {least}, got {getattr(self, what)}")
         for alpha in (self.hybrid, *self.dial):
             if not 0 <= alpha <= 1:
-                raise ValueError(f"hybrid, dial: expected shares from 0 to 1, got {alpha:g}")
+                raise InputError(f"hybrid, dial: expected shares from 0 to 1, got {alpha:g}")
         if self.own_weight < 0 or self.wide < 0 or self.deep < 0:
-            raise ValueError("own_weight, wide, deep: must be positive, or 0 for none")
+            raise InputError("own_weight, wide, deep: must be positive, or 0 for none")
         if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
-            raise ValueError(f"snr: the same one is given twice, got {list(self.snrs)}")
+            raise InputError(f"snr: the same one is given twice, got {list(self.snrs)}")
         if self.on_bound not in ("drop", "keep"):
-            raise ValueError(f"on_bound: expected 'drop' or 'keep', got {self.on_bound!r}")
+            raise InputError(f"on_bound: expected 'drop' or 'keep', got {self.on_bound!r}")
         if self.levels is not None and not (
             len(self.levels) == 2 and 0 < self.levels[0] < self.levels[1] < np.inf
         ):
-            raise ValueError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
+            raise InputError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
         if not 0 <= self.seed < _SEEDS:
-            raise ValueError(f"seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
+            raise InputError(f"seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
         if max(self.grid.shape) < 2:
-            raise ValueError("fixed: at least one parameter must have several values to test at")
+            raise InputError("fixed: at least one parameter must have several values to test at")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -244,7 +245,7 @@ def read_study(path: str | Path) -> Study:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no TOML, a key is unknown or missing, or a value is not possible.
+        InputError: if it is no TOML, a key is unknown or missing, or a value is not possible.
     """
     path = Path(path)
     if not path.is_file():
@@ -252,7 +253,7 @@ def read_study(path: str | Path) -> Study:
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from error
+        raise InputError(f"{path}: not valid TOML: {error}") from error
     return _study(said, path.parent, str(path))
 
 
@@ -266,20 +267,20 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
         _check_types(_table(said, section, where), f"{where}, [{section}]")
     for name in ("model", "snr", "acquisition"):
         if name not in said:
-            raise ValueError(f"{where}: {name} is missing; see `labelwise study paper --toml`")
+            raise InputError(f"{where}: {name} is missing; see `labelwise study paper --toml`")
     model_name = absolute(str(said["model"]), folder)
     model = _model(model_name, _table(said, "acquisition", where), folder, where)
     noise = str(said.get("noise", "rician")).capitalize()
     if noise not in NOISES:
         known = ", ".join(NOISES).lower()
-        raise ValueError(f"{where}: noise {said['noise']!r}; known are {known}")
+        raise InputError(f"{where}: noise {said['noise']!r}; known are {known}")
     training = _table(said, "training", where)
     changes = {name: training[name] for name in _OF_RECIPE if name in training}
     if changes.get("patience") == 0:
         changes["patience"] = None
     recipe = training.get("recipe", "paper")
     if recipe not in _RECIPES:
-        raise ValueError(f"{where}: recipe {recipe!r}; known are {', '.join(_RECIPES)}")
+        raise InputError(f"{where}: recipe {recipe!r}; known are {', '.join(_RECIPES)}")
     values: dict[str, Any] = {
         name: value
         for section, known in _SECTIONS.items()
@@ -293,7 +294,7 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
     spans = {name: _span(name, span, where) for name, span in _table(said, "prior", where).items()}
     snrs = said["snr"] if isinstance(said["snr"], list) else [said["snr"]]
     if not all(isinstance(snr, (int, float)) and not isinstance(snr, bool) for snr in snrs):
-        raise ValueError(f"{where}: snr must be a number or a list of numbers, got {said['snr']!r}")
+        raise InputError(f"{where}: snr must be a number or a list of numbers, got {said['snr']!r}")
     try:
         return Study(
             title=str(said.get("title", f"A study of {type(model).__name__}")),
@@ -306,8 +307,8 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
             recipe=_RECIPES[recipe](**changes),
             **values,
         )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def to_toml(study: Study) -> str:
@@ -372,7 +373,7 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
     kind = find_model(name)
     needed = acquisition_names(kind)
     if set(table) != set(needed):
-        raise ValueError(
+        raise InputError(
             f"{where}, [acquisition]: model {name} needs {', '.join(needed)}, got "
             f"{', '.join(table) or 'nothing'}"
         )
@@ -386,7 +387,7 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
             try:
                 settings[setting] = checked(setting, [float(value) for value in given], where)
             except TypeError as error:
-                raise ValueError(
+                raise InputError(
                     f"{where}, [acquisition]: {setting} must be a list of numbers or the name of a "
                     f"file of them, got {given!r}"
                 ) from error
@@ -404,16 +405,16 @@ def _check_types(said: Mapping[str, Any], where: str) -> None:
             accepted = (int, float) if kind is float else kind
             odd = isinstance(value, bool) and kind is not bool
             if value is not None and (odd or not isinstance(value, accepted)):
-                raise ValueError(f"{where}: {key} must be {_WORDS[kind]}, got {value!r}")
+                raise InputError(f"{where}: {key} must be {_WORDS[kind]}, got {value!r}")
             items = str if key == "labels" else (int, float)
             if isinstance(value, list) and not all(isinstance(each, items) for each in value):
-                raise ValueError(f"{where}: {key} has an entry of another kind, got {value!r}")
+                raise InputError(f"{where}: {key} has an entry of another kind, got {value!r}")
 
 
 def _table(said: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     table = said.get(name, {})
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: {name} must be a table, [{name}], got {table!r}")
+        raise InputError(f"{where}: {name} must be a table, [{name}], got {table!r}")
     return table
 
 
@@ -421,7 +422,7 @@ def _span(name: str, span: Any, where: str) -> tuple[float, float]:
     try:
         low, high = (float(value) for value in span)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{where}, [prior]: {name} must be [lowest, highest], got {span!r}"
         ) from error
     return low, high
@@ -430,4 +431,4 @@ def _span(name: str, span: Any, where: str) -> tuple[float, float]:
 def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise ValueError(f"{where}: there is no {unknown[0]!r}; known are {', '.join(known)}")
+        raise InputError(f"{where}: there is no {unknown[0]!r}; known are {', '.join(known)}")

@@ -21,7 +21,7 @@ from labelwise.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.evaluate import marginal
 from labelwise.figures import in_unit, symbol
 from labelwise.study.names import HYBRID, PURPLE, dial, style_of
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 Panels = Shaped[np.ndarray, "rows columns"]
 """Axes as they are laid out."""
@@ -54,7 +54,7 @@ def performance(
         (3, P) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter.
+        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figures 2, 3 and 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
@@ -98,13 +98,13 @@ def own_weights(
         (3, P) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter, or `own` a parameter.
+        InputError: if the evaluation lacks an estimator or a parameter, or `own` a parameter.
 
     Source: figure 8 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     for parameter in parameters:
         if parameter.name not in own:
-            raise ValueError(
+            raise InputError(
                 f"own: expected an estimator for each parameter, got none for {parameter.name!r}, "
                 f"only for {', '.join(own) or 'nothing'}"
             )
@@ -133,7 +133,7 @@ def binned(
         (4, P) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter.
+        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figures 5 and 6 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -185,7 +185,7 @@ def dial_curves(
         (3, P) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter.
+        InputError: if the evaluation lacks an estimator or a parameter.
     """
     trained = trained or {}
     check(ds, [*names_by_alpha.values(), *trained.values()], parameters)
@@ -228,7 +228,7 @@ def check(
     """Refuses estimators and parameters that an evaluation does not have.
 
     Raises:
-        ValueError: naming them, and those that there are; or if none is asked for.
+        InputError: naming them, and those that there are; or if none is asked for.
     """
     wanted = {
         "names": (of, names),
@@ -238,7 +238,7 @@ def check(
         known = [str(value) for value in ds[dim].values]
         missing = [name for name in asked if name not in known]
         if missing or not asked:
-            raise ValueError(
+            raise InputError(
                 f"{argument}: expected each {dim} to be one of {', '.join(known)}; "
                 f"got {', '.join(map(repr, missing)) or 'none'}"
             )

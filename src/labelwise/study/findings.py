@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from labelwise.types import InputError
+
 CERTAIN = 2.0
 """How many standard errors a figure must be away from 0 to count as more than noise."""
 
@@ -63,7 +65,7 @@ class Claim:
         note: what a reader should know besides.
 
     Raises:
-        ValueError: if there is no part, and so nothing to judge.
+        InputError: if there is no part, and so nothing to judge.
     """
 
     key: str
@@ -74,7 +76,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError(f"claim {self.key}: expected at least one part to judge, got none")
+            raise InputError(f"claim {self.key}: expected at least one part to judge, got none")
 
     @property
     def verdict(self) -> Verdict:

@@ -31,7 +31,7 @@ from labelwise.fitting import MaximumLikelihood
 from labelwise.models import SignalModel
 from labelwise.noise import NoiseModel
 from labelwise.noise_level import NoiseLevel, from_repeats
-from labelwise.types import Estimate, Estimator, Parameter, Status, has_values
+from labelwise.types import Estimate, Estimator, InputError, Parameter, Status, has_values
 
 _MEASURES = ("bias", "std", "rmse")
 
@@ -100,7 +100,7 @@ def noise_of_repeats(
             0, in ms/µm².
 
     Raises:
-        ValueError: if there are fewer than 2 such volumes, or too few voxels with signal.
+        InputError: if there are fewer than 2 such volumes, or too few voxels with signal.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def noise_of_repeats(
     repeated = np.asarray(signal)[:, volumes].astype(float)
     if len(volumes) < 2:
         where = "at b = 0" if "b" in settings else "with equal settings"
-        raise ValueError(
+        raise InputError(
             f"noise of repeats: expected at least 2 volumes {where}, got {len(volumes)}; give "
             "sigma as a number or a map"
         )
@@ -155,7 +155,7 @@ def gold_standard(
         `standard_error`. `usable_reference` says which of them to compare with.
 
     Raises:
-        ValueError: if shapes do not fit, a bound is none, or `block` is below 1.
+        InputError: if shapes do not fit, a bound is none, or `block` is below 1.
     """
     _check_block(block)
     fitter = MaximumLikelihood(model, noise, bounds=bounds, threads=threads)
@@ -232,7 +232,7 @@ def assess(
         Ask for `result["std"]`: `result.std` is a method of every Dataset.
 
     Raises:
-        ValueError: if there is no estimator, they are about different parameters, there are fewer
+        InputError: if there is no estimator, they are about different parameters, there are fewer
             than 2 acquisitions, or shapes do not fit.
 
     Source: Epstein et al. 2024, section 3.6, doi:10.59275/j.melba.2024-geb5.
@@ -251,13 +251,13 @@ def assess(
     acquisitions, reference = np.asarray(acquisitions), np.asarray(reference, float)
     _check_block(block)
     if acquisitions.ndim != 3 or acquisitions.shape[1] < 2:
-        raise ValueError(
+        raise InputError(
             "acquisitions: expected (N, R, M) with at least 2 acquisitions, to see a spread, got "
             f"{acquisitions.shape}"
         )
     voxels, repeats, measurements = acquisitions.shape
     if reference.shape != (voxels, len(names)):
-        raise ValueError(
+        raise InputError(
             f"reference: expected ({voxels}, {len(names)}), {', '.join(names)} of each voxel, got "
             f"{reference.shape}"
         )
@@ -273,7 +273,7 @@ def assess(
         for index, (name, estimator) in enumerate(estimators.items()):
             values = np.asarray(estimator(signal, sigmas).values, float)
             if values.shape != (len(signal), len(names)):
-                raise ValueError(
+                raise InputError(
                     f"estimators: {name!r} returned values of shape {values.shape}, expected "
                     f"{(len(signal), len(names))}"
                 )
@@ -340,7 +340,7 @@ def binned(
         `left_out` says so in words.
 
     Raises:
-        ValueError: if shapes do not fit, a range is empty, or `scale` is no parameter.
+        InputError: if shapes do not fit, a range is empty, or `scale` is no parameter.
 
     Source: Epstein et al. 2024, section 4.2, doi:10.59275/j.melba.2024-geb5.
     """
@@ -426,7 +426,7 @@ def matching(
         block: signals at a time; it changes memory, and no byte.
 
     Raises:
-        ValueError: if shapes do not fit, or `repeats` is below 1.
+        InputError: if shapes do not fit, or `repeats` is below 1.
 
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5.
 
@@ -440,12 +440,12 @@ def matching(
     reference = np.asarray(reference, float)
     names = [parameter.name for parameter in model.parameters]
     if reference.ndim != 2 or reference.shape[1] != len(names):
-        raise ValueError(
+        raise InputError(
             f"reference: expected (n, {len(names)}), {', '.join(names)} of each voxel, got "
             f"{reference.shape}"
         )
     if repeats < 1:
-        raise ValueError(f"repeats: expected at least 1, got {repeats}")
+        raise InputError(f"repeats: expected at least 1, got {repeats}")
     _check_block(block)
     level = _sigma_of_voxels(sigma, len(reference)).astype(np.float32)
     known = np.isfinite(reference).all(axis=1)
@@ -528,7 +528,7 @@ def _in_words(reasons: Mapping[str, int], without: int, outside: int) -> str:
 
 def _parameter_names(estimators: Mapping[str, Estimator]) -> tuple[str, ...]:
     if not estimators:
-        raise ValueError("estimators: expected at least one by name, got none")
+        raise InputError("estimators: expected at least one by name, got none")
     all_names = {
         name: tuple(parameter.name for parameter in estimator.parameters)
         for name, estimator in estimators.items()
@@ -536,7 +536,7 @@ def _parameter_names(estimators: Mapping[str, Estimator]) -> tuple[str, ...]:
     first, names = next(iter(all_names.items()))
     for name, theirs in all_names.items():
         if theirs != names:
-            raise ValueError(
+            raise InputError(
                 f"estimators: {name!r} estimates {', '.join(theirs)}, but {first!r} estimates "
                 f"{', '.join(names)}"
             )
@@ -548,13 +548,13 @@ def _sigma_of_voxels(
 ) -> Float[np.ndarray, " N"]:
     level = np.asarray(sigma, float)
     if level.shape not in ((), (1,), (voxels,)):
-        raise ValueError(f"sigma: expected a number or ({voxels},), got {level.shape}")
+        raise InputError(f"sigma: expected a number or ({voxels},), got {level.shape}")
     return np.broadcast_to(level, (voxels,))
 
 
 def _check_block(block: int) -> None:
     if block < 1:
-        raise ValueError(f"block: expected at least 1, got {block}")
+        raise InputError(f"block: expected at least 1, got {block}")
 
 
 def _check_bins(
@@ -567,23 +567,23 @@ def _check_bins(
 ) -> None:
     theirs = voxelwise["parameter"].values.tolist()
     if theirs != names:
-        raise ValueError(
+        raise InputError(
             f"parameters: expected {', '.join(theirs)}, which were assessed, got {', '.join(names)}"
         )
     expected = (voxelwise.sizes["voxel"], len(names))
     if reference.shape != expected:
-        raise ValueError(f"reference: expected {expected}, got {reference.shape}")
+        raise InputError(f"reference: expected {expected}, got {reference.shape}")
     if limits.shape != (len(names), 2):
-        raise ValueError(f"ranges: expected ({len(names)}, 2), got {limits.shape}")
+        raise InputError(f"ranges: expected ({len(names)}, 2), got {limits.shape}")
     for name, (low, high) in zip(names, limits, strict=True):
         if not (np.isfinite([low, high]).all() and low < high):
-            raise ValueError(
+            raise InputError(
                 f"ranges: {name} is from {low:g} to {high:g}; expected a finite lowest value and "
                 "a higher one, to put bins between"
             )
     if scale is not None and not 0 <= scale < len(names):
-        raise ValueError(
+        raise InputError(
             f"scale: expected an index from 0 to {len(names) - 1}, or None, got {scale}"
         )
     if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins}")
+        raise InputError(f"bins: expected at least 1, got {bins}")

@@ -30,6 +30,7 @@ from scipy.ndimage import gaussian_filter
 from labelwise.bounds import signals
 from labelwise.models import IVIM
 from labelwise.noise import Rician
+from labelwise.types import InputError
 
 B_VALUES = (0, 10, 20, 30, 50, 80, 100, 200, 400, 800)
 """Of one acquisition, in s/mm², in the order of the scanner."""
@@ -180,7 +181,7 @@ def pelvis(
         b_values: in s/mm², of one repeat; the paper's if left out.
 
     Raises:
-        ValueError: if the shape has fewer than 16 by 16 voxels, or repeats or snr are not positive.
+        InputError: if the shape has fewer than 16 by 16 voxels, or repeats or snr are not positive.
 
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5, for the protocol.
 
@@ -289,11 +290,11 @@ def _readme(scan: Pelvis) -> str:
 
 def _check(shape: tuple[int, int, int], repeats: int, snr: float) -> None:
     if len(shape) != 3 or min(shape[:2]) < 16 or shape[2] < 1:
-        raise ValueError(f"shape: expected at least 16 x 16 voxels and 1 slice, got {tuple(shape)}")
+        raise InputError(f"shape: expected at least 16 x 16 voxels and 1 slice, got {tuple(shape)}")
     if repeats < 1:
-        raise ValueError(f"repeats: expected at least 1, got {repeats}")
+        raise InputError(f"repeats: expected at least 1, got {repeats}")
     if not (math.isfinite(snr) and snr > 0):
-        raise ValueError(f"snr: expected a positive number, got {snr}")
+        raise InputError(f"snr: expected a positive number, got {snr}")
 
 
 def _painted(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from labelwise.acquisition import group_equal
+from labelwise.types import InputError
 
 _SPOKEN = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # as people say settings
 
@@ -52,11 +53,11 @@ class Repeats:
             signal: (N, V) all volumes of the series, in the order of the file.
 
         Raises:
-            ValueError: if it has another number of volumes.
+            InputError: if it has another number of volumes.
         """
         expected = self.volumes.size + len(self.left_out)
         if np.ndim(signal) != 2 or signal.shape[1] != expected:
-            raise ValueError(
+            raise InputError(
                 f"signal: expected (N, {expected}), one column for each volume of the series, got "
                 f"{np.shape(signal)}"
             )
@@ -83,7 +84,7 @@ def split(
         tolerance: the widest spread of b within one group, in ms/µm².
 
     Raises:
-        ValueError: if settings differ in length or are not finite, there are no repeats to be
+        InputError: if settings differ in length or are not finite, there are no repeats to be
             found, or `repeats` does not fit.
 
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5.
@@ -102,7 +103,7 @@ def split(
     number = math.gcd(*sizes) if repeats is None else repeats
     if number < 2 or number > min(sizes):
         counts = _counts(_means(rows, groups), sizes)
-        raise ValueError(
+        raise InputError(
             _no_repeats(sizes, counts) if repeats is None else _no_such(repeats, sizes, counts)
         )
     shares = [size // number for size in sizes]
@@ -129,13 +130,13 @@ def _checked(
         or len(set(shapes.values())) > 1
         or any(len(shape) != 1 for shape in shapes.values())
     ):
-        raise ValueError(
+        raise InputError(
             "settings: expected one number for each volume under every name, got shapes "
             f"{shapes or 'of nothing'}"
         )
     for name, values in rows.items():
         if not values.size or not np.all(np.isfinite(values)):
-            raise ValueError(f"settings: {name} is empty, or has NaN or infinite values")
+            raise InputError(f"settings: {name} is empty, or has NaN or infinite values")
     return rows
 
 

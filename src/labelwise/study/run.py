@@ -40,6 +40,7 @@ from labelwise.study.stages import Stages, opened
 from labelwise.study.taught import Network, train_all
 from labelwise.teach import Tell
 from labelwise.trained import TrainedNetwork
+from labelwise.types import InputError
 
 MARK = "# As labelwise ran it; copy it to change it.\n"
 """The first line of our `study.toml`, which tells it from a person's own."""
@@ -87,7 +88,7 @@ def run_study(
     Raises:
         FileExistsError: if the folder holds another study, or one is running there.
         OSError: if it cannot be written.
-        ValueError: if the study cannot be done as described.
+        InputError: if the study cannot be done as described.
     """
     begin = time.perf_counter()
     tell = tell or (lambda what, done, total, words: None)
@@ -164,17 +165,17 @@ def _check(study: Study, scan: Scan | None) -> None:
     """Refuse what would fail only at the end."""
     if scan is None and study.phantom:
         if not isinstance(study.model, IVIM):
-            raise ValueError(
+            raise InputError(
                 f"phantom: is made by IVIM, but the study is of {type(study.model).__name__}; say "
                 "phantom = false, or run `labelwise study invivo` on a scan of your own"
             )
         if np.any(np.diff(np.asarray(study.model.b)) < 0):
-            raise ValueError("phantom: its b-values must be in ascending order")
+            raise InputError("phantom: its b-values must be in ascending order")
     fixed = [
         n for n, (low, high) in zip(study.names, study.prior.ranges, strict=True) if low == high
     ]
     if fixed and (scan is not None or study.phantom):
-        raise ValueError(
+        raise InputError(
             f"prior: {fixed[0]} has a single value, and a scan is looked at in bins of it; give it "
             "a range, or leave the scan out (phantom = false)"
         )

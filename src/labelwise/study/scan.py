@@ -43,7 +43,7 @@ from labelwise.study.repeats import Repeats, split
 from labelwise.study.simulated import fits, identity
 from labelwise.study.stages import Stages
 from labelwise.study.taught import Network, points
-from labelwise.types import Estimate, Estimator, Voxels
+from labelwise.types import Estimate, Estimator, InputError, Voxels
 
 GOLD = "Gold standard"
 """The name of the estimate from all volumes."""
@@ -108,12 +108,12 @@ def read_scan(
 
     Raises:
         OSError: if a file cannot be read.
-        ValueError: if files and settings do not fit each other, or the series has no repeats.
+        InputError: if files and settings do not fit each other, or the series has no repeats.
     """
     with open_series(image) as series:
         for name, rows in settings.items():
             if len(rows) != series.volumes:
-                raise ValueError(
+                raise InputError(
                     f"{name}: {len(rows)} values, but {image.name} has {series.volumes} volumes"
                 )
         parts = split(settings, repeats, tolerance)
@@ -272,7 +272,7 @@ def assess_scan(
     reference = usable_reference(Estimate(gold["value"].values, gold["status"].values))
     scale = scale_parameter(study.model)
     if (found := int(reference.usable.sum())) < _FEWEST:
-        raise ValueError(
+        raise InputError(
             f"{scan.name}: only {found} of {len(scan.signal)} voxels have a gold standard to hold "
             f"others against ({reference.left_out}); check model, sigma and mask"
         )

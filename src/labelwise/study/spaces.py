@@ -24,7 +24,7 @@ from labelwise.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.figures import colour_range, in_unit, map_image, symbol, window_around
 from labelwise.study.figures import DPI, Panels, check, marginal_curve, share_scale
 from labelwise.study.names import style_of
-from labelwise.types import Parameter
+from labelwise.types import InputError, Parameter
 
 _PAGE = 10.0  # inches across, at most
 _BAR = 0.8  # inches of it that colour bars and what is written around images take
@@ -53,7 +53,7 @@ def arrows(
         (estimators, pairs) Axes; (1, estimators) if there is a single pair.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter, or there is no pair.
+        InputError: if the evaluation lacks an estimator or a parameter, or there is no pair.
 
     Source: figures 4 and 9 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -128,7 +128,7 @@ def densities(
         (3, P) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter.
+        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figure 11 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -207,19 +207,19 @@ def fixed_points(
         (3, 3) Axes.
 
     Raises:
-        ValueError: if the evaluation lacks an estimator or a parameter, two of the three parameters
+        InputError: if the evaluation lacks an estimator or a parameter, two of the three parameters
             are one, or the grid has no such index.
 
     Source: figure 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, [a, b], [parameter, x, y])
     if len({parameter.name, x.name, y.name}) < 3:
-        raise ValueError(
+        raise InputError(
             f"parameter, x, y: expected three parameters, got {parameter.name}, {x.name}, {y.name}"
         )
     values = ds[parameter.name].values
     if not all(-len(values) <= index < len(values) for index in indices):
-        raise ValueError(
+        raise InputError(
             f"indices: the grid has {len(values)} values of {parameter.name}, got {indices}"
         )
     styles = {name: style_of(name) for name in (a, b)}
@@ -278,7 +278,7 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
         (P, methods) Axes.
 
     Raises:
-        ValueError: if the maps lack a parameter.
+        InputError: if the maps lack a parameter.
 
     Source: figure 7 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 

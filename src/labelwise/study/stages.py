@@ -29,6 +29,7 @@ from labelwise.lesson import Lesson
 from labelwise.study.findings import Lap
 from labelwise.teach import Tell, teach
 from labelwise.trained import TrainedNetwork, load
+from labelwise.types import InputError
 
 try:
     import fcntl
@@ -198,7 +199,7 @@ def _write_networks(networks: Networks, folder: Path) -> None:
 def _network(path: Path) -> TrainedNetwork:
     network = load(path)
     if not isinstance(network, TrainedNetwork):
-        raise ValueError(f"{path}: expected a single network")
+        raise InputError(f"{path}: expected a single network")
     return network
 
 
