@@ -1,5 +1,6 @@
 """The fitter's laws, and an independent optimiser beside it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import labelwise as lw
 from labelwise.bounds import cramer_rao
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.engines import is_separable
+from labelwise.simulate import simulate
 
 B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
 PAPER_BOUNDS = {"S0": (0, 1e4)}
@@ -139,6 +141,32 @@ def test_threads_change_nothing(signals):
         for threads in (1, 2)
     )
     np.testing.assert_array_equal(one.values, two.values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        *((lw.IVIM, count) for count in (4, 11, 23, 60)),
+        *((kind, 11) for kind in (lw.ADC, lw.Kurtosis, lw.T2, lw.T2Biexponential)),
+        (lw.T1InversionRecovery, 11),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_the_place_of_a_voxel_changes_nothing(kind, count):
+    """With 11 measurements, a matrix product rounded a start differently in another row."""
+    steps = np.linspace(0, 1, count) ** 2
+    model = kind(0.8 * steps if "b" in kind.__annotations__ else 10 + 2000 * steps)
+    prior, key = lw.Uniform.typical(model), jax.random.key(count)
+    voxels = simulate(model, lw.Rician(), prior, 0.05, 3000, key)
+    one, two = (MaximumLikelihood(model, lw.Rician(), threads=threads) for threads in (1, 2))
+    whole = two(voxels.signal, 0.05)
+    order = np.random.default_rng(count).permutation(len(voxels))
+    permuted, alone = two(voxels.signal[order], 0.05), one(voxels.signal, 0.05)
+    cuts = np.split(voxels.signal, [100, 700, 2753])
+    cut = np.concatenate([two(part, 0.05).values for part in cuts])
+    np.testing.assert_array_equal(permuted.values, whole.values[order])
+    np.testing.assert_array_equal(alone.values, whole.values)
+    np.testing.assert_array_equal(cut, whole.values)
 
 
 @pytest.mark.parametrize(

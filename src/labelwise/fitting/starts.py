@@ -66,17 +66,22 @@ class Dictionary:
         return int(np.argmax(np.median(variance.reshape(-1, len(changes)), axis=0)[: len(shape)]))
 
     def starts(self, signal: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "P S N"]:
-        """The best entry for each voxel: of all of them, and of each stratum."""
+        """The best entry for each voxel: of all of them, and of each stratum.
+
+        In float64: a matrix product rounds a row differently in another place, which must not reach
+        the digits of a float32 start.
+        """
+        dtype, signal = signal.dtype, signal.astype(float)
         norm = np.sqrt(np.sum(self.signal**2, axis=1)) + 1e-30
         if self.scale is None:
-            likeness = signal @ self.signal.T.astype(signal.dtype) - 0.5 * norm**2
+            likeness = signal @ self.signal.T - 0.5 * norm**2
         else:
-            likeness = signal @ (self.signal.T / norm).astype(signal.dtype)
+            likeness = signal @ (self.signal.T / norm)
         picks = np.stack([s[np.argmax(likeness[:, s], axis=1)] for s in self.strata])
         starts = self.params[:, picks]
         if self.scale is not None:
             starts[self.scale] = np.take_along_axis(likeness, picks.T, axis=1).T / norm[picks]
-        return starts.astype(signal.dtype)
+        return starts.astype(dtype)
 
 
 def find_starts(
@@ -84,8 +89,8 @@ def find_starts(
 ) -> Float[np.ndarray, "P S N"]:
     """All the starts that can be found for N voxels; bounds are not yet applied.
 
-    Voxels are compared in full blocks: a matrix product rounds a row differently in another shape,
-    and a voxel's estimate must not depend on how many others it came with.
+    Voxels are guessed in full blocks: a compiled program rounds a voxel differently in another
+    shape, and its estimate must not depend on how many others it came with.
     """
     found = []
     for block in _full_blocks(len(signal)):
