@@ -8,6 +8,7 @@ from helpers import SIGMA, TRUTH, B, inside
 from labelwise import ADC, Rician
 from labelwise.describing import describe_model
 from labelwise.networks import Architecture, Scaling
+from labelwise.noise import describe_noise
 from labelwise.trained import TrainedNetwork
 
 
@@ -28,7 +29,7 @@ def random_network():
         )
         said = {
             "model": describe_model(model),
-            "noise": "Rician",
+            "noise": describe_noise(Rician()),
             "normalised": True,
             "label": {"kind": "random"},
             "noise_range": [0.001, 0.5],
@@ -36,7 +37,9 @@ def random_network():
             "taught": [[0.8, 1.2], [0.0, 100.0]],
         }
         weights = architecture.initial(np.random.default_rng(seed))
-        return TrainedNetwork(architecture, scaling, weights, model.parameters, said | card)
+        return TrainedNetwork(
+            architecture, scaling, weights, model.parameters, Rician(), said | card
+        )
 
     return make
 

@@ -316,7 +316,10 @@ def test_map_can_be_quiet_or_say_json_only(net):
         (("--net", "none.safetensors"), "none.safetensors: there is no such network file"),
         (("--net", "mask.nii.gz"), "mask.nii.gz: not a network of labelwise, or damaged"),
         (("--net", "dial.safetensors", "--model", "kurtosis"), "for the model ADC"),
-        (("--net", "dial.safetensors", "--noise", "gaussian"), "give --noise rician"),
+        (
+            ("--net", "dial.safetensors", "--noise", "gaussian"),
+            "for Rician noise, not for Gaussian",
+        ),
         (("--net", "dial.safetensors", "--alpha", "2"), "alpha: expected a number from 0"),
         (("--net", "dial.safetensors", "--alpha", "f=1"), "no parameter 'f'"),
         (("--net", "dial.safetensors", "--prior", "ADC=0:1"), "--prior cannot change it"),

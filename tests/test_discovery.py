@@ -7,11 +7,13 @@ import pytest
 
 from labelwise import ADC, IVIM, SelfStarting, SignalModel, discovery
 from labelwise.discovery import available_models, find_model
+from labelwise.types import InputError
 
 GOOD = '''
 import jax.numpy as jnp
 import labelwise as lw
 from labelwise import ADC
+from labelwise.types import InputError
 from jaxtyping import Array, Float
 
 class Kurtosis(lw.SignalModel):
@@ -101,10 +103,10 @@ def test_a_users_file_may_import_a_built_in_model(file):
         (":Kurtosys", ValueError, "no class 'Kurtosys' in .*; it has Kurtosis$"),
         ("", ValueError, "say which class to use, .*my_model.py:CLASS; it has Kurtosis$"),
         (":", ValueError, "say which class to use"),
-        (":Other", TypeError, "expected a subclass of labelwise.SignalModel, got the class Other"),
+        (":Other", InputError, "expected a subclass of labelwise.SignalModel, got the class Other"),
         (":GOOD", ValueError, "no class 'GOOD'"),
-        (":jnp", TypeError, "expected a subclass of labelwise.SignalModel, got <module"),
-        (":Half", TypeError, "unfinished signal model, define parameters and signal in it"),
+        (":jnp", InputError, "expected a subclass of labelwise.SignalModel, got <module"),
+        (":Half", InputError, "unfinished signal model, define parameters and signal in it"),
     ],
 )
 def test_what_a_file_does_not_have(file, suffix, error, message):
@@ -126,7 +128,7 @@ def test_a_file_that_is_not_there(tmp_path):
         ("def f():\n    raise KeyError('k')\n\nf()\n", "line 2: KeyError: 'k'"),
         (
             "import labelwise as lw\nclass A(lw.SignalModel):\n    parameters = [1]\n",
-            r"line 2: TypeError: A\.parameters: expected a tuple",
+            r"line 2: InputError: A\.parameters: expected a tuple",
         ),
     ],
 )
@@ -163,8 +165,8 @@ def test_a_plug_in_cannot_take_over_a_built_in_name(plug_ins):
     [
         ("no_such_package:Model", ValueError, "'mine' .*cannot be imported, ModuleNotFoundError"),
         ("labelwise.models.adc:Nope", ValueError, "'mine' .*cannot be imported, AttributeError"),
-        ("labelwise.types:Status", TypeError, "'mine' .*expected a subclass"),
-        ("labelwise.models:SelfStarting", TypeError, "'mine' .*unfinished signal model"),
+        ("labelwise.types:Status", InputError, "'mine' .*expected a subclass"),
+        ("labelwise.models:SelfStarting", InputError, "'mine' .*unfinished signal model"),
     ],
 )
 def test_a_broken_plug_in_is_named(plug_ins, target, error, message):

@@ -374,11 +374,11 @@ def test_a_network_of_another_acquisition(ask, net):
 
 
 def test_a_network_of_another_model(ask, net, data):
-    refuse(ask(net=net, model=IVIM(b=B)), "was trained for the model ADC , not for IVIM")
+    refuse(ask(net=net, model=IVIM(b=B)), "was trained for the model ADC, not for IVIM")
 
 
 def test_a_network_of_another_noise(ask, net):
-    refuse(ask(net=net, noise=Gaussian()), "for Rician noise, not for Gaussian; give --noise ric")
+    refuse(ask(net=net, noise=Gaussian()), "for Rician noise, not for Gaussian; choose that")
 
 
 def test_a_network_for_signals_of_another_unit(ask, tmp_path, made):

@@ -89,7 +89,9 @@ def test_every_activation_has_its_node(ends, activation, tmp_path):
     sizes = vars(known.architecture) | {"activation": activation}
     architecture = Architecture(**sizes)
     weights = architecture.initial(np.random.default_rng(3))
-    network = TrainedNetwork(architecture, known.scaling, weights, known.parameters, known.card)
+    network = TrainedNetwork(
+        architecture, known.scaling, weights, known.parameters, known.noise, known.card
+    )
     export_onnx(network, tmp_path / "net.onnx")
     assert_agree(network, tmp_path / "net.onnx")
 

@@ -14,6 +14,7 @@ from labelwise import (
 )
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
+from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
 from labelwise.simulate import simulate
@@ -198,7 +199,7 @@ def test_a_black_box_is_taught_by_fits_and_not_by_itself():
     (network,) = teach(lesson(label, model=model, recipe=Recipe(**vars(FAST))))
     found = network(model.signal(1.0, np.array([[0.8], [1.6]])), 0.02)
     np.testing.assert_allclose(found.values[:, 1], [0.8, 1.6], rtol=0.3)
-    assert network.card["model"]["class"] == "BlackBox"
+    assert network.card["model"]["class"] == "helpers:BlackBox"
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_different_objectives_are_trained_in_one_lesson(objectives):
     assert [network.card["label"] for network in objectives] == [
         {"kind": "self-supervised", "loss": "sum of squares"},
         {"kind": "ground truth"},
-        {"kind": "self-supervised", "loss": "Rician"},
+        {"kind": "self-supervised", "loss": describe_noise(Rician())},
     ]
     assert [network.card["label_report"] is None for network in objectives] == [True, False, True]
 
@@ -252,7 +253,11 @@ def test_the_card_says_what_the_network_is_for():
     card = network.card
     assert card["model"]["acquisition"] == {"b": [0.0, 0.2, 0.5, 1.0]}
     assert card["noise_range"] == pytest.approx([0.05, 0.05])
-    assert (card["normalised"], card["sigma"], card["noise"]) == (False, 0.05, "Rician")
+    assert (card["normalised"], card["sigma"], card["noise"]["class"]) == (
+        False,
+        0.05,
+        "labelwise.noise:Rician",
+    )
     assert card["weights"] == [1.0, 2.0]
     assert card["ranges"] == Uniform.typical(MODEL).ranges.tolist()
     assert card["validation"]["loss"] == pytest.approx(min(card["validation"]["restarts"]))

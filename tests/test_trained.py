@@ -327,7 +327,7 @@ def test_another_version_of_the_file_is_refused(written, tmp_path):
     path.write_bytes(written)
     arrays, said = read_arrays(path)
     write_arrays(path, arrays, {**said, "version": 7})
-    refused(path.read_bytes(), path, "version 7 .* this labelwise reads 1; upgrade")
+    refused(path.read_bytes(), path, "version 7 .* this labelwise reads 2; upgrade")
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):

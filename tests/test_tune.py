@@ -307,7 +307,7 @@ def test_what_is_left_out_is_as_before_or_as_in_training(dial):
         (Normal(1.5, 0.3), stats.norm(1.5, 0.3)),
         (Normal(0.1, 0.4), stats.truncnorm(-0.25, 12.25, 0.1, 0.4)),  # cut at 0, far from 5
     ],
-    ids=str,
+    ids=["value", "range", "normal", "cut normal"],
 )
 @pytest.mark.filterwarnings("ignore:.*is outside of")
 def test_tissues_are_drawn_as_described(random_dial, seen, each, expected):

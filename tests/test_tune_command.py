@@ -167,7 +167,7 @@ def test_a_user_model_is_found_in_its_file(folder):
     card = {**dial.mle.card, "model": {**dial.card["model"], "class": "Own"}}
     Blend(1, replace(dial.mle, card=card), dial.gt).save("own.safetensors")
     arguments = ("tune", "own.safetensors", "--rmse", "ADC", "--out", "tuned")
-    assert "give --model FILE.py:Own" in complaint(*arguments)
+    assert "--model FILE.py:Own" in complaint(*arguments)
     result = run(*arguments, "--voxels", "200", "--model", "own.py:Own", "--quiet")
     assert (result.exit_code, result.stdout) == (0, "")
     assert record(folder)["model"]["class"] == "Own"

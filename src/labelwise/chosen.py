@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.describing import describe_model
 from labelwise.dial import dial, noise_levels
-from labelwise.discovery import name_of
+from labelwise.discovery import name_of, refuse_other_model
+from labelwise.noise import describe_noise
 from labelwise.pipeline import Network, Progress, Source
 from labelwise.priors import Uniform
 from labelwise.request import MapRequest
 from labelwise.summary import NetworkUse
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import InputError
+from labelwise.written import told_apart
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
 
@@ -50,7 +50,7 @@ def model_of(path: Path | None) -> str:
         raise InputError(
             "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
         )
-    return name_of(load(path).card["model"]["class"], path)
+    return name_of(load(path).card["model"], path)
 
 
 def _from_file(request: MapRequest, path: Path) -> Source:
@@ -139,23 +139,11 @@ def _pair(numbers) -> tuple[float, float]:
 
 def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
     """Refuse a network of another model or noise; its acquisition is checked elsewhere."""
-    ours, theirs = describe_model(request.model), card["model"]
-    for what in ("class", "constants"):
-        if ours[what] != theirs[what]:
-            raise InputError(
-                f"{path}: was trained for the model {theirs['class']} {theirs['constants'] or ''}, "
-                f"not for {ours['class']} {ours['constants'] or ''}; choose that --model, or "
-                "another network"
-            )
-    own = not type(request.model).__module__.startswith("labelwise.")
-    if own and ours["source"] != theirs["source"]:
-        warnings.warn(
-            f"{path}: the file of {ours['class']} has changed since the network was trained for it",
-            stacklevel=4,
-        )
-    noise = type(request.noise).__name__
-    if card["noise"] != noise:
+    refuse_other_model(request.model, card["model"], path)
+    ours, theirs = describe_noise(request.noise), card["noise"]
+    if theirs != ours:
+        trained, asked = told_apart(theirs, ours)
         raise InputError(
-            f"{path}: was trained for {card['noise']} noise, not for {noise}; give --noise "
-            f"{card['noise'].lower()}, or another network"
+            f"{path}: was trained for {trained} noise, not for {asked}; choose that --noise, or "
+            "another network"
         )

@@ -7,13 +7,16 @@ There is no registry: a built-in model is called after its file in `labelwise.mo
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +25,10 @@ from typing import Any, TypeGuard
 import numpy as np
 
 import labelwise.models
+from labelwise.describing import describe_model, same_equation
 from labelwise.models import SignalModel
-from labelwise.types import InputError
+from labelwise.types import USERS, InputError, class_name
+from labelwise.written import short_name, told_apart
 
 ENTRY_POINT_GROUP = "labelwise.models"
 
@@ -75,22 +80,22 @@ def find_model(name: str) -> type[SignalModel]:
     )
 
 
-def name_of(class_name: str, path: Path) -> str:
-    """The name by which a class of signal models is asked for.
+def name_of(said: Mapping[str, Any], path: Path) -> str:
+    """The name by which the model of a network's card is asked for.
 
     Args:
-        class_name: of the class, as the card of a network says it.
+        said: its description, by `describe_model`.
         path: the network's file, for the message.
 
     Raises:
-        InputError: if there is none: it is a user's own.
+        InputError: if there is none: it is a person's own.
     """
     for name, kind in available_models().items():
-        if kind.__qualname__ == class_name:
+        if class_name(kind) == said["class"]:
             return name
     raise InputError(
-        f"{path}: was trained for the model {class_name}, which has no name here; give --model "
-        f"FILE.py:{class_name}"
+        f"{path}: was trained for the model {said['class']}, which is no installed one; say where "
+        f"it is: --model FILE.py:{short_name(said)}"
     )
 
 
@@ -99,20 +104,59 @@ def rebuild(said: Mapping[str, Any], kind: type[SignalModel] | None, path: Path)
 
     Args:
         said: its description in the network's card.
-        kind: its class, if it is a user's own.
+        kind: its class, if it is a person's own.
         path: the network's file, for the message.
 
     Raises:
-        InputError: if it is another class, or one without a name and not given.
+        InputError: if it is another one, or one that is not installed and not given.
     """
-    if kind is None:
-        kind = available_models()[name_of(said["class"], path)]
-    elif kind.__qualname__ != said["class"]:
-        raise InputError(
-            f"{path}: was trained for the model {said['class']}, not for {kind.__qualname__}"
-        )
+    kind = kind or available_models()[name_of(said, path)]
+    if short_name(said) != kind.__qualname__:  # its settings may be others
+        trained, asked = told_apart(said, {"class": class_name(kind)})
+        raise InputError(f"{path}: was trained for the model {trained}, not for {asked}")
     settings = {name: np.array(values) for name, values in said["acquisition"].items()}
-    return kind(**settings, **said["constants"])
+    made = kind(**settings, **said["constants"])
+    refuse_other_model(made, said, path)
+    return made
+
+
+def refuse_other_model(model: SignalModel, said: Mapping[str, Any], path: Path) -> None:
+    """Refuse a model that is not the one that a network was trained for, whatever its acquisition.
+
+    Files of version 1 know a person's own class by its bare name and no signals: there, code that
+    has changed is a warning.
+
+    Args:
+        model: the model.
+        said: the description in the network's card.
+        path: the network's file, for the message.
+
+    Raises:
+        InputError: if the class, a constant or the equation is another.
+    """
+    ours = describe_model(model)
+    bare = ":" not in said["class"]
+    if bare:
+        ours = {**ours, "class": short_name(ours)}
+    if any(said[name] != ours[name] for name in ("class", "constants")):
+        trained, asked = told_apart(said, ours)
+        raise InputError(
+            f"{path}: was trained for the model {trained}, not for {asked}; choose that --model, "
+            "or another network"
+        )
+    if "signals" not in said:
+        if ours["source"] != said["source"]:
+            warnings.warn(
+                f"{path}: the file of {said['class']} has changed since the network was trained",
+                stacklevel=2,
+            )
+        return
+    settings = {name: np.array(values) for name, values in said["acquisition"].items()}
+    if not same_equation(replace(model, **settings), said):
+        raise InputError(
+            f"{path}: was trained for another equation of {said['class']}, whose code has changed "
+            "since; train a network for this one"
+        )
 
 
 def _built_in_models() -> dict[str, type[SignalModel]]:
@@ -194,7 +238,9 @@ def _run(path: Path) -> ModuleType:
     """Execute a user's file as a module."""
     if not path.is_file():
         raise FileNotFoundError(f"model file {path}: no such file")
-    module_name = f"labelwise_user_{path.stem}"
+    # files of one name in two folders are two modules
+    place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+    module_name = f"{USERS}{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"model file {path}: not a Python file")

@@ -106,10 +106,7 @@ def _program(
         if not errors:
             return params(data), None, level
         values, pull = jax.vjp(params, data)
-        clean = data
-        if noise.magnitude:
-            clean = jnp.sqrt(jnp.maximum(data**2 - 2 * sigma**2, 0))  # E[data²] is S² + 2σ²
-        variance = noise.variance(clean, sigma)
+        variance = noise.variance(noise.signal_of(data, sigma), sigma)
         scatter = []
         for parameter in range(len(values)):  # one pass for each is faster here than a vmap
             (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))

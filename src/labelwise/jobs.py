@@ -27,12 +27,13 @@ from labelwise.fitting import MaximumLikelihood
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
-from labelwise.noise import NOISES, Gaussian, NoiseModel, Rician
+from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.outputs import as_json
 from labelwise.priors import Grid
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import Estimator, InputError, LabelSource
+from labelwise.written import told_apart
 
 MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise
@@ -190,7 +191,7 @@ def evaluate_files(
     estimators, first = _networks(paths)
     card = first.card
     made = rebuild(card["model"], model, paths[0])
-    noise = NOISES[card["noise"]]()
+    noise = first.noise
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
     sigma = sigma_for(card["sigma"], snr, paths[0])
@@ -240,12 +241,15 @@ def _networks(
     for path, stem, network in zip(paths, _stems(paths), networks, strict=True):
         network.check_acquisition(first.acquisition)
         for what, ours, theirs in (
-            ("model", first.card["model"]["class"], network.card["model"]["class"]),
+            ("model", _equation(first), _equation(network)),
             ("noise", first.card["noise"], network.card["noise"]),
         ):
             if ours != theirs:
+                trained, other = told_apart(theirs, ours)
+                code = " of other code" * (trained == other)
                 raise InputError(
-                    f"{path}: was trained for the {what} {theirs}, {paths[0].name} for {ours}; "
+                    f"{path}: was trained for the {what} {trained}, {paths[0].name} for "
+                    f"{other}{code}; "
                     "evaluate them one by one"
                 )
         if network.card["prior"] != first.card["prior"]:
@@ -260,6 +264,11 @@ def _networks(
         else:
             estimators[stem] = network
     return estimators, first
+
+
+def _equation(network: TrainedNetwork | Blend) -> dict[str, Any]:
+    """What makes the model of a network another, besides its acquisition."""
+    return {name: network.card["model"].get(name) for name in ("class", "constants", "signals")}
 
 
 def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:

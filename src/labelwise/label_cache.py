@@ -10,14 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from labelwise.describing import canonical, code_of
-from labelwise.files import digest, read_arrays, write_arrays
+from labelwise.files import canonical, code_of, digest, read_arrays, write_arrays
 from labelwise.types import Estimate, LabelSource, Voxels
 
 
 def labels_version() -> str:
     """What the labels of this version are made by; another version makes its own."""
-    return code_of("fitting", "models", "labels.py", "noise.py", "types.py")
+    return code_of("labelwise.labels", "labelwise.models")
 
 
 def cached(

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.describing import canonical, describe_model, describe_module, plain
+from labelwise.describing import describe_model
+from labelwise.files import canonical
 from labelwise.fitting import MaximumLikelihood
 from labelwise.models.base import SignalModel
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, describe_noise
 from labelwise.types import (
     Estimate,
     Estimator,
@@ -26,6 +27,7 @@ from labelwise.types import (
     Voxels,
     has_values,
 )
+from labelwise.written import plain
 
 _FROM_BEST_TO_WORST = (
     *(Status.CONVERGED, Status.PREDICTED, Status.EXTRAPOLATED, Status.ON_BOUND),
@@ -135,7 +137,7 @@ class MLE:
         return {
             "kind": "maximum likelihood",
             "model": describe_model(fitter.model),
-            "noise": describe_module(fitter.noise, NoiseModel),
+            "noise": describe_noise(fitter.noise),
             "start": plain(self.start),
             "bounds": {p.name: plain(p.bounds) for p in fitter.parameters},
             "max_iterations": self.max_iterations,

@@ -5,7 +5,8 @@ Everything is elementwise and broadcasts; z = data * signal / sigma² may be 0 t
 """
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax.scipy.special import i0e, i1e
 from jaxtyping import Array, PRNGKeyArray
 
-from labelwise.types import Numbers
+from labelwise.types import InputError, Numbers, class_name, identity
 
 if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
     from typing import ClassVar as AbstractClassVar
@@ -45,6 +46,10 @@ class NoiseModel(eqx.Module):
         self, signal: Numbers, data: Numbers, sigma: Numbers
     ) -> tuple[Numbers, Numbers]:
         """d nll / d signal, and a positive stand-in for its second derivative."""
+
+    @abstractmethod
+    def signal_of(self, data: Numbers, sigma: Numbers) -> Numbers:
+        """A guess of the noise-free signal from one measurement of it, by a moment."""
 
     @abstractmethod
     def information(self, signal: Numbers, sigma: Numbers) -> Numbers:
@@ -87,6 +92,10 @@ class Gaussian(NoiseModel):
         precision = 1 / (sigma * sigma)
         score = (signal - data) * precision
         return score, jnp.broadcast_to(precision, jnp.shape(score))
+
+    def signal_of(self, data, sigma):
+        """The measurement itself."""
+        return jnp.asarray(data)
 
     def information(self, signal, sigma):
         """1 / sigma²."""
@@ -149,6 +158,10 @@ class Rician(NoiseModel):
         curvature = 1 - data * data * precision * bessel_ratio_slope(z)
         return score, jnp.clip(curvature, 0.05, 1.0) * precision
 
+    def signal_of(self, data, sigma):
+        """√(data² - 2 sigma²), since E[data²] = signal² + 2 sigma²; 0 below the noise floor."""
+        return jnp.sqrt(jnp.maximum(data**2 - 2 * sigma**2, 0))
+
     def information(self, signal, sigma):
         """Var(score), from a series in t = s² / (s² + 2), s = signal / sigma (error < 3e-6)."""
         snr_squared = (signal / sigma) ** 2
@@ -173,8 +186,40 @@ class Rician(NoiseModel):
         return jnp.where(signal > limit, series, exact)
 
 
-NOISES: dict[str, type[NoiseModel]] = {"Rician": Rician, "Gaussian": Gaussian}
-"""The noise models by name, as files and cards say them."""
+NOISES: dict[str, type[NoiseModel]] = {"rician": Rician, "gaussian": Gaussian}
+"""labelwise's noise models, by the names that options and files know them by."""
+
+
+def describe_noise(noise: NoiseModel) -> dict[str, Any]:
+    """A noise model's identity, as JSON data; see `labelwise.types.identity`."""
+    return identity(noise, NoiseModel)
+
+
+def noise_from(said: Mapping[str, Any], given: NoiseModel | None, where: object) -> NoiseModel:
+    """The noise model of a description.
+
+    Args:
+        said: by `describe_noise`.
+        given: the model itself, if it is not one of labelwise's.
+        where: the file that says so, for the message.
+
+    Raises:
+        InputError: if it is none of labelwise's and none or another one is given.
+    """
+    if given is not None:
+        if describe_noise(given) != said:
+            raise InputError(
+                f"{where}: was trained for the noise model {said['class']} {said['fields'] or ''}, "
+                f"not for the {class_name(type(given))} {given} that was given, or its code changed"
+            )
+        return given
+    for kind in NOISES.values():
+        if class_name(kind) == said["class"]:
+            return kind(**said["fields"])
+    raise InputError(
+        f"{where}: was trained for the noise model {said['class']}, which is not labelwise's own; "
+        "use it from Python: labelwise.load(path, noise=...)"
+    )
 
 
 @jax.custom_jvp

@@ -134,6 +134,7 @@ class Acquisition:
         """The model of that name with the settings it needs; a table may hold more, options not."""
         from labelwise.discovery import find_model
         from labelwise.models.base import acquisition_names
+        from labelwise.types import is_built_in
 
         kind = find_model(name)
         needed = acquisition_names(kind)
@@ -154,7 +155,7 @@ class Acquisition:
         if ".py" in name:
             self.sources["model"] = Path(name.rpartition(":")[0])
         made = kind(**{setting: self.settings[setting] for setting in needed})
-        if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
+        if not is_built_in(kind):  # a user's own: find its mistakes now
             from labelwise.testing import check_signal_model
 
             check_signal_model(made)
@@ -165,7 +166,7 @@ def noise_model(name: NoiseName) -> NoiseModel:
     """The noise model of that name."""
     from labelwise.noise import NOISES
 
-    return NOISES[name.capitalize()]()
+    return NOISES[name]()
 
 
 def sigma_source(text: str | None) -> Any:

@@ -18,8 +18,9 @@ from labelwise.acquisition import average_settings, group_equal, sigma_factor
 from labelwise.images import Series, file_hash
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
-from labelwise.noise import NoiseModel
-from labelwise.types import InputError
+from labelwise.noise import NoiseModel, describe_noise
+from labelwise.types import InputError, class_name
+from labelwise.written import in_words
 
 _WORDS = {"b": "b-values", "te": "echo times", "ti": "inversion times"}
 _UNITS = {"b": "s/mm²", "te": "ms", "ti": "ms"}
@@ -147,7 +148,7 @@ class Request(ABC):
                     and isinstance(getattr(self.model, each.name), int | float | str)
                 },
             },
-            "noise": type(self.noise).__name__,
+            "noise": in_words(describe_noise(self.noise)),
             **own,
             "acquisition": {
                 "settings": describe_settings(self.acquisition),
@@ -292,11 +293,6 @@ class MapRequest(Request):
 
 def _singly(model: SignalModel) -> list[Int[np.ndarray, " n"]]:
     return [np.array([volume]) for volume in range(measurements(model))]
-
-
-def class_name(kind: type) -> str:
-    """Where a class is defined and what it is called."""
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def describe_settings(settings: Mapping[str, Float[np.ndarray, " M"]]) -> dict[str, Any]:

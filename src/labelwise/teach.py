@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from labelwise.describing import plain
+from labelwise.files import canonical, digest
 from labelwise.label_cache import cached
 from labelwise.labels import GroundTruth, label_report, usable
 from labelwise.lesson import Lesson, SelfSupervised
@@ -26,6 +26,7 @@ from labelwise.simulate import simulate
 from labelwise.trained import TrainedNetwork
 from labelwise.training import Examples, Objective, Trained, supervised, train
 from labelwise.types import InputError, LabelSource, Voxels
+from labelwise.written import plain
 
 Tell = Callable[[str, int, int, str], None]
 """(stage, done, total, words): how far a lesson is."""
@@ -171,7 +172,7 @@ class _Classroom:
         unit = np.array(self.scaling.unit, np.float32)[:, None]
         return _Taught(
             label=label,
-            kind=f"self-{type(label.noise).__name__}",
+            kind=f"self-{digest({}, canonical(label.describe(), 'label'))[:8]}",
             objective=_signal_loss(self.lesson.model, label.noise, unit),
             targets=np.where(self.valid[:, None], targets, 1).astype(np.float32),
             usable=self.valid,
@@ -243,7 +244,7 @@ class _Classroom:
         }
         weights = _weights_of(result, taught)
         return TrainedNetwork(
-            self.architecture, self.scaling, weights, lesson.model.parameters, card
+            self.architecture, self.scaling, weights, lesson.model.parameters, lesson.noise, card
         )
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from labelwise.written import number, with_error
+from labelwise.written import number, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -262,11 +262,12 @@ def show_training(network: TrainedNetwork | Blend, path: Path, seconds: float) -
 def _label(said: Mapping[str, Any]) -> str:
     """What a label's description says, in a few words."""
     if said["kind"] == "maximum likelihood":
-        return f"maximum likelihood, {said['noise']['class']}, from {said['start']}"
+        return f"maximum likelihood, {short_name(said['noise'])}, from {said['start']}"
     if said["kind"] == "mix":
         return f"mix of {said['alpha']} ({said['a']['kind']}) with {said['b']['kind']}"
     if said["kind"] == "self-supervised":
-        return f"self-supervised, {said['loss']}"
+        loss = said["loss"]
+        return f"self-supervised, {loss if isinstance(loss, str) else short_name(loss)}"
     return said["kind"]
 
 

@@ -19,11 +19,11 @@ from labelwise.files import read_arrays, write_arrays
 from labelwise.fitting import check_input
 from labelwise.inference import Member, apply
 from labelwise.networks import Architecture, Scaling, Weights, named
-from labelwise.noise import NOISES, Gaussian, NoiseModel
+from labelwise.noise import Gaussian, NoiseModel, Rician, describe_noise, noise_from
 from labelwise.types import Estimate, InputError, Parameter, Status
 
-VERSION = 1
-"""Of the file; one that a reader does not know is refused."""
+VERSION = 2
+"""Of the file. Version 1 is read too; one that a reader does not know is refused."""
 _SPOKEN = {"b": (1000, " s/mm²"), "te": (1, " ms"), "ti": (1, " ms")}  # as people say settings
 _SLACK = 0.1  # an estimate may leave the simulated range by so much of its width
 _NOISE_SLACK = 1.05  # and a noise level by this factor
@@ -41,6 +41,7 @@ class TrainedNetwork:
         scaling: what stands between measurements, network and parameters.
         weights: its weights.
         parameters: what it estimates.
+        noise: the noise model it was trained for.
         card: what it was trained for and how, as JSON data.
     """
 
@@ -48,6 +49,7 @@ class TrainedNetwork:
     scaling: Scaling
     weights: Weights
     parameters: tuple[Parameter, ...]
+    noise: NoiseModel
     card: Mapping[str, Any]
 
     def __call__(
@@ -145,6 +147,10 @@ class Blend:
                 f"{', '.join(parameter.name for parameter in self.gt.parameters)}"
             )
         self.gt.check_acquisition(self.mle.acquisition)
+        if describe_noise(self.gt.noise) != describe_noise(self.mle.noise):
+            raise InputError(
+                f"blend: the networks are for different noise, {self.mle.noise} and {self.gt.noise}"
+            )
         if isinstance(self.alpha, Mapping):
             unknown = [name for name in self.alpha if name not in names]
             if unknown:
@@ -166,6 +172,11 @@ class Blend:
     def parameters(self) -> tuple[Parameter, ...]:
         """What it estimates."""
         return self.mle.parameters
+
+    @property
+    def noise(self) -> NoiseModel:
+        """The noise model it was trained for."""
+        return self.mle.noise
 
     @property
     def alphas(self) -> dict[str, float]:
@@ -245,15 +256,17 @@ class PointEstimates:
         return _estimate(self.network.members, signal, sigma, errors=False)
 
 
-def load(path: str | Path) -> TrainedNetwork | Blend:
+def load(path: str | Path, *, noise: NoiseModel | None = None) -> TrainedNetwork | Blend:
     """Read a network, or a dial of two, that `save` wrote.
 
     Args:
         path: the `.safetensors` file.
+        noise: the noise model it was trained for, if that is not one of labelwise's.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if it is damaged, of an unknown version, or no network of labelwise.
+        InputError: if it is damaged, of an unknown version, no network of labelwise, or of a noise
+            model that is not known.
     """
     path = Path(path)
     if not path.is_file():
@@ -264,7 +277,10 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
         version = said["version"]
     except (ValueError, LookupError) as error:
         raise InputError(damaged) from error
-    if version != VERSION:
+    if version == 1:
+        for member in said["networks"]:
+            member["card"] = _upgraded(member["card"])
+    elif version != VERSION:
         raise InputError(
             f"{path}: version {version} of the network file, this labelwise reads {VERSION}; "
             "upgrade labelwise, or train the network again"
@@ -278,11 +294,36 @@ def load(path: str | Path) -> TrainedNetwork | Blend:
                 for layer in range(member["architecture"]["depth"] + 1)
             ),
             parameters=tuple(_read_parameter(each) for each in member["parameters"]),
+            noise=noise_from(member["card"]["noise"], noise, path),
             card=member["card"],
         )
         for index, member in enumerate(said["networks"])
     ]
     return networks[0] if said["alpha"] is None else Blend(said["alpha"], *networks)
+
+
+# The sources of labelwise's own models, where they were known by their names alone.
+_VERSION_1 = {
+    "6d05de4f9779dceb19bb06ea80c3944c2e1a1bfb92a7b0338d4610f328fff13e": "adc:ADC",
+    "6e850ebb296280eb69fd68c9805af2dd85036a7bd28219acc8aee490ed0f7244": "ivim:IVIM",
+    "e9095740441f349b38cbc0449a70eb1db8e1d627f7d8c425dbb1c6aca77c2c5f": "kurtosis:Kurtosis",
+    "714efe3a268dad0ced5dc73e1812c46ae0957966d181bfb8f1cb045e63eb0871": "t1_ir:T1InversionRecovery",
+    "8fe1d321f7a3351957836594c2505702a6fc6617b9d97136f753bff772d7507e": "t2:T2",
+    "cf5c0f2bf65a235edec378273f2463f487546aabcc6e05c2cb33121ed067730e": (
+        "t2_biexponential:T2Biexponential"
+    ),
+    "619b50494c21a78cc1d9f7463a20278c97f11581c4a9034cd930ac9501ec2319": "t2_epg:T2EPG",
+}
+
+
+def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a file of version 1, which named classes without the place they come from."""
+    model, known = card["model"], _VERSION_1.get(card["model"]["source"])
+    if known is not None:
+        model = {**model, "class": f"labelwise.models.{known}", "source": None}
+    kinds = {kind.__name__: describe_noise(kind()) for kind in (Rician, Gaussian)}
+    unknown = {"class": card["noise"], "fields": {}, "source": None}
+    return {**card, "model": model, "noise": kinds.get(card["noise"], unknown)}
 
 
 def _save(path: Path, networks: list[TrainedNetwork], alpha: list[float] | None) -> None:
@@ -381,7 +422,7 @@ def _estimate(
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
         signal, level = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
     level = _checked(network.scaling.measurements, signal, level)
-    noise = NOISES.get(network.card["noise"], Gaussian)()  # a user's own: as it stands
+    noise = network.noise
     status = _input_status(network.scaling, noise, signal, level)
     good = np.flatnonzero(status == Status.CONVERGED)
     values = np.full((len(signal), len(network.parameters)), np.nan, np.float32)

@@ -15,6 +15,7 @@ import typer
 from labelwise import options as given
 from labelwise.terminal import progress_bar, show_tuning
 from labelwise.types import InputError
+from labelwise.written import in_words, short_name
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
@@ -149,7 +150,6 @@ def _tuned(
 
     from labelwise.discovery import rebuild
     from labelwise.jobs import sigma_for
-    from labelwise.noise import NOISES
     from labelwise.tune import tune
 
     card, (points, voxels, seed) = dial.card, numbers
@@ -157,7 +157,7 @@ def _tuned(
         dial,
         task,
         rebuild(card["model"], model, net),
-        NOISES[card["noise"]](),
+        dial.noise,
         sigma_for(card["sigma"], snr, net),
         points=points,
         voxels=voxels,
@@ -171,8 +171,8 @@ def _write(out: Path, found: Tuning, dial: Blend, record: Mapping[str, Any]) -> 
     from labelwise.outputs import as_json
     from labelwise.tune_figure import tune_figure
 
-    said = {**record, "model": dial.card["model"], "noise": dial.card["noise"]}
-    figure = tune_figure(found, _title(found, dial.card["model"]["class"]))
+    said = {**record, "model": dial.card["model"], "noise": in_words(dial.card["noise"])}
+    figure = tune_figure(found, _title(found, short_name(dial.card["model"])))
     with staged(out, _FILES) as folder:
         figure.savefig(folder / "tune.png")
         # without the time of day: the same command gives the same bytes

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import inspect
+import marshal
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
+
+from labelwise.written import plain
 
 Numbers = Array | np.ndarray | float
 """What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
@@ -181,3 +190,69 @@ class LabelSource(Protocol):
     def describe(self) -> dict[str, Any]:
         """What it is, as JSON data: two sources that say the same give the same labels."""
         ...
+
+
+USERS = "labelwise_user_"
+"""What the names of modules begin with that are made of a person's own files."""
+
+
+def class_name(kind: type) -> str:
+    """What a class is called wherever it must not be taken for another.
+
+    `package.module:Class` if it can be imported, `FILE.py:Class` for one in a person's own file.
+
+    Example:
+        >>> class_name(Parameter)
+        'labelwise.types:Parameter'
+    """
+    place = kind.__module__
+    if place == "__main__" or place.startswith(USERS):
+        file = getattr(sys.modules.get(place), "__file__", None)
+        place = Path(file).name if file else place
+    return f"{place}:{kind.__qualname__}"
+
+
+def is_built_in(kind: type) -> bool:
+    """Whether a class is labelwise's own."""
+    return kind.__module__.startswith("labelwise.")
+
+
+def identity(thing: Any, base: type) -> dict[str, Any]:
+    """What a model or a noise model is, as JSON data: whatever caches, loads or compares asks this.
+
+    Args:
+        thing: a frozen dataclass.
+        base: the class that it and others of its sort derive from.
+
+    Returns:
+        `class` by `class_name`; `fields` by name; and `source`, the SHA-256 of the files that
+        define its class (of the bytecode where there is no file, as in a notebook), not of what
+        these import. It is None for labelwise's own classes, whose code is in the key of a cache.
+
+    Example:
+        >>> from labelwise.noise import NoiseModel, Rician
+        >>> identity(Rician(), NoiseModel)
+        {'class': 'labelwise.noise:Rician', 'fields': {}, 'source': None}
+    """
+    own = [kind for kind in type(thing).__mro__ if issubclass(kind, base) and kind is not base]
+    return {
+        "class": class_name(type(thing)),
+        "fields": {f.name: plain(getattr(thing, f.name)) for f in dataclasses.fields(thing)},
+        "source": _source([kind for kind in own if not is_built_in(kind)]),
+    }
+
+
+def _source(kinds: list[type]) -> str | None:
+    if not kinds:
+        return None
+    total = hashlib.sha256()
+    for kind in kinds:
+        try:
+            total.update(Path(inspect.getfile(kind)).read_bytes())
+        except (OSError, TypeError):  # typed at a prompt or in a notebook
+            for name, function in sorted(vars(kind).items()):
+                if isinstance(function, FunctionType):
+                    # version 2: the later ones depend on reference counts
+                    code = marshal.dumps(inspect.unwrap(function).__code__, 2)
+                    total.update(name.encode() + code)
+    return total.hexdigest()

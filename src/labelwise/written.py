@@ -1,8 +1,13 @@
-"""Numbers as people write them."""
+"""Numbers as people write them, and records as JSON data."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
 
 
 def number(value: float) -> str:
@@ -31,3 +36,51 @@ def with_error(value: float, error: float) -> str:
         return f"{number(value)}±{number(error)}"
     places = max(0, -math.floor(math.log10(error)))
     return f"{value:,.{places}f}±{error:,.{places}f}"
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON data; infinities are text, and what has no such form is its `repr`."""
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
+
+
+def short_name(said: Mapping[str, Any]) -> str:
+    """The name of a class in an identity, without the place where it is defined.
+
+    Example:
+        >>> short_name({"class": "labelwise.noise:Rician"})
+        'Rician'
+    """
+    return said["class"].rpartition(":")[2]
+
+
+def in_words(said: Mapping[str, Any], *, full: bool = False) -> str:
+    """An identity in words: its name and what it is set to; `full` says where it is defined, too.
+
+    Example:
+        >>> in_words({"class": "labelwise.noise:Rician", "fields": {}})
+        'Rician'
+    """
+    fields = {**(said.get("fields") or {}), **(said.get("constants") or {})}
+    name = said["class"] if full else short_name(said)
+    return " ".join([name, *(f"{field}={value}" for field, value in fields.items())])
+
+
+def told_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
+    """Two different identities in words: by their short names where these tell them apart.
+
+    Example:
+        >>> told_apart({"class": "my.py:ADC"}, {"class": "labelwise.models.adc:ADC"})
+        ('my.py:ADC', 'labelwise.models.adc:ADC')
+    """
+    full = short_name(one) == short_name(other)
+    return in_words(one, full=full), in_words(other, full=full)

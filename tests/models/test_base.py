@@ -18,6 +18,7 @@ from labelwise.goodness import goodness
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
 from labelwise.priors import Uniform
 from labelwise.simulate import simulate
+from labelwise.types import InputError
 
 S0, R = Parameter("S0", "a.u.", (0, np.inf)), Parameter("R", "1/ms", (0, 1))
 
@@ -62,8 +63,8 @@ def test_scale_parameter_is_found_by_trying():
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ([S0], TypeError, "expected a tuple of labelwise.Parameter"),
-        ((S0, "R"), TypeError, "expected a tuple of labelwise.Parameter"),
+        ([S0], InputError, "expected a tuple of labelwise.Parameter"),
+        ((S0, "R"), InputError, "expected a tuple of labelwise.Parameter"),
         ((S0, S0), ValueError, "expected distinct names"),
         ((), ValueError, "expected distinct names"),
     ],

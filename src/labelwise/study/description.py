@@ -17,15 +17,16 @@ from typing import Any, Literal
 import numpy as np
 
 from labelwise.acquisition import checked, read_bvals, read_times
-from labelwise.describing import describe_model, plain
+from labelwise.describing import describe_model
 from labelwise.discovery import find_model
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
-from labelwise.noise import NOISES, NoiseModel
+from labelwise.noise import NOISES, NoiseModel, describe_noise
 from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
 from labelwise.testing import check_signal_model
-from labelwise.types import InputError
+from labelwise.types import InputError, is_built_in
+from labelwise.written import plain
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
 """What the networks of a study may be taught, besides mixes."""
@@ -191,7 +192,7 @@ class Study:
             known
             | {
                 "model": describe_model(self.model),
-                "noise": type(self.noise).__name__,
+                "noise": describe_noise(self.noise),
                 "prior": self.prior.describe(),
                 "recipe": asdict(self.recipe),
             }
@@ -270,9 +271,9 @@ def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
             raise InputError(f"{where}: {name} is missing; see `labelwise study paper --toml`")
     model_name = absolute(str(said["model"]), folder)
     model = _model(model_name, _table(said, "acquisition", where), folder, where)
-    noise = str(said.get("noise", "rician")).capitalize()
+    noise = str(said.get("noise", "rician"))
     if noise not in NOISES:
-        known = ", ".join(NOISES).lower()
+        known = ", ".join(NOISES)
         raise InputError(f"{where}: noise {said['noise']!r}; known are {known}")
     training = _table(said, "training", where)
     changes = {name: training[name] for name in _OF_RECIPE if name in training}
@@ -392,7 +393,7 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
                     f"file of them, got {given!r}"
                 ) from error
     made = kind(**settings)
-    if not kind.__module__.startswith("labelwise."):  # a user's own: find its mistakes now
+    if not is_built_in(kind):  # a user's own: find its mistakes now
         check_signal_model(made)
     return made
 

@@ -16,13 +16,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from labelwise.describing import describe_model, probe
+from labelwise.describing import describe_model
 from labelwise.dial import dial_lesson, noise_levels
 from labelwise.files import digest
 from labelwise.images import open_series, read_mask
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, describe_noise
 from labelwise.noise_level import NoiseLevel
 from labelwise.priors import Uniform
 from labelwise.study import names
@@ -40,7 +40,7 @@ from labelwise.study.invivo import (
 from labelwise.study.pelvis import pelvis as simulate_pelvis
 from labelwise.study.pelvis import write
 from labelwise.study.repeats import Repeats, split
-from labelwise.study.simulated import fits, identity
+from labelwise.study.simulated import contents, fits
 from labelwise.study.stages import Stages
 from labelwise.study.taught import Network, points
 from labelwise.types import Estimate, Estimator, InputError, Voxels
@@ -250,8 +250,8 @@ def assess_scan(
     used = scan.repeats.used
     every = kind(**{name: rows[used] for name, rows in scan.settings.items()})
     label = "phantom" if scan.simulated else "scan"
-    content = {"scan": scan.fingerprint, "model": describe_model(every), "signals": probe(every)}
-    content |= {"noise": type(study.noise).__name__}
+    content = {"scan": scan.fingerprint, "model": describe_model(every)}
+    content |= {"noise": describe_noise(study.noise)}
     whole = f"gold standard, {label}"
 
     def fit_all() -> xr.Dataset:
@@ -283,7 +283,7 @@ def assess_scan(
     sigma, truth = scan.sigma / factor, reference.values / unit
     acquisitions = scan.repeats.of(scan.signal) / np.float32(factor)
     estimators = _estimators(study, networks)
-    who = {name: identity(networks[name]) for name in estimators if name in networks}
+    who = {name: contents(networks[name]) for name in estimators if name in networks}
     shared = {**content, "factor": factor, "who": who, "prior": study.prior.describe()}
 
     def assessed(stage: str, data: Float[np.ndarray, "n R M"], against: np.ndarray) -> xr.Dataset:

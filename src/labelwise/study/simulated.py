@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import xarray as xr
 
-from labelwise.describing import plain, probe
 from labelwise.evaluate import evaluate
 from labelwise.files import digest
 from labelwise.labels import MLE
@@ -21,6 +20,7 @@ from labelwise.study.stages import Stages
 from labelwise.study.taught import Network, likely, points
 from labelwise.trained import Blend
 from labelwise.types import Estimate, LabelSource, Voxels
+from labelwise.written import plain
 
 _TIMED = 50_000  # voxels
 _TIMED_BLACK_BOX = 500
@@ -84,15 +84,15 @@ def evaluate_networks(
         f"evaluation, SNR {snr:g}" + ("" if whole else f", few repeats{suffix}"),
         snr,
         study.repeats if whole else study.training_repeats,
-        {name: identity(network) for name, network in networks.items()},
+        {name: contents(network) for name, network in networks.items()},
         estimators=points(networks),
     )
 
 
-def identity(network: Network) -> Any:
+def contents(network: Network) -> Any:
     """What a network is, as JSON data: the same estimates come from the same."""
     if isinstance(network, Blend):
-        return [network.alphas, identity(network.mle), identity(network.gt)]
+        return [network.alphas, contents(network.mle), contents(network.gt)]
     return [digest(named(network.weights)), plain(vars(network.scaling)), repr(network.parameters)]
 
 
@@ -102,7 +102,7 @@ def measure_speed(
     """Voxels per second of the network taught MLE estimates and of the fit, on the same signals."""
     name, snr = likely(study), min(study.snrs)
     chosen = {name: networks[name]} if name in networks else {}
-    content = {"study": study.describe(), "of": {n: identity(net) for n, net in chosen.items()}}
+    content = {"study": study.describe(), "of": {n: contents(net) for n, net in chosen.items()}}
 
     def make() -> xr.Dataset:
         number = _TIMED if study.model.differentiable else _TIMED_BLACK_BOX
@@ -146,7 +146,6 @@ def _evaluated(
     said = study.describe()
     content = {
         **{name: said[name] for name in ("model", "noise", "seed")},
-        "signals": probe(study.model),
         "grid": {name: plain(values) for name, values in study.grid.axes.items()},
         "snr": snr,
         "repeats": repeats,

@@ -22,14 +22,14 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from labelwise.describing import canonical, code_of, plain
-from labelwise.files import read_arrays, write_arrays
+from labelwise.files import canonical, code_of, read_arrays, write_arrays
 from labelwise.fitting import available_cores
 from labelwise.lesson import Lesson
 from labelwise.study.findings import Lap
 from labelwise.teach import Tell, teach
 from labelwise.trained import TrainedNetwork, load
 from labelwise.types import InputError
+from labelwise.written import plain
 
 try:
     import fcntl
@@ -40,12 +40,7 @@ Result = TypeVar("Result")
 Networks = dict[str, TrainedNetwork]
 
 _RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
-_CODE = (
-    *("bounds.py", "evaluate.py", "fitting", "inference.py", "information.py", "labels.py"),
-    *("models", "networks.py", "noise.py", "priors.py", "simulate.py", "trained.py"),
-    *("acquisition.py", "reference.py", "types.py", "study/invivo.py", "study/pelvis.py"),
-    *("study/repeats.py", "study/scan.py", "study/simulated.py"),
-)
+_CODE = ("labelwise.study.simulated", "labelwise.study.scan", "labelwise.models")
 
 
 class Stages:
@@ -73,7 +68,7 @@ class Stages:
             stage: what to call it.
             lessons: what to learn, and one name for each label.
         """
-        keys = [_hash([lesson.fingerprint, code_of("trained.py")]) for lesson, _ in lessons]
+        keys = [_hash([lesson.fingerprint]) for lesson, _ in lessons]
 
         def each(index: int) -> tuple[Networks, float, bool]:
             lesson, names = lessons[index]

@@ -20,7 +20,7 @@ from labelwise.study.findings import Claim, Report, Table
 from labelwise.study.scan import Assessed, Scan
 from labelwise.study.taught import Network
 from labelwise.trained import TrainedNetwork
-from labelwise.written import with_error
+from labelwise.written import short_name, with_error
 
 _COLUMNS = {
     "abs_bias": "mean |bias|",
@@ -101,10 +101,10 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
         space = "X (signals)" if said["kind"] == "self-supervised" else "Y (parameters)"
         label, noise = said["kind"], "N/A"
         if said["kind"] == "maximum likelihood":
-            noise = said["noise"]["class"]
+            noise = short_name(said["noise"])
         elif said["kind"] == "mix":
             label = f"{said['alpha']:g} {said['a']['kind']}, rest {said['b']['kind']}"
-            noise = said["a"]["noise"]["class"]
+            noise = short_name(said["a"]["noise"])
         elif said["kind"] == "self-supervised":
             label = "N/A"
         reports = [member.card["label_report"] for member in members]
