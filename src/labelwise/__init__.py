@@ -1,6 +1,5 @@
 """Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks taught it."""
 
-from labelwise.compiler import ask_for_fused_kernels
 from labelwise.fitting import MaximumLikelihood
 from labelwise.labels import MLE, FromEstimator, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
@@ -21,8 +20,6 @@ from labelwise.priors import Empirical, Grid, Uniform
 from labelwise.recipe import Recipe
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
-
-ask_for_fused_kernels()
 
 __all__ = [
     "ADC",

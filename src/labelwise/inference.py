@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.compiler import PLAIN_KERNELS
 from labelwise.fitting import available_cores
+from labelwise.fitting.compiler import plain_kernels
 from labelwise.networks import Architecture, Scaling, Weights
 from labelwise.noise import NoiseModel
 
@@ -113,4 +113,4 @@ def _program(
             scatter.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
         return values, jnp.stack(scatter), level
 
-    return jax.jit(predict, compiler_options=PLAIN_KERNELS)
+    return jax.jit(predict, compiler_options=plain_kernels())

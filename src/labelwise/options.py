@@ -246,7 +246,13 @@ def cache_folder(kind: str = "") -> Path | None:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs between runs, which saves seconds of a short run."""
+    """Let XLA fuse kernels, and JAX keep compiled programs between runs.
+
+    To be called before anything is computed.
+    """
+    from labelwise.fitting.compiler import use_fused_kernels
+
+    use_fused_kernels()
     folder = cache_folder()
     if folder is None:
         return
