@@ -26,7 +26,7 @@ from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.posterior import PosteriorMean
 from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
 from labelwise.trained import Blend
 

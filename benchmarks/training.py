@@ -20,7 +20,7 @@ import labelwise as lw
 from labelwise.networks import Architecture
 from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.training import Examples, supervised, train
 
 MODEL = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)

@@ -13,7 +13,7 @@ from labelwise import IVIM, Rician, label_cache
 from labelwise.label_cache import cached
 from labelwise.labels import MLE, GroundTruth
 from labelwise.priors import Uniform
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.types import InputError, Status, Voxels
 
 MODEL = IVIM([0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])

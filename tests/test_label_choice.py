@@ -15,7 +15,7 @@ from labelwise.lesson import Lesson
 from labelwise.posterior import PosteriorMean
 from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
 from labelwise.trained import Blend
 

@@ -21,7 +21,7 @@ from labelwise.labels import (
     usable,
 )
 from labelwise.priors import Uniform
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.types import Estimate, InputError, Parameter, Status, Voxels
 
 B = [0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]

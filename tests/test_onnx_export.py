@@ -14,7 +14,7 @@ from labelwise.networks import ACTIVATIONS, Architecture
 from labelwise.onnx_export import OPSET, export_onnx
 from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
 from labelwise.trained import Blend, TrainedNetwork
 from labelwise.types import Estimate

@@ -17,7 +17,7 @@ from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
 from labelwise.types import Estimate, Status
 

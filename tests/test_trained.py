@@ -15,7 +15,7 @@ from labelwise.labels import MLE, GroundTruth
 from labelwise.lesson import Lesson
 from labelwise.priors import Uniform
 from labelwise.recipe import Recipe
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
 from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, PointEstimates, load
 from labelwise.types import Status

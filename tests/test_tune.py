@@ -13,12 +13,11 @@ from labelwise import ADC, Gaussian, Rician
 from labelwise.labels import MLE, GroundTruth
 from labelwise.lesson import Lesson
 from labelwise.outputs import as_json
-from labelwise.priors import Uniform
+from labelwise.priors import Normal, Tissue, Uniform
 from labelwise.recipe import Recipe
 from labelwise.scores import auc, rmse
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.teach import teach
-from labelwise.tissues import Normal, Tissue
 from labelwise.trained import Blend
 from labelwise.tune import Curve, Detection, Rmse, tune
 from labelwise.types import InputError

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
-from labelwise.tissues import Normal
+from labelwise.priors import Normal
 from labelwise.trained import Blend, load
 from labelwise.tune_command import distributions
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelwise import IVIM
-from labelwise.tissues import Tissue
+from labelwise.priors import Tissue
 from labelwise.tune import Curve, Detection, Rmse, Tuning
 from labelwise.tune_figure import tune_figure
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from labelwise.dial import dial, noise_levels
 from labelwise.discovery import name_of, refuse_other_model
+from labelwise.formatting import told_apart
 from labelwise.noise import describe_noise
 from labelwise.pipeline import Network, Progress, Source
 from labelwise.priors import Uniform
@@ -19,7 +20,6 @@ from labelwise.request import MapRequest
 from labelwise.summary import NetworkUse
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import InputError
-from labelwise.written import told_apart
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.formatting import plain
 from labelwise.models.base import SignalModel, acquisition_names, within
 from labelwise.types import identity
-from labelwise.written import plain
 
 
 def describe_model(model: SignalModel) -> dict[str, Any]:

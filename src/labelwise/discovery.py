@@ -26,9 +26,9 @@ import numpy as np
 
 import labelwise.models
 from labelwise.describing import describe_model, same_equation
+from labelwise.formatting import short_name, told_apart
 from labelwise.models import SignalModel
 from labelwise.types import USERS, InputError, class_name
-from labelwise.written import short_name, told_apart
 
 ENTRY_POINT_GROUP = "labelwise.models"
 

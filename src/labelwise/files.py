@@ -142,7 +142,7 @@ def code_of(*modules: str, root: Path = Path(__file__).parent) -> str:
     Example:
         >>> code_of("labelwise.noise") == code_of("labelwise.noise")
         True
-        >>> code_of("labelwise.noise") == code_of("labelwise.simulate")
+        >>> code_of("labelwise.noise") == code_of("labelwise.simulation")
         False
     """
     libraries = ("jax", "jaxlib", "numpy", "equinox")

@@ -24,6 +24,7 @@ from labelwise.curves import curves
 from labelwise.discovery import rebuild
 from labelwise.evaluate import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
+from labelwise.formatting import told_apart
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
@@ -33,7 +34,6 @@ from labelwise.priors import Grid
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import Estimator, InputError, LabelSource
-from labelwise.written import told_apart
 
 MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from labelwise.describing import describe_model
 from labelwise.files import canonical
 from labelwise.fitting import MaximumLikelihood
+from labelwise.formatting import plain
 from labelwise.models.base import SignalModel
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.types import (
@@ -27,7 +28,6 @@ from labelwise.types import (
     Voxels,
     has_values,
 )
-from labelwise.written import plain
 
 _FROM_BEST_TO_WORST = (
     *(Status.CONVERGED, Status.PREDICTED, Status.EXTRAPOLATED, Status.ON_BOUND),

@@ -13,15 +13,15 @@ import numpy as np
 
 from labelwise.describing import describe_model
 from labelwise.files import code_of, digest
+from labelwise.formatting import plain
 from labelwise.labels import Mix
 from labelwise.models.base import SignalModel
 from labelwise.networks import Weights, named
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.priors import Prior
 from labelwise.recipe import Recipe
-from labelwise.simulate import Sigma
+from labelwise.simulation import Sigma
 from labelwise.types import InputError, LabelSource
-from labelwise.written import plain
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from labelwise.acquisition import average_settings, group_equal, sigma_factor
+from labelwise.formatting import in_words
 from labelwise.images import Series, file_hash
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.types import InputError, class_name
-from labelwise.written import in_words
 
 _WORDS = {"b": "b-values", "te": "echo times", "ti": "inversion times"}
 _UNITS = {"b": "s/mm²", "te": "ms", "ti": "ms"}

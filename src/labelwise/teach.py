@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from labelwise.files import canonical, digest
+from labelwise.formatting import plain
 from labelwise.label_cache import cached
 from labelwise.labels import GroundTruth, label_report, usable
 from labelwise.lesson import Lesson, SelfSupervised
@@ -22,11 +23,10 @@ from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks import Architecture, Scaling, Weights, fit_scaling
 from labelwise.noise import NoiseModel
 from labelwise.reference import measurement_groups, reference_measurements
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.trained import TrainedNetwork
 from labelwise.training import Examples, Objective, Trained, supervised, train
 from labelwise.types import InputError, LabelSource, Voxels
-from labelwise.written import plain
 
 Tell = Callable[[str, int, int, str], None]
 """(stage, done, total, words): how far a lesson is."""

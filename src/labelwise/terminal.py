@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from labelwise.written import number, short_name, with_error
+from labelwise.formatting import number, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path

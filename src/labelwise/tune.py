@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.models.base import SignalModel, settings_of
 from labelwise.noise import NoiseModel
+from labelwise.priors import Distribution, Normal, Population, Tissue, centre, spoken
 from labelwise.scores import auc, rmse, scatter
-from labelwise.simulate import simulate
-from labelwise.tissues import Distribution, Normal, Population, Tissue, centre, spoken
+from labelwise.simulation import simulate
 from labelwise.trained import Blend, PointEstimates, TrainedNetwork
 from labelwise.types import InputError, Parameter
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelwise import options as given
+from labelwise.formatting import in_words, short_name
 from labelwise.terminal import progress_bar, show_tuning
 from labelwise.types import InputError
-from labelwise.written import in_words, short_name
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
-    from labelwise.tissues import Distribution, Tissue
+    from labelwise.priors import Distribution, Tissue
     from labelwise.trained import Blend
     from labelwise.tune import Detection, Rmse, Tuning
 
@@ -236,7 +236,7 @@ def _asked(
 
 
 def _inline(texts: Sequence[str], option: str) -> Tissue:
-    from labelwise.tissues import Tissue
+    from labelwise.priors import Tissue
 
     found = distributions(texts, option)
     with _placed(option):
@@ -260,7 +260,7 @@ def distributions(texts: Sequence[str], option: str) -> dict[str, Distribution]:
 
 
 def _distribution(value: str, where: str) -> Distribution:
-    from labelwise.tissues import Normal
+    from labelwise.priors import Normal
 
     normal = _NORMAL.fullmatch(value)
     parts = normal.groups() if normal else value.split(":")
@@ -278,7 +278,7 @@ def _distribution(value: str, where: str) -> Distribution:
 
 def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float | None]:
     """The tissues in a TOML file by table, and the SNR if it gives one."""
-    from labelwise.tissues import Tissue
+    from labelwise.priors import Tissue
 
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -308,7 +308,7 @@ def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float
 
 
 def _from_toml(value: Any, where: str) -> Distribution:
-    from labelwise.tissues import Normal
+    from labelwise.priors import Normal
 
     if _is_number(value):
         return float(value)

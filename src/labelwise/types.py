@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
-from labelwise.written import plain
+from labelwise.formatting import plain
 
 Numbers = Array | np.ndarray | float
 """What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""

@@ -14,7 +14,7 @@ import labelwise as lw
 from labelwise.bounds import cramer_rao
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.engines import is_separable
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 
 B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
 PAPER_BOUNDS = {"S0": (0, 1e4)}

@@ -17,7 +17,7 @@ from labelwise.bounds import cramer_rao
 from labelwise.goodness import goodness
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
 from labelwise.priors import Uniform
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.types import InputError
 
 S0, R = Parameter("S0", "a.u.", (0, np.inf)), Parameter("R", "1/ms", (0, 1))

@@ -19,6 +19,7 @@ import numpy as np
 from labelwise.acquisition import checked, read_bvals, read_times
 from labelwise.describing import describe_model
 from labelwise.discovery import find_model
+from labelwise.formatting import plain
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.noise import NOISES, NoiseModel, describe_noise
@@ -26,7 +27,6 @@ from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
 from labelwise.testing import check_signal_model
 from labelwise.types import InputError, is_built_in
-from labelwise.written import plain
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
 """What the networks of a study may be taught, besides mixes."""

@@ -11,16 +11,16 @@ import xarray as xr
 
 from labelwise.evaluate import evaluate
 from labelwise.files import digest
+from labelwise.formatting import plain
 from labelwise.labels import MLE
 from labelwise.networks import named
-from labelwise.simulate import simulate
+from labelwise.simulation import simulate
 from labelwise.study import names
 from labelwise.study.description import Study
 from labelwise.study.stages import Stages
 from labelwise.study.taught import Network, likely, points
 from labelwise.trained import Blend
 from labelwise.types import Estimate, LabelSource, Voxels
-from labelwise.written import plain
 
 _TIMED = 50_000  # voxels
 _TIMED_BLACK_BOX = 500

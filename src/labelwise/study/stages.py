@@ -24,12 +24,12 @@ import xarray as xr
 
 from labelwise.files import canonical, code_of, read_arrays, write_arrays
 from labelwise.fitting import available_cores
+from labelwise.formatting import plain
 from labelwise.lesson import Lesson
 from labelwise.study.findings import Lap
 from labelwise.teach import Tell, teach
 from labelwise.trained import TrainedNetwork, load
 from labelwise.types import InputError
-from labelwise.written import plain
 
 try:
     import fcntl

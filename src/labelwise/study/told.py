@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from labelwise.fitting import available_cores
+from labelwise.formatting import short_name, with_error
 from labelwise.models import IVIM
 from labelwise.study import names
 from labelwise.study.description import Study
@@ -20,7 +21,6 @@ from labelwise.study.findings import Claim, Report, Table
 from labelwise.study.scan import Assessed, Scan
 from labelwise.study.taught import Network
 from labelwise.trained import TrainedNetwork
-from labelwise.written import short_name, with_error
 
 _COLUMNS = {
     "abs_bias": "mean |bias|",

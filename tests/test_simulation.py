@@ -13,7 +13,7 @@ from scipy import stats
 from labelwise import ADC, IVIM, T2EPG, Gaussian, Rician, SignalModel, per_measurement
 from labelwise.bounds import signals
 from labelwise.priors import Empirical, Grid, Uniform
-from labelwise.simulate import BLOCK, simulate, stream
+from labelwise.simulation import BLOCK, simulate, stream
 
 KEY = jax.random.key(11)
 MODEL = IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
