@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import labelwise as lw
-from labelwise.testing import check_signal_model
+from labelwise.models.check import check_signal_model
 
 
 class StretchedExponential(lw.SignalModel):

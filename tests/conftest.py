@@ -6,7 +6,7 @@ import pytest
 
 from helpers import SIGMA, TRUTH, B, inside
 from labelwise import ADC, Rician
-from labelwise.describing import describe_model
+from labelwise.models.find import describe_model
 from labelwise.networks import Architecture, Scaling
 from labelwise.noise import describe_noise
 from labelwise.trained import TrainedNetwork

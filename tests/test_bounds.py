@@ -18,7 +18,8 @@ from labelwise import (
     SignalModel,
     per_measurement,
 )
-from labelwise.bounds import cramer_rao, differences, fisher_information, jacobian, signals
+from labelwise.bounds import cramer_rao, fisher_information
+from labelwise.models.evaluate import differences, jacobian, signals
 
 B = np.array([0.0, 0.2, 0.5, 1.0])
 TE = 10.0 * np.arange(1, 9)

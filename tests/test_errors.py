@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import labelwise.discovery as find
+import labelwise.models.find as find
 from labelwise.cli import app
 from labelwise.types import InputError
 

@@ -12,8 +12,8 @@ import pytest
 import labelwise
 from labelwise import ADC, Gaussian, GroundTruth, Lesson, NoiseModel, Recipe, Rician, Uniform
 from labelwise.chosen import model_of
-from labelwise.discovery import find_model, rebuild
 from labelwise.files import code_of, imported
+from labelwise.models.find import find_model, rebuild
 from labelwise.trained import load
 from labelwise.types import InputError
 
@@ -126,7 +126,7 @@ def test_files_of_one_name_in_two_folders_keep_their_own_sources(tmp_path):
         path.parent.mkdir()
         path.write_text(f"# {folder}\n{OWN}", encoding="utf-8")
         kinds.append(find_model(f"{path}:ADC"))
-    sources = [labelwise.describing.describe_model(kind(B))["source"] for kind in kinds]
+    sources = [labelwise.models.find.describe_model(kind(B))["source"] for kind in kinds]
     assert len(set(sources)) == 2
 
 

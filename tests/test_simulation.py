@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from labelwise import ADC, IVIM, T2EPG, Gaussian, Rician, SignalModel, per_measurement
-from labelwise.bounds import signals
+from labelwise.models.evaluate import signals
 from labelwise.priors import Empirical, Grid, Uniform
 from labelwise.simulation import BLOCK, simulate, stream
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.dial import dial, noise_levels
-from labelwise.discovery import name_of, refuse_other_model
 from labelwise.formatting import told_apart
+from labelwise.models.find import name_of, refuse_other_model
 from labelwise.noise import describe_noise
 from labelwise.pipeline import Network, Progress, Source
 from labelwise.priors import Uniform

@@ -318,8 +318,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List the signal models: what they need, what they estimate, in which unit and bounds."""
-    from labelwise.discovery import available_models
     from labelwise.models.base import acquisition_names
+    from labelwise.models.find import available_models
     from labelwise.request import equation
 
     listed = {

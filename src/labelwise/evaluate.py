@@ -18,10 +18,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from labelwise.bounds import fisher_information, jacobian, signals
+from labelwise.bounds import fisher_information
 from labelwise.fitting import available_cores
 from labelwise.information import mutual_information, quantile_edges, retained_information
 from labelwise.models import SignalModel
+from labelwise.models.evaluate import jacobian, signals
 from labelwise.noise import NoiseModel
 from labelwise.priors import Grid
 from labelwise.types import Estimate, Estimator, InputError, LabelSource, Voxels

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.bounds import signals
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
+from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.types import InputError
 

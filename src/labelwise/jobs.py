@@ -21,13 +21,13 @@ import numpy as np
 import xarray as xr
 
 from labelwise.curves import curves
-from labelwise.discovery import rebuild
 from labelwise.evaluate import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
+from labelwise.models.find import rebuild
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.outputs import as_json
 from labelwise.priors import Grid

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.describing import describe_model
 from labelwise.files import canonical
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import plain
 from labelwise.models.base import SignalModel
+from labelwise.models.find import describe_model
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.types import (
     Estimate,

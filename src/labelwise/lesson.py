@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.describing import describe_model
 from labelwise.files import code_of, digest
 from labelwise.formatting import plain
 from labelwise.labels import Mix
 from labelwise.models.base import SignalModel
+from labelwise.models.find import describe_model
 from labelwise.networks import Weights, named
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.priors import Prior

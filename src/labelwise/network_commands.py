@@ -223,8 +223,8 @@ def evaluate(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.discovery import find_model
     from labelwise.jobs import evaluate_files
+    from labelwise.models.find import find_model
 
     given.keep_compiled_programs()
     with nullcontext(_silent) if quiet else progress_bar() as bar:

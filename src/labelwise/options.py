@@ -132,8 +132,8 @@ class Acquisition:
 
     def model(self, name: str) -> SignalModel:
         """The model of that name with the settings it needs; a table may hold more, options not."""
-        from labelwise.discovery import find_model
         from labelwise.models.base import acquisition_names
+        from labelwise.models.find import find_model
         from labelwise.types import is_built_in
 
         kind = find_model(name)
@@ -156,7 +156,7 @@ class Acquisition:
             self.sources["model"] = Path(name.rpartition(":")[0])
         made = kind(**{setting: self.settings[setting] for setting in needed})
         if not is_built_in(kind):  # a user's own: find its mistakes now
-            from labelwise.testing import check_signal_model
+            from labelwise.models.check import check_signal_model
 
             check_signal_model(made)
         return made

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from labelwise.bounds import signals
 from labelwise.fitting import check_input
 from labelwise.models.base import SignalModel, measurements
+from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
 from labelwise.types import Estimate, InputError, Status

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.acquisition import group_equal
-from labelwise.bounds import signals
 from labelwise.models.base import SignalModel, acquisition_names, scale_parameter, settings_of
+from labelwise.models.evaluate import signals
 from labelwise.priors import Prior, Uniform
 
 _TOLERANCE = 0.001  # ms/µm²: b-values this close are one measurement, repeated

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from labelwise.bounds import signals
 from labelwise.models.base import SignalModel, detached, measurements
+from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
 from labelwise.types import InputError, Voxels

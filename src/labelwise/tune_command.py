@@ -114,8 +114,8 @@ def tune(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.discovery import find_model
     from labelwise.jobs import refuse_existing
+    from labelwise.models.find import find_model
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
@@ -148,8 +148,8 @@ def _tuned(
 ) -> Tuning:
     import jax
 
-    from labelwise.discovery import rebuild
     from labelwise.jobs import sigma_for
+    from labelwise.models.find import rebuild
     from labelwise.tune import tune
 
     card, (points, voxels, seed) = dial.card, numbers

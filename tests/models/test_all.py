@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from labelwise import ADC, IVIM, T2, T2EPG, Kurtosis, T1InversionRecovery, T2Biexponential
-from labelwise.bounds import signals
-from labelwise.discovery import available_models
 from labelwise.models.base import SelfStarting, measurements, scale_parameter
-from labelwise.testing import check_signal_model
+from labelwise.models.check import check_signal_model
+from labelwise.models.evaluate import signals
+from labelwise.models.find import available_models
 
 MODELS = [
     ADC([0, 0.1, 0.5, 1.0]),

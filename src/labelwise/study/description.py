@@ -17,15 +17,14 @@ from typing import Any, Literal
 import numpy as np
 
 from labelwise.acquisition import checked, read_bvals, read_times
-from labelwise.describing import describe_model
-from labelwise.discovery import find_model
 from labelwise.formatting import plain
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
+from labelwise.models.check import check_signal_model
+from labelwise.models.find import describe_model, find_model
 from labelwise.noise import NOISES, NoiseModel, describe_noise
 from labelwise.priors import Grid, Uniform
 from labelwise.recipe import Recipe
-from labelwise.testing import check_signal_model
 from labelwise.types import InputError, is_built_in
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
@@ -72,7 +71,7 @@ class Study:
 
     Args:
         title: of the report.
-        model_name: as `labelwise.discovery.find_model` takes it.
+        model_name: as `labelwise.models.find.find_model` takes it.
         model: the signal model with its acquisition.
         noise: of the simulated signals.
         prior: what is simulated, in training and on the grid.

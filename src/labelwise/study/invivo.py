@@ -26,9 +26,9 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.acquisition import group_equal, zero_b
-from labelwise.bounds import signals
 from labelwise.fitting import MaximumLikelihood
 from labelwise.models import SignalModel
+from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.noise_level import NoiseLevel, from_repeats
 from labelwise.types import Estimate, Estimator, InputError, Parameter, Status, has_values

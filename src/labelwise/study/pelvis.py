@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
-from labelwise.bounds import signals
 from labelwise.models import IVIM
+from labelwise.models.evaluate import signals
 from labelwise.noise import Rician
 from labelwise.types import InputError
 

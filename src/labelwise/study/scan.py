@@ -16,12 +16,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from labelwise.describing import describe_model
 from labelwise.dial import dial_lesson, noise_levels
 from labelwise.files import digest
 from labelwise.images import open_series, read_mask
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
+from labelwise.models.find import describe_model
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.noise_level import NoiseLevel
 from labelwise.priors import Uniform
@@ -168,7 +168,7 @@ def study_of(
     Args:
         scan: the series.
         model: the signal model with the settings of all its volumes.
-        model_name: as `labelwise.discovery.find_model` takes it.
+        model_name: as `labelwise.models.find.find_model` takes it.
         noise: the noise model.
         ranges: other ranges to simulate, by parameter.
     """

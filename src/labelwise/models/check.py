@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.bounds import differences, jacobian, signals
 from labelwise.models import SelfStarting, SignalModel
 from labelwise.models.base import acquisition_names, measurements, scale_parameter, within
+from labelwise.models.evaluate import differences, jacobian, signals
 from labelwise.types import InputError
 
 _INTERIOR = 40

@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from labelwise import IVIM, T2EPG, Parameter, SelfStarting, SignalModel, per_measurement
-from labelwise.testing import check_signal_model
+from labelwise.models.check import check_signal_model
 from labelwise.types import InputError
 
 B = [0.0, 0.3, 0.7, 1.0]

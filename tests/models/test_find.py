@@ -5,8 +5,9 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-from labelwise import ADC, IVIM, SelfStarting, SignalModel, discovery
-from labelwise.discovery import available_models, find_model
+from labelwise import ADC, IVIM, SelfStarting, SignalModel
+from labelwise.models import find as discovery
+from labelwise.models.find import available_models, find_model
 from labelwise.types import InputError
 
 GOOD = '''
