@@ -12,7 +12,7 @@ import pytest
 from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.chosen import find_network, model_of
 from labelwise.fitting import MaximumLikelihood, check_input
-from labelwise.goodness import goodness
+from labelwise.fitting.goodness import goodness
 from labelwise.images import file_hash
 from labelwise.models import ADC, IVIM
 from labelwise.noise import Gaussian, Rician

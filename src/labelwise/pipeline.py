@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from labelwise.acquisition import average, sigma_factor
 from labelwise.fitting import MaximumLikelihood, available_cores, check_input
-from labelwise.goodness import goodness
+from labelwise.fitting.goodness import goodness
 from labelwise.images import Series, open_series, read_mask
 from labelwise.maps import (
     PICTURE,

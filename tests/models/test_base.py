@@ -14,7 +14,7 @@ from labelwise import (
     per_measurement,
 )
 from labelwise.bounds import cramer_rao
-from labelwise.goodness import goodness
+from labelwise.fitting.goodness import goodness
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import rice
 
 import labelwise as lw
-from labelwise.goodness import goodness
+from labelwise.fitting.goodness import goodness
 
 B = np.array([0, 0, 10, 20, 50, 100, 200, 400, 800]) / 1000
 SIGMA = 20.0
