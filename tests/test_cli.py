@@ -256,7 +256,7 @@ def test_maps_are_not_overwritten_unasked(scan):
 
 
 def test_a_full_disk_is_a_sentence(scan, monkeypatch):
-    from labelwise.outputs import Output
+    from labelwise.io.results import Output
 
     def full(*_):
         raise OSError(28, "No space left on device", "maps/run.json")

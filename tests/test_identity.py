@@ -12,7 +12,7 @@ import pytest
 import labelwise
 from labelwise import ADC, Gaussian, GroundTruth, Lesson, NoiseModel, Recipe, Rician, Uniform
 from labelwise.chosen import model_of
-from labelwise.files import code_of, imported
+from labelwise.io.files import code_of, imported
 from labelwise.models.find import find_model, rebuild
 from labelwise.trained import load
 from labelwise.types import InputError

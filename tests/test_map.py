@@ -13,7 +13,7 @@ from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.chosen import find_network, model_of
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
-from labelwise.images import file_hash
+from labelwise.io.nifti import file_hash
 from labelwise.models import ADC, IVIM
 from labelwise.noise import Gaussian, Rician
 from labelwise.pipeline import fit_image, map_image
@@ -205,7 +205,7 @@ def test_a_bad_voxel_changes_no_other(ask, data, tmp_path, value, status):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blocks_and_threads_change_nothing(ask, tmp_path, monkeypatch, threads):
-    from labelwise.images import Series
+    from labelwise.io.nifti import Series
 
     map_image(ask(), source())
     blocks = Series.blocks

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from helpers import SHAPE, SIGMA, TRUTH, B, inside
-from labelwise.acquisition import read_bvals, read_times
-from labelwise.images import file_hash
+from labelwise.io.acquisition import read_bvals, read_times
+from labelwise.io.nifti import file_hash
 from labelwise.models import ADC, IVIM, T1InversionRecovery
 from labelwise.noise import Gaussian, Rician
 from labelwise.pipeline import fit_image
@@ -178,7 +178,7 @@ def test_a_bad_voxel_changes_no_other(ask, data, tmp_path, value, status):
 
 
 def test_blocks_change_nothing(ask, tmp_path, monkeypatch):
-    from labelwise.images import Series
+    from labelwise.io.nifti import Series
 
     fit_image(ask())
     blocks = Series.blocks
@@ -355,7 +355,7 @@ def test_nothing_fitted_is_noted(ask, data):
 
 
 def test_a_full_disk_leaves_nothing(ask, monkeypatch):
-    from labelwise.outputs import Output
+    from labelwise.io.results import Output
 
     def full(*_):
         raise OSError(28, "No space left on device")

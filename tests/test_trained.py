@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from labelwise import ADC, Rician
-from labelwise.files import read_arrays, write_arrays
+from labelwise.io.files import read_arrays, write_arrays
 from labelwise.labels import MLE, GroundTruth
 from labelwise.lesson import Lesson
 from labelwise.priors import Uniform

@@ -10,9 +10,9 @@ from scipy import stats
 
 import labelwise.tune as module
 from labelwise import ADC, Gaussian, Rician
+from labelwise.io.results import as_json
 from labelwise.labels import MLE, GroundTruth
 from labelwise.lesson import Lesson
-from labelwise.outputs import as_json
 from labelwise.priors import Normal, Tissue, Uniform
 from labelwise.recipe import Recipe
 from labelwise.scores import auc, rmse

@@ -289,6 +289,6 @@ def test_a_run_that_fails_leaves_the_earlier_files_alone(folder, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device", "tune.pdf")
 
-    monkeypatch.setattr("labelwise.outputs.as_json", full)
+    monkeypatch.setattr("labelwise.io.results.as_json", full)
     assert "No space left" in complaint(*TUNE, *DETECT, "--seed", "1", "--overwrite")
     assert {path.name: path.read_bytes() for path in (folder / "tuned").iterdir()} == before

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from labelwise.files import read_arrays, write_arrays
+from labelwise.io.files import read_arrays, write_arrays
 from labelwise.types import InputError
 
 State = TypeVar("State")

@@ -24,12 +24,12 @@ from labelwise.curves import curves
 from labelwise.evaluate import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
+from labelwise.io.results import as_json
 from labelwise.labels import MLE, GroundTruth, Mix
 from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
 from labelwise.models.find import rebuild
 from labelwise.noise import Gaussian, NoiseModel, Rician
-from labelwise.outputs import as_json
 from labelwise.priors import Grid
 from labelwise.teach import Tell, teach
 from labelwise.trained import Blend, TrainedNetwork, load

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from labelwise.files import canonical, code_of, digest, read_arrays, write_arrays
+from labelwise.io.files import canonical, code_of, digest, read_arrays, write_arrays
 from labelwise.types import Estimate, LabelSource, Voxels
 
 

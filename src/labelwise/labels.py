@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.files import canonical
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import plain
+from labelwise.io.files import canonical
 from labelwise.models.base import SignalModel
 from labelwise.models.find import describe_model
 from labelwise.noise import NoiseModel, describe_noise

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.files import code_of, digest
 from labelwise.formatting import plain
+from labelwise.io.files import code_of, digest
 from labelwise.labels import Mix
 from labelwise.models.base import SignalModel
 from labelwise.models.find import describe_model

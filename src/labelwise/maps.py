@@ -13,9 +13,9 @@ from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
 from labelwise.figures import parameter_maps
-from labelwise.images import Series
-from labelwise.noise_level import NoiseLevel
-from labelwise.outputs import Output
+from labelwise.io.nifti import Series
+from labelwise.io.noise_level import NoiseLevel
+from labelwise.io.results import Output
 from labelwise.request import Request
 from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status, has_values

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.files import write_whole
+from labelwise.io.files import write_whole
 from labelwise.networks import Scaling
 from labelwise.trained import Blend, TrainedNetwork
 from labelwise.types import InputError

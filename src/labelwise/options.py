@@ -113,7 +113,7 @@ class Acquisition:
         cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
     ) -> Acquisition:
         """Read what was given; an option goes before the table."""
-        from labelwise.acquisition import read_bvals, read_table, read_times
+        from labelwise.io.acquisition import read_bvals, read_table, read_times
 
         settings, sources = {}, {}
         if table is not None:

@@ -16,10 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.acquisition import average, sigma_factor
 from labelwise.fitting import MaximumLikelihood, available_cores, check_input
 from labelwise.fitting.goodness import goodness
-from labelwise.images import Series, open_series, read_mask
+from labelwise.io.acquisition import average, sigma_factor
+from labelwise.io.nifti import Series, open_series, read_mask
+from labelwise.io.noise_level import NoiseLevel
+from labelwise.io.results import Output
 from labelwise.maps import (
     PICTURE,
     Map,
@@ -29,8 +31,6 @@ from labelwise.maps import (
     picture,
     writing,
 )
-from labelwise.noise_level import NoiseLevel
-from labelwise.outputs import Output
 from labelwise.request import FitRequest, MapRequest, Request
 from labelwise.sigma import noise_level
 from labelwise.summary import (

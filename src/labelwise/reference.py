@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.acquisition import group_equal
+from labelwise.io.acquisition import group_equal
 from labelwise.models.base import SignalModel, acquisition_names, scale_parameter, settings_of
 from labelwise.models.evaluate import signals
 from labelwise.priors import Prior, Uniform

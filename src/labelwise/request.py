@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from labelwise.acquisition import average_settings, group_equal, sigma_factor
 from labelwise.formatting import in_words
-from labelwise.images import Series, file_hash
+from labelwise.io.acquisition import average_settings, group_equal, sigma_factor
+from labelwise.io.nifti import Series, file_hash
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel, describe_noise

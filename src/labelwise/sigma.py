@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from labelwise.acquisition import zero_b
-from labelwise.images import Series, read_map
-from labelwise.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.io.acquisition import zero_b
+from labelwise.io.nifti import Series, read_map
+from labelwise.io.noise_level import NoiseLevel, from_background, from_repeats
 from labelwise.request import Request
 from labelwise.types import InputError
 

@@ -182,7 +182,7 @@ def _run(
     from labelwise.study.description import to_toml
 
     if toml:
-        from labelwise.files import write_whole
+        from labelwise.io.files import write_whole
 
         refuse_existing(out, overwrite)
         write_whole(out, to_toml(study).encode())

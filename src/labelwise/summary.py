@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
-from labelwise.noise_level import NoiseLevel
+from labelwise.io.noise_level import NoiseLevel
 from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status, has_values
 

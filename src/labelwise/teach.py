@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from labelwise.files import canonical, digest
 from labelwise.formatting import plain
+from labelwise.io.files import canonical, digest
 from labelwise.label_cache import cached
 from labelwise.labels import GroundTruth, label_report, usable
 from labelwise.lesson import Lesson, SelfSupervised

@@ -19,8 +19,8 @@ from labelwise.formatting import number, short_name, with_error
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from labelwise.io.noise_level import NoiseLevel
     from labelwise.jobs import Evaluation
-    from labelwise.noise_level import NoiseLevel
     from labelwise.study.run import Outcome
     from labelwise.summary import Comparison, NetworkUse, Report
     from labelwise.trained import Blend, TrainedNetwork

@@ -167,8 +167,8 @@ def _tuned(
 
 
 def _write(out: Path, found: Tuning, dial: Blend, record: Mapping[str, Any]) -> None:
+    from labelwise.io.results import as_json
     from labelwise.jobs import staged
-    from labelwise.outputs import as_json
     from labelwise.tune_figure import tune_figure
 
     said = {**record, "model": dial.card["model"], "noise": in_words(dial.card["noise"])}

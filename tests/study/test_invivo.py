@@ -9,8 +9,8 @@ import xarray as xr
 
 import labelwise as lw
 from helpers import BlackBox
-from labelwise.acquisition import read_bvals
-from labelwise.images import open_series, read_mask
+from labelwise.io.acquisition import read_bvals
+from labelwise.io.nifti import open_series, read_mask
 from labelwise.study.invivo import (
     Reference,
     assess,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import labelwise as lw
-from labelwise.acquisition import read_bvals
-from labelwise.images import open_series, read_mask
+from labelwise.io.acquisition import read_bvals
+from labelwise.io.nifti import open_series, read_mask
 from labelwise.study.invivo import (
     assess,
     binned,

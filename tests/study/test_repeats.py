@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelwise.acquisition import read_bvals
+from labelwise.io.acquisition import read_bvals
 from labelwise.study.repeats import Repeats, split
 
 SCANS = Path(__file__).parents[3] / "shared" / "data"

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from labelwise.acquisition import checked, read_bvals, read_times
 from labelwise.formatting import plain
+from labelwise.io.acquisition import checked, read_bvals, read_times
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.models.check import check_signal_model

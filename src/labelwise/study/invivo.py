@@ -25,12 +25,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from labelwise.acquisition import group_equal, zero_b
 from labelwise.fitting import MaximumLikelihood
+from labelwise.io.acquisition import group_equal, zero_b
+from labelwise.io.noise_level import NoiseLevel, from_repeats
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
-from labelwise.noise_level import NoiseLevel, from_repeats
 from labelwise.types import Estimate, Estimator, InputError, Parameter, Status, has_values
 
 _MEASURES = ("bias", "std", "rmse")
@@ -90,7 +90,7 @@ def noise_of_repeats(
     """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
 
     Without b, from those of the settings that occur most often (of several such, the first in
-    ascending order: the shortest echo time). See `labelwise.noise_level.from_repeats` for what the
+    ascending order: the shortest echo time). See `labelwise.io.noise_level.from_repeats` for what the
     figure assumes: motion and drift between the repeats raise it.
 
     Args:

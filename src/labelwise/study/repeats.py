@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from labelwise.acquisition import group_equal
+from labelwise.io.acquisition import group_equal
 from labelwise.types import InputError
 
 _SPOKEN = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # as people say settings

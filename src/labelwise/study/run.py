@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from labelwise.files import write_whole
+from labelwise.io.files import write_whole
+from labelwise.io.results import as_json
 from labelwise.models import IVIM
-from labelwise.outputs import as_json
 from labelwise.study import told
 from labelwise.study.claims import QUESTIONS
 from labelwise.study.claims.asking import judge

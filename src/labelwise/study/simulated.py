@@ -10,8 +10,8 @@ import jax
 import xarray as xr
 
 from labelwise.evaluate import evaluate
-from labelwise.files import digest
 from labelwise.formatting import plain
+from labelwise.io.files import digest
 from labelwise.labels import MLE
 from labelwise.networks import named
 from labelwise.simulation import simulate

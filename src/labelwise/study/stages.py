@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from labelwise.files import canonical, code_of, read_arrays, write_arrays
 from labelwise.fitting import available_cores
 from labelwise.formatting import plain
+from labelwise.io.files import canonical, code_of, read_arrays, write_arrays
 from labelwise.lesson import Lesson
 from labelwise.study.findings import Lap
 from labelwise.teach import Tell, teach

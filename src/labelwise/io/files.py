@@ -132,7 +132,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 @cache
-def code_of(*modules: str, root: Path = Path(__file__).parent) -> str:
+def code_of(*modules: str, root: Path = Path(__file__).parent.parent) -> str:
     """SHA-256 over modules of labelwise, all that they import of it, and the libraries below.
 
     Args:

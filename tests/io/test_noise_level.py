@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelwise.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.io.noise_level import NoiseLevel, from_background, from_repeats
 
 SIGMA = 7.0
 

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from labelwise.images import OUT_OF_SPACE, Series
+from labelwise.io.nifti import OUT_OF_SPACE, Series
 from labelwise.types import InputError
 
 try:
@@ -60,7 +60,7 @@ class Output:
         OSError: if the folder cannot be written, or the disk is full.
 
     Example:
-        >>> from labelwise.images import open_series
+        >>> from labelwise.io.nifti import open_series
         >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     nib.save(image, f"{folder}/dwi.nii")

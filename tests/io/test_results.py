@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from labelwise.images import open_series
-from labelwise.outputs import PARTIAL, Output, as_json
+from labelwise.io.nifti import open_series
+from labelwise.io.results import PARTIAL, Output, as_json
 
 SHAPE, VOXELS = (5, 4, 3), 60
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
@@ -323,8 +323,8 @@ def test_a_folder_that_cannot_be_written_is_found_on_entering(
 FULL = """
 import resource, sys
 import numpy as np
-from labelwise.images import open_series
-from labelwise.outputs import Output
+from labelwise.io.nifti import open_series
+from labelwise.io.results import Output
 
 image, folder, how = sys.argv[1:]
 try:
@@ -360,9 +360,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, series, tmp_path
 KILLED = """
 import os, signal, sys
 import numpy as np
-import labelwise.outputs
-from labelwise.images import open_series
-from labelwise.outputs import Output
+import labelwise.io.results
+from labelwise.io.nifti import open_series
+from labelwise.io.results import Output
 
 image, folder, when = sys.argv[1:]
 replace = os.replace

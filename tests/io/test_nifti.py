@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from labelwise import images
-from labelwise.images import file_hash, open_series, read_map, read_mask
+from labelwise.io import nifti as images
+from labelwise.io.nifti import file_hash, open_series, read_map, read_mask
 
 SHAPE = (5, 4, 3, 6)
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
@@ -273,7 +273,7 @@ def test_the_temporary_file_goes_away_when_the_series_is_closed(save, data, temp
 MEMORY = """
 import resource, sys
 import numpy as np
-from labelwise.images import open_series
+from labelwise.io.nifti import open_series
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelwise.acquisition import (
+from labelwise.io.acquisition import (
     average,
     average_settings,
     group_equal,
