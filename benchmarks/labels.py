@@ -21,14 +21,14 @@ import numpy as np
 
 import labelwise as lw
 from labelwise.evaluate import evaluate, summary
-from labelwise.labels import MLE, GroundTruth, Mix
-from labelwise.lesson import Lesson, SelfSupervised
+from labelwise.networks.labels import MLE, GroundTruth, Mix
+from labelwise.networks.network import Blend
+from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.train import teach
 from labelwise.posterior import PosteriorMean
 from labelwise.priors import Grid, Uniform
-from labelwise.recipe import Recipe
 from labelwise.simulation import simulate
-from labelwise.teach import teach
-from labelwise.trained import Blend
 
 MODEL = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)
 PRIOR, RICIAN = Uniform.paper(), lw.Rician()

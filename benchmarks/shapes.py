@@ -13,9 +13,9 @@ import time
 import numpy as np
 
 import labelwise as lw
-from labelwise.networks import ACTIVATIONS
-from labelwise.recipe import PENALTIES
-from labelwise.teach import teach
+from labelwise.networks.mlp import ACTIVATIONS
+from labelwise.networks.recipe import PENALTIES
+from labelwise.networks.train import teach
 
 MODELS = (
     lw.ADC([0, 0.5, 1]),

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 import labelwise as lw
-from labelwise.networks import Architecture
+from labelwise.networks.mlp import Architecture
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.training import Examples, supervised, train
 from labelwise.priors import Uniform
-from labelwise.recipe import Recipe
 from labelwise.simulation import simulate
-from labelwise.training import Examples, supervised, train
 
 MODEL = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)
 UNIT = Uniform.paper().ranges.mean(axis=1)

@@ -7,7 +7,7 @@ import numpy as np
 
 import labelwise as lw
 from labelwise.evaluate import evaluate, summary
-from labelwise.teach import teach
+from labelwise.networks.train import teach
 
 model = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)  # ms/µm²
 noise, prior = lw.Rician(), lw.Uniform.typical(model, f=(0.05, 0.5))

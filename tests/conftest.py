@@ -7,9 +7,9 @@ import pytest
 from helpers import SIGMA, TRUTH, B, inside
 from labelwise import ADC, Rician
 from labelwise.models.find import describe_model
-from labelwise.networks import Architecture, Scaling
+from labelwise.networks.mlp import Architecture, Scaling
+from labelwise.networks.network import TrainedNetwork
 from labelwise.noise import describe_noise
-from labelwise.trained import TrainedNetwork
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli import app
 from labelwise.models import ADC
-from labelwise.trained import Blend
+from labelwise.networks.network import Blend
 
 SHAPE = (6, 5, 2)
 B = [0, 0, 0, 0, 100, 400, 800]

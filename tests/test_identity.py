@@ -12,9 +12,9 @@ import pytest
 import labelwise
 from labelwise import ADC, Gaussian, GroundTruth, Lesson, NoiseModel, Recipe, Rician, Uniform
 from labelwise.chosen import model_of
-from labelwise.io.files import code_of, imported
 from labelwise.models.find import find_model, rebuild
-from labelwise.trained import load
+from labelwise.networks.cache import code_of, imported
+from labelwise.networks.network import load
 from labelwise.types import InputError
 
 # Not the equation of the built-in ADC, with its name and parameters.
@@ -175,7 +175,7 @@ class TestCodeOf:
 
     def key(self, root):
         code_of.cache_clear()
-        return code_of("labelwise.teach", root=root)
+        return code_of("labelwise.networks.train", root=root)
 
     def test_a_file_that_is_imported_changes_the_key(self, root):
         before = self.key(root)
@@ -195,7 +195,9 @@ class TestCodeOf:
         assert self.key(root) == before
 
     def test_it_holds_every_file_that_a_training_runs_through(self):
-        names = imported(["labelwise.teach", "labelwise.models"], Path(labelwise.__file__).parent)
+        names = imported(
+            ["labelwise.networks.train", "labelwise.models"], Path(labelwise.__file__).parent
+        )
         needed = ("fitting.newton", "fitting.starts", "networks", "noise", "simulate", "training")
         assert {f"labelwise.{name}" for name in needed} <= names.keys()
         assert "labelwise.models.ivim" in names

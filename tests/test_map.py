@@ -15,11 +15,11 @@ from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
 from labelwise.models import ADC, IVIM
+from labelwise.networks.network import Blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.pipeline import fit_image, map_image
 from labelwise.request import FitRequest, MapRequest
 from labelwise.summary import NetworkUse
-from labelwise.trained import Blend
 from labelwise.types import Estimate, Status
 
 SCANS = Path(__file__).parents[2] / "shared" / "data"

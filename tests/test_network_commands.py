@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from labelwise import jobs
 from labelwise.cli import app
-from labelwise.trained import Blend, TrainedNetwork, load
+from labelwise.networks.network import Blend, TrainedNetwork, load
 
 SMALL = ("--signals", "2000", "--epochs", "2", "--restarts", "1")
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--out", "net.safetensors", *SMALL)

@@ -11,14 +11,14 @@ from scipy import stats
 import labelwise.tune as module
 from labelwise import ADC, Gaussian, Rician
 from labelwise.io.results import as_json
-from labelwise.labels import MLE, GroundTruth
-from labelwise.lesson import Lesson
+from labelwise.networks.labels import MLE, GroundTruth
+from labelwise.networks.network import Blend
+from labelwise.networks.plan import Lesson
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.train import teach
 from labelwise.priors import Normal, Tissue, Uniform
-from labelwise.recipe import Recipe
 from labelwise.scores import auc, rmse
 from labelwise.simulation import simulate
-from labelwise.teach import teach
-from labelwise.trained import Blend
 from labelwise.tune import Curve, Detection, Rmse, tune
 from labelwise.types import InputError
 

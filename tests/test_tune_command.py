@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
+from labelwise.networks.network import Blend, load
 from labelwise.priors import Normal
-from labelwise.trained import Blend, load
 from labelwise.tune_command import distributions
 
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--snr", "15", "--signals", "2000")

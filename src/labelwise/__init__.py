@@ -1,8 +1,6 @@
 """Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks taught it."""
 
 from labelwise.fitting import MaximumLikelihood
-from labelwise.labels import MLE, FromEstimator, GroundTruth, Mix
-from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import (
     ADC,
     IVIM,
@@ -15,10 +13,12 @@ from labelwise.models import (
     T2Biexponential,
     per_measurement,
 )
+from labelwise.networks.labels import MLE, FromEstimator, GroundTruth, Mix
+from labelwise.networks.network import Blend, TrainedNetwork, load
+from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.recipe import Recipe
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.priors import Empirical, Grid, Uniform
-from labelwise.recipe import Recipe
-from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
 
 __all__ = [

@@ -25,14 +25,14 @@ from labelwise.evaluate import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
 from labelwise.io.results import as_json
-from labelwise.labels import MLE, GroundTruth, Mix
-from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models import SignalModel
 from labelwise.models.find import rebuild
+from labelwise.networks.labels import MLE, GroundTruth, Mix
+from labelwise.networks.network import Blend, TrainedNetwork, load
+from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.train import Tell, teach
 from labelwise.noise import Gaussian, NoiseModel, Rician
 from labelwise.priors import Grid
-from labelwise.teach import Tell, teach
-from labelwise.trained import Blend, TrainedNetwork, load
 from labelwise.types import Estimator, InputError, LabelSource
 
 MLE_NAME = "maximum likelihood"

@@ -136,9 +136,9 @@ def train(
     prior = prior or []
 
     from labelwise.jobs import labels_of, train_file
-    from labelwise.lesson import Lesson
+    from labelwise.networks.plan import Lesson
+    from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
-    from labelwise.recipe import Recipe
 
     given.keep_compiled_programs()
     made = given.Acquisition.read(bvals, te, ti, acquisition).model(model)
@@ -259,8 +259,8 @@ def export(
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
     from labelwise.jobs import refuse_existing
-    from labelwise.onnx_export import export_onnx
-    from labelwise.trained import TrainedNetwork, load
+    from labelwise.networks.network import TrainedNetwork, load
+    from labelwise.networks.onnx import export_onnx
 
     network, dial = load(net), given.alphas(alpha or [])
     refuse_existing(out, overwrite)

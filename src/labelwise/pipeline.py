@@ -31,6 +31,7 @@ from labelwise.maps import (
     picture,
     writing,
 )
+from labelwise.networks.network import OUTSIDE_SIGNAL
 from labelwise.request import FitRequest, MapRequest, Request
 from labelwise.sigma import noise_level
 from labelwise.summary import (
@@ -45,7 +46,6 @@ from labelwise.summary import (
     outside_training,
     summarise,
 )
-from labelwise.trained import OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Estimator, InputError, Parameter, Status
 
 NETWORK = "net.safetensors"

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.stats import chi2
 
 from labelwise.io.noise_level import NoiseLevel
-from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
+from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status, has_values
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note

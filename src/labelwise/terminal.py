@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.jobs import Evaluation
+    from labelwise.networks.network import Blend, TrainedNetwork
     from labelwise.study.run import Outcome
     from labelwise.summary import Comparison, NetworkUse, Report
-    from labelwise.trained import Blend, TrainedNetwork
     from labelwise.tune import Curve, Tuning
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
@@ -225,7 +225,7 @@ def _unit(unit: str) -> str:
 def show_training(network: TrainedNetwork | Blend, path: Path, seconds: float) -> None:
     """What training made: a line for each label."""
     console = stdout()
-    from labelwise.trained import Blend
+    from labelwise.networks.network import Blend
 
     members = (network.mle, network.gt) if isinstance(network, Blend) else (network,)
     table = Table("label", **_PLAIN)

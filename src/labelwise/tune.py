@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.models.base import SignalModel, settings_of
+from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
 from labelwise.noise import NoiseModel
 from labelwise.priors import Distribution, Normal, Population, Tissue, centre, spoken
 from labelwise.scores import auc, rmse, scatter
 from labelwise.simulation import simulate
-from labelwise.trained import Blend, PointEstimates, TrainedNetwork
 from labelwise.types import InputError, Parameter
 
 _DISTINCT = 2  # standard errors of a paired difference
@@ -266,7 +266,7 @@ def tune(
     Example:
         >>> import labelwise as lw
         >>> from labelwise.priors import Uniform
-        >>> from labelwise.teach import teach
+        >>> from labelwise.networks.train import teach
         >>> model, noise = lw.ADC([0.0, 0.3, 1.0]), lw.Gaussian()
         >>> recipe = lw.Recipe.fast(signals=500, batch=50, epochs=1, restarts=1, warmup=1)
         >>> labels = lw.MLE(model, noise), lw.GroundTruth()

@@ -19,8 +19,8 @@ from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
+    from labelwise.networks.network import Blend
     from labelwise.priors import Distribution, Tissue
-    from labelwise.trained import Blend
     from labelwise.tune import Detection, Rmse, Tuning
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
@@ -187,7 +187,7 @@ def _title(found: Tuning, model: str) -> str:
 
 
 def _dial(net: Path) -> Blend:
-    from labelwise.trained import TrainedNetwork, load
+    from labelwise.networks.network import TrainedNetwork, load
 
     network = load(net)
     if isinstance(network, TrainedNetwork):

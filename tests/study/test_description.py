@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labelwise.recipe import Recipe
+from labelwise.networks.recipe import Recipe
 from labelwise.study.description import Study, paper, read_study, to_toml
 
 T2 = """

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from labelwise.networks.network import load
 from labelwise.study import names, run
 from labelwise.study.description import read_study
 from labelwise.study.run import run_study
 from labelwise.study.stages import opened
-from labelwise.trained import load
 from study.conftest import tiny
 
 FIGURES = ("figure_02", "figure_03", "figure_04", "figure_08", "figure_09", "figure_10")

@@ -13,7 +13,7 @@ import xarray as xr
 
 import labelwise as lw
 from helpers import Fixed
-from labelwise.labels import GroundTruth
+from labelwise.networks.labels import GroundTruth
 from labelwise.study.stages import opened
 
 RECIPE = lw.Recipe.fast(signals=400, epochs=3, restarts=1, batch=50)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import labelwise as lw
-from labelwise.labels import Mix
+from labelwise.networks.labels import Mix
+from labelwise.networks.network import Blend
 from labelwise.study import names
 from labelwise.study.description import Study, paper
 from labelwise.study.stages import opened
 from labelwise.study.taught import courses, likely, points, train_all
-from labelwise.trained import Blend
 from study.conftest import tiny
 
 

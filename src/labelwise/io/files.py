@@ -1,18 +1,15 @@
 """Files that are whole or not there; arrays in files that know when they are damaged.
 
-And the keys of what is kept: the one JSON text of some data, and the code that made it.
+And the one JSON text of some data.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,58 +126,3 @@ def _mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{value!r} is not")
-
-
-@cache
-def code_of(*modules: str, root: Path = Path(__file__).parent.parent) -> str:
-    """SHA-256 over modules of labelwise, all that they import of it, and the libraries below.
-
-    Args:
-        modules: their names, such as `"labelwise.teach"`.
-        root: the folder of the package.
-
-    Example:
-        >>> code_of("labelwise.noise") == code_of("labelwise.noise")
-        True
-        >>> code_of("labelwise.noise") == code_of("labelwise.simulation")
-        False
-    """
-    libraries = ("jax", "jaxlib", "numpy", "equinox")
-    total = hashlib.sha256(" ".join(version(name) for name in libraries).encode())
-    for name, file in sorted(imported(modules, root).items()):
-        total.update(f"{name}\n".encode())
-        total.update(file.read_bytes())
-    return total.hexdigest()
-
-
-def imported(modules: Iterable[str], root: Path) -> dict[str, Path]:
-    """The files of some modules of a package and of all that they import of it, by their names."""
-    found: dict[str, Path] = {}
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        file = _file(name, root)
-        if file is not None and name not in found:
-            found[name] = file
-            waiting += [name.rpartition(".")[0], *_imports(file)]
-    return found
-
-
-def _file(name: str, root: Path) -> Path | None:
-    """The file of a module below a package; the package's own, which only names others, is none."""
-    top, *parts = name.split(".")
-    if top != root.name or not parts:
-        return None
-    place = root.joinpath(*parts)
-    known = (place.with_name(f"{place.name}.py"), place / "__init__.py")
-    return next((file for file in known if file.is_file()), None)
-
-
-def _imports(file: Path) -> Iterator[str]:
-    """What a file imports, wherever in it; an imported name may be a module too."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -22,9 +22,9 @@ from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.find import describe_model, find_model
+from labelwise.networks.recipe import Recipe
 from labelwise.noise import NOISES, NoiseModel, describe_noise
 from labelwise.priors import Grid, Uniform
-from labelwise.recipe import Recipe
 from labelwise.types import InputError, is_built_in
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")

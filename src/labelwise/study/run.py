@@ -21,6 +21,8 @@ import xarray as xr
 from labelwise.io.files import write_whole
 from labelwise.io.results import as_json
 from labelwise.models import IVIM
+from labelwise.networks.network import TrainedNetwork
+from labelwise.networks.train import Tell
 from labelwise.study import told
 from labelwise.study.claims import QUESTIONS
 from labelwise.study.claims.asking import judge
@@ -38,8 +40,6 @@ from labelwise.study.simulated import (
 )
 from labelwise.study.stages import Stages, opened
 from labelwise.study.taught import Network, train_all
-from labelwise.teach import Tell
-from labelwise.trained import TrainedNetwork
 from labelwise.types import InputError
 
 MARK = "# As labelwise ran it; copy it to change it.\n"

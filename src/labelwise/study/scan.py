@@ -16,13 +16,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from labelwise.dial import dial_lesson, noise_levels
 from labelwise.io.files import digest
 from labelwise.io.nifti import open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
 from labelwise.models.find import describe_model
+from labelwise.networks.blend import dial_lesson, noise_levels
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.priors import Uniform
 from labelwise.study import names

@@ -12,14 +12,14 @@ import xarray as xr
 from labelwise.evaluate import evaluate
 from labelwise.formatting import plain
 from labelwise.io.files import digest
-from labelwise.labels import MLE
-from labelwise.networks import named
+from labelwise.networks.labels import MLE
+from labelwise.networks.mlp import named
+from labelwise.networks.network import Blend
 from labelwise.simulation import simulate
 from labelwise.study import names
 from labelwise.study.description import Study
 from labelwise.study.stages import Stages
 from labelwise.study.taught import Network, likely, points
-from labelwise.trained import Blend
 from labelwise.types import Estimate, LabelSource, Voxels
 
 _TIMED = 50_000  # voxels

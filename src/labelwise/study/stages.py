@@ -24,11 +24,12 @@ import xarray as xr
 
 from labelwise.fitting import available_cores
 from labelwise.formatting import plain
-from labelwise.io.files import canonical, code_of, read_arrays, write_arrays
-from labelwise.lesson import Lesson
+from labelwise.io.files import canonical, read_arrays, write_arrays
+from labelwise.networks.cache import code_of
+from labelwise.networks.network import TrainedNetwork, load
+from labelwise.networks.plan import Lesson
+from labelwise.networks.train import Tell, teach
 from labelwise.study.findings import Lap
-from labelwise.teach import Tell, teach
-from labelwise.trained import TrainedNetwork, load
 from labelwise.types import InputError
 
 try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from labelwise.labels import MLE, GroundTruth, Mix
-from labelwise.lesson import Lesson, SelfSupervised
-from labelwise.networks import Weights
+from labelwise.networks.labels import MLE, GroundTruth, Mix
+from labelwise.networks.mlp import Weights
+from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
+from labelwise.networks.plan import Lesson, SelfSupervised
 from labelwise.noise import Gaussian, Rician
 from labelwise.study import names
 from labelwise.study.description import Study
 from labelwise.study.stages import Stages
-from labelwise.trained import Blend, PointEstimates, TrainedNetwork
 from labelwise.types import LabelSource
 
 Label = LabelSource | SelfSupervised

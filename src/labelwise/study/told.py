@@ -14,13 +14,13 @@ import numpy as np
 from labelwise.fitting import available_cores
 from labelwise.formatting import short_name, with_error
 from labelwise.models import IVIM
+from labelwise.networks.network import TrainedNetwork
 from labelwise.study import names
 from labelwise.study.description import Study
 from labelwise.study.evidence import Evidence
 from labelwise.study.findings import Claim, Report, Table
 from labelwise.study.scan import Assessed, Scan
 from labelwise.study.taught import Network
-from labelwise.trained import TrainedNetwork
 
 _COLUMNS = {
     "abs_bias": "mean |bias|",

@@ -21,9 +21,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from labelwise.checkpoint import load_checkpoint, save_checkpoint
-from labelwise.networks import Architecture, Weights
-from labelwise.recipe import PENALTIES, Recipe
+from labelwise.networks.checkpoint import load_checkpoint, save_checkpoint
+from labelwise.networks.mlp import Architecture, Weights
+from labelwise.networks.recipe import PENALTIES, Recipe
 from labelwise.types import InputError
 
 Objective = Callable[[Array, Array, Array], Array]

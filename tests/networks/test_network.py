@@ -11,13 +11,13 @@ import pytest
 
 from labelwise import ADC, Rician
 from labelwise.io.files import read_arrays, write_arrays
-from labelwise.labels import MLE, GroundTruth
-from labelwise.lesson import Lesson
+from labelwise.networks.labels import MLE, GroundTruth
+from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, PointEstimates, load
+from labelwise.networks.plan import Lesson
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.train import teach
 from labelwise.priors import Uniform
-from labelwise.recipe import Recipe
 from labelwise.simulation import simulate
-from labelwise.teach import teach
-from labelwise.trained import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, PointEstimates, load
 from labelwise.types import Status
 
 B = np.array([0.0, 0.5, 0.0, 0.2, 1.0])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from helpers import Fixed, assert_same
 from labelwise import ADC, IVIM, Gaussian, MaximumLikelihood, Rician, SignalModel, per_measurement
-from labelwise.labels import (
+from labelwise.networks.labels import (
     MLE,
     FromEstimator,
     GroundTruth,

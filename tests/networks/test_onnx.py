@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from labelwise import IVIM, Rician
-from labelwise.labels import GroundTruth
-from labelwise.lesson import Lesson
-from labelwise.networks import ACTIVATIONS, Architecture
-from labelwise.onnx_export import OPSET, export_onnx
+from labelwise.networks.labels import GroundTruth
+from labelwise.networks.mlp import ACTIVATIONS, Architecture
+from labelwise.networks.network import Blend, TrainedNetwork
+from labelwise.networks.onnx import OPSET, export_onnx
+from labelwise.networks.plan import Lesson
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.train import teach
 from labelwise.priors import Uniform
-from labelwise.recipe import Recipe
 from labelwise.simulation import simulate
-from labelwise.teach import teach
-from labelwise.trained import Blend, TrainedNetwork
 from labelwise.types import Estimate
 
 onnx = pytest.importorskip("onnx")

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from labelwise import training
-from labelwise.networks import Architecture
-from labelwise.recipe import Recipe
-from labelwise.training import Examples, supervised, train
+from labelwise.networks import training
+from labelwise.networks.mlp import Architecture
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.training import Examples, supervised, train
 
 NETWORK = Architecture(inputs=4, outputs=2, width=5)
 RECIPE = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)

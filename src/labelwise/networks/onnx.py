@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.io.files import write_whole
-from labelwise.networks import Scaling
-from labelwise.trained import Blend, TrainedNetwork
+from labelwise.networks.mlp import Scaling
+from labelwise.networks.network import Blend, TrainedNetwork
 from labelwise.types import InputError
 
 OPSET = 17

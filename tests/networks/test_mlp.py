@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from labelwise.networks import ACTIVATIONS, Architecture, Scaling, elu, fit_scaling
+from labelwise.networks.mlp import ACTIVATIONS, Architecture, Scaling, elu, fit_scaling
 
 NUMPY = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),

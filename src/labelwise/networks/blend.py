@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.labels import MLE, GroundTruth
-from labelwise.lesson import Lesson
 from labelwise.models.base import SignalModel
+from labelwise.networks.labels import MLE, GroundTruth
+from labelwise.networks.network import Blend, load
+from labelwise.networks.plan import Lesson
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.reference import reference_measurements, typical_signals
+from labelwise.networks.train import Tell, teach
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior, Uniform
-from labelwise.recipe import Recipe
-from labelwise.reference import reference_measurements, typical_signals
-from labelwise.teach import Tell, teach
-from labelwise.trained import Blend, load
 from labelwise.types import InputError
 
 _LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network

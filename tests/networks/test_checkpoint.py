@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from labelwise.checkpoint import load_checkpoint, save_checkpoint
+from labelwise.networks.checkpoint import load_checkpoint, save_checkpoint
 
 HISTORY = np.array([[0.5, 0.4], [np.nan, np.nan]], np.float32)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from helpers import Fixed, assert_same
-from labelwise import IVIM, Rician, label_cache
-from labelwise.label_cache import cached
-from labelwise.labels import MLE, GroundTruth
+from labelwise import IVIM, Rician
+from labelwise.networks import cache as label_cache
+from labelwise.networks.cache import cached
+from labelwise.networks.labels import MLE, GroundTruth
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 from labelwise.types import InputError, Status, Voxels

@@ -16,16 +16,16 @@ from jaxtyping import Array, Bool, Float
 
 from labelwise.formatting import plain
 from labelwise.io.files import canonical, digest
-from labelwise.label_cache import cached
-from labelwise.labels import GroundTruth, label_report, usable
-from labelwise.lesson import Lesson, SelfSupervised
 from labelwise.models.base import SignalModel, detached, scale_parameter
-from labelwise.networks import Architecture, Scaling, Weights, fit_scaling
+from labelwise.networks.cache import cached
+from labelwise.networks.labels import GroundTruth, label_report, usable
+from labelwise.networks.mlp import Architecture, Scaling, Weights, fit_scaling
+from labelwise.networks.network import TrainedNetwork
+from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.reference import measurement_groups, reference_measurements
+from labelwise.networks.training import Examples, Objective, Trained, supervised, train
 from labelwise.noise import NoiseModel
-from labelwise.reference import measurement_groups, reference_measurements
 from labelwise.simulation import simulate
-from labelwise.trained import TrainedNetwork
-from labelwise.training import Examples, Objective, Trained, supervised, train
 from labelwise.types import InputError, LabelSource, Voxels
 
 Tell = Callable[[str, int, int, str], None]

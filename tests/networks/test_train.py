@@ -12,13 +12,13 @@ from labelwise import (
     ADC,
     Rician,
 )
-from labelwise.labels import MLE, GroundTruth, Mix
-from labelwise.lesson import Lesson, SelfSupervised
+from labelwise.networks.labels import MLE, GroundTruth, Mix
+from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.recipe import Recipe
+from labelwise.networks.train import teach
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
-from labelwise.recipe import Recipe
 from labelwise.simulation import simulate
-from labelwise.teach import teach
 from labelwise.types import Estimate, Status
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])

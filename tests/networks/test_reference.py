@@ -10,7 +10,7 @@ from labelwise import (
     Kurtosis,
     T1InversionRecovery,
 )
-from labelwise.reference import measurement_groups, reference_measurements
+from labelwise.networks.reference import measurement_groups, reference_measurements
 
 
 @pytest.mark.parametrize(

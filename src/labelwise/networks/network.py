@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from labelwise.fitting import check_input
-from labelwise.inference import Member, apply
 from labelwise.io.files import read_arrays, write_arrays
-from labelwise.networks import Architecture, Scaling, Weights, named
+from labelwise.networks.inference import Member, apply
+from labelwise.networks.mlp import Architecture, Scaling, Weights, named
 from labelwise.noise import Gaussian, NoiseModel, Rician, describe_noise, noise_from
 from labelwise.types import Estimate, InputError, Parameter, Status
 

@@ -12,14 +12,15 @@ from typing import Any, Literal
 import numpy as np
 
 from labelwise.formatting import plain
-from labelwise.io.files import code_of, digest
-from labelwise.labels import Mix
+from labelwise.io.files import digest
 from labelwise.models.base import SignalModel
 from labelwise.models.find import describe_model
-from labelwise.networks import Weights, named
+from labelwise.networks.cache import code_of
+from labelwise.networks.labels import Mix
+from labelwise.networks.mlp import Weights, named
+from labelwise.networks.recipe import Recipe
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.priors import Prior
-from labelwise.recipe import Recipe
 from labelwise.simulation import Sigma
 from labelwise.types import InputError, LabelSource
 
@@ -158,7 +159,7 @@ class Lesson:
     @property
     def fingerprint(self) -> str:
         """The name of what it makes: of the lesson, and of the code that teaches it."""
-        record = [self.describe(), code_of("labelwise.teach", "labelwise.models")]
+        record = [self.describe(), code_of("labelwise.networks.train", "labelwise.models")]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from helpers import Offset
 from labelwise import ADC, Rician
-from labelwise.dial import dial, dial_lesson, noise_levels
-from labelwise.recipe import Recipe
-from labelwise.trained import Blend
+from labelwise.networks.blend import dial, dial_lesson, noise_levels
+from labelwise.networks.network import Blend
+from labelwise.networks.recipe import Recipe
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
 FAST = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
-dialling = importlib.import_module("labelwise.dial")
+dialling = importlib.import_module("labelwise.networks.blend")
 
 
 def brightness(reference, n=100):

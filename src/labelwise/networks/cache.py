@@ -2,21 +2,79 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from labelwise.io.files import canonical, code_of, digest, read_arrays, write_arrays
+from labelwise.io.files import canonical, digest, read_arrays, write_arrays
 from labelwise.types import Estimate, LabelSource, Voxels
+
+
+@cache
+def code_of(*modules: str, root: Path = Path(__file__).parent.parent) -> str:
+    """SHA-256 over modules of labelwise, all that they import of it, and the libraries below.
+
+    Args:
+        modules: their names, such as `"labelwise.networks.train"`.
+        root: the folder of the package.
+
+    Example:
+        >>> code_of("labelwise.noise") == code_of("labelwise.noise")
+        True
+        >>> code_of("labelwise.noise") == code_of("labelwise.simulation")
+        False
+    """
+    libraries = ("jax", "jaxlib", "numpy", "equinox")
+    total = hashlib.sha256(" ".join(version(name) for name in libraries).encode())
+    for name, file in sorted(imported(modules, root).items()):
+        total.update(f"{name}\n".encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def imported(modules: Iterable[str], root: Path) -> dict[str, Path]:
+    """The files of some modules of a package and of all that they import of it, by their names."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        file = _file(name, root)
+        if file is not None and name not in found:
+            found[name] = file
+            waiting += [name.rpartition(".")[0], *_imports(file)]
+    return found
+
+
+def _file(name: str, root: Path) -> Path | None:
+    """The file of a module below a package; the package's own, which only names others, is none."""
+    top, *parts = name.split(".")
+    if top != root.name or not parts:
+        return None
+    place = root.joinpath(*parts)
+    known = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+    return next((file for file in known if file.is_file()), None)
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """What a file imports, wherever in it; an imported name may be a module too."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def labels_version() -> str:
     """What the labels of this version are made by; another version makes its own."""
-    return code_of("labelwise.labels", "labelwise.models")
+    return code_of("labelwise.networks.labels", "labelwise.models")
 
 
 def cached(
@@ -41,7 +99,7 @@ def cached(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from labelwise.labels import GroundTruth
+        >>> from labelwise.networks.labels import GroundTruth
         >>> voxels = Voxels(np.ones((1, 2)), np.ones(1), params=np.array([[1.0, 0.7]]))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     first = cached(GroundTruth(), voxels, folder, {"seed": 0})

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from labelwise.fitting import available_cores
 from labelwise.fitting.compiler import plain_kernels
-from labelwise.networks import Architecture, Scaling, Weights
+from labelwise.networks.mlp import Architecture, Scaling, Weights
 from labelwise.noise import NoiseModel
 
 WIDTH = 8192
