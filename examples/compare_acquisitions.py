@@ -4,7 +4,7 @@
 import numpy as np
 
 import labelwise as lw
-from labelwise.bounds import cramer_rao
+from labelwise.evaluation.cramer_rao import cramer_rao
 
 protocols = {
     "many low b": [0, 5, 10, 15, 20, 30, 40, 60, 100, 800],

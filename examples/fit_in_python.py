@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 import labelwise as lw
-from labelwise.bounds import cramer_rao
+from labelwise.evaluation.cramer_rao import cramer_rao
 
 model = lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8])
 noise, sigma = lw.Rician(), 1 / 30

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import labelwise as lw
-from labelwise.evaluate import evaluate, summary
+from labelwise.evaluation.grid import evaluate, summary
 from labelwise.networks.train import teach
 
 model = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)  # ms/µm²

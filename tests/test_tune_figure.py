@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from labelwise import IVIM
+from labelwise.evaluation.tuning import Curve, Detection, Rmse, Tuning
 from labelwise.priors import Tissue
-from labelwise.tune import Curve, Detection, Rmse, Tuning
 from labelwise.tune_figure import tune_figure
 
 ALPHA = np.arange(11) / 10

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from labelwise.evaluate import marginal
+from labelwise.evaluation.grid import marginal
 from labelwise.figures import in_unit, symbol
 from labelwise.types import InputError, Parameter
 
@@ -59,7 +59,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Figure:
     """Bias, standard deviation and RMSE of each parameter against its own true value.
 
-    Averaged over the grid's other dimensions (`labelwise.evaluate.marginal`). Shaded: two standard
+    Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two standard
     errors on either side. A parameter whose grid has a single value is left out. Colours follow the
     names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels, a dial
     at alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
@@ -80,7 +80,7 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
 
     Example:
         >>> import jax, labelwise as lw
-        >>> from labelwise.evaluate import evaluate
+        >>> from labelwise.evaluation.grid import evaluate
         >>> from labelwise.priors import Grid
         >>> model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
         >>> grid = Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from labelwise.curves import curves
-from labelwise.evaluate import evaluate, summary
+from labelwise.evaluation.grid import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
 from labelwise.io.results import as_json

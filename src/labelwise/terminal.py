@@ -19,12 +19,12 @@ from labelwise.formatting import number, short_name, with_error
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.jobs import Evaluation
     from labelwise.networks.network import Blend, TrainedNetwork
     from labelwise.study.run import Outcome
     from labelwise.summary import Comparison, NetworkUse, Report
-    from labelwise.tune import Curve, Tuning
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 

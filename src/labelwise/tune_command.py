@@ -18,10 +18,10 @@ from labelwise.terminal import progress_bar, show_tuning
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
+    from labelwise.evaluation.tuning import Detection, Rmse, Tuning
     from labelwise.models import SignalModel
     from labelwise.networks.network import Blend
     from labelwise.priors import Distribution, Tissue
-    from labelwise.tune import Detection, Rmse, Tuning
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
 _EXPECTED = (
@@ -148,9 +148,9 @@ def _tuned(
 ) -> Tuning:
     import jax
 
+    from labelwise.evaluation.tuning import tune
     from labelwise.jobs import sigma_for
     from labelwise.models.find import rebuild
-    from labelwise.tune import tune
 
     card, (points, voxels, seed) = dial.card, numbers
     return tune(
@@ -206,7 +206,7 @@ def _asked(
     tissue: Sequence[str] | None,
 ) -> Asked:
     """The one task that the options ask for."""
-    from labelwise.tune import Detection, Rmse
+    from labelwise.evaluation.tuning import Detection, Rmse
 
     inline = bool(before or after)
     asked = [

@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from labelwise.curves import legend_below, sheet, tidy
+from labelwise.evaluation.tuning import Curve, Tuning
 from labelwise.figures import in_unit, symbol
-from labelwise.tune import Curve, Tuning
 
 _COLUMNS = 4
 _SIZE = 2.9, 2.5  # inches, of one panel
@@ -48,7 +48,7 @@ def tune_figure(found: Tuning, title: str = "") -> Figure:
     Example:
         >>> import numpy as np
         >>> from labelwise import ADC
-        >>> from labelwise.tune import Rmse
+        >>> from labelwise.evaluation.tuning import Rmse
         >>> alpha, value = np.array([0, 0.5, 1]), np.array([0.3, 0.2, 0.4])
         >>> rest = value, value / 20, value - 0.2, value / 30
         >>> curves = {"ADC": Curve(ADC.parameters[1], alpha, 1, value, *rest)}

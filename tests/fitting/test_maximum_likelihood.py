@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import ive
 
 import labelwise as lw
-from labelwise.bounds import cramer_rao
+from labelwise.evaluation.cramer_rao import cramer_rao
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.engines import is_separable
 from labelwise.simulation import simulate

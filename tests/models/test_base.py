@@ -13,7 +13,7 @@ from labelwise import (
     SignalModel,
     per_measurement,
 )
-from labelwise.bounds import cramer_rao
+from labelwise.evaluation.cramer_rao import cramer_rao
 from labelwise.fitting.goodness import goodness
 from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
 from labelwise.priors import Uniform

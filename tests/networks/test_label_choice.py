@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import labelwise as lw
-from labelwise.evaluate import evaluate, summary
+from labelwise.evaluation.grid import evaluate, summary
+from labelwise.evaluation.posterior import PosteriorMean
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.network import Blend
 from labelwise.networks.plan import Lesson
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import teach
-from labelwise.posterior import PosteriorMean
 from labelwise.priors import Grid, Uniform
 from labelwise.simulation import simulate
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
-from labelwise.evaluate import marginal
+from labelwise.evaluation.grid import marginal
 from labelwise.models import IVIM
 from labelwise.study import names
 from labelwise.study.figures import binned, dial_curves, own_weights, performance

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from labelwise.evaluate import marginal, summary
+from labelwise.evaluation.grid import marginal, summary
 from labelwise.study import names
 from labelwise.study.description import Study
 from labelwise.study.findings import Part
@@ -72,7 +72,7 @@ class Evidence:
 
     Args:
         study: its description.
-        grids: by SNR, what `labelwise.evaluate.evaluate` returned for all estimators.
+        grids: by SNR, what `labelwise.evaluation.grid.evaluate` returned for all estimators.
         vivo: the in vivo part, if there is one.
         speed: voxels per second by estimator, if measured.
     """
@@ -84,7 +84,7 @@ class Evidence:
 
     @cached_property
     def summaries(self) -> Mapping[float, xr.Dataset]:
-        """By SNR, what `labelwise.evaluate.summary` says."""
+        """By SNR, what `labelwise.evaluation.grid.summary` says."""
         return {snr: summary(grid) for snr, grid in self.grids.items()}
 
     @property

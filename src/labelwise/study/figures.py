@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labelwise.curves import QUANTITIES, legend_below, panel, sheet, tidy
-from labelwise.evaluate import marginal
+from labelwise.evaluation.grid import marginal
 from labelwise.figures import in_unit, symbol
 from labelwise.study.names import HYBRID, PURPLE, dial, style_of
 from labelwise.types import InputError, Parameter
@@ -40,12 +40,12 @@ def performance(
 ) -> Panels:
     """Bias, standard deviation and RMSE of each parameter against its own true value.
 
-    Each point is an average over all other parameters of the grid (`labelwise.evaluate.marginal`);
+    Each point is an average over all other parameters of the grid (`labelwise.evaluation.grid.marginal`);
     shaded: two standard errors on either side. The three panels of a parameter are drawn to one
     scale, the bias with 0 in the middle, so that their sizes compare.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names: which estimators to show, in the order of the legend.
         parameters: which to show, one column each.
         title: one or more lines above all panels.
@@ -60,7 +60,7 @@ def performance(
 
     Example:
         >>> import jax, labelwise as lw
-        >>> from labelwise.evaluate import evaluate
+        >>> from labelwise.evaluation.grid import evaluate
         >>> from labelwise.study.names import MLE_MEAN
         >>> model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
         >>> grid = lw.Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
@@ -88,7 +88,7 @@ def own_weights(
     of `performance`.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         reference: the estimator in all columns.
         own: by parameter name, the estimator that is compared in its column.
         parameters: which to show, one column each.
@@ -174,7 +174,7 @@ def dial_curves(
     Shaded: two standard errors on either side.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names_by_alpha: the blend for each alpha: 1 is the network taught MLE labels, 0 the one
             taught the truth.
         parameters: which to show, one column each.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import xarray as xr
 
-from labelwise.evaluate import evaluate
+from labelwise.evaluation.grid import evaluate
 from labelwise.formatting import plain
 from labelwise.io.files import digest
 from labelwise.networks.labels import MLE
@@ -40,7 +40,7 @@ def fits(study: Study) -> dict[str, LabelSource]:
 
 
 def evaluate_fits(study: Study, stages: Stages, snr: float) -> xr.Dataset:
-    """The fits on the whole grid; see `labelwise.evaluate.evaluate`."""
+    """The fits on the whole grid; see `labelwise.evaluation.grid.evaluate`."""
     found = [
         _evaluated(
             *(study, stages, f"{name}, SNR {snr:g}", snr, study.repeats, source.describe()),

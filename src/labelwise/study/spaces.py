@@ -44,7 +44,7 @@ def arrows(
     same limits, a quarter wider than the space on each side; further out if an arrow leads there.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names: which estimators to show, one row each; side by side if there is a single pair.
         pairs: the parameters along x and y, one column for each pair.
         title: one or more lines above all panels.
@@ -118,7 +118,7 @@ def densities(
     panels.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the estimator along x.
         b: the estimator along y.
         parameters: which to show, one column each.
@@ -194,7 +194,7 @@ def fixed_points(
     estimators as in `labelwise.study.figures.performance`, the two values marked.
 
     Args:
-        ds: what `labelwise.evaluate.evaluate` returned.
+        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the first estimator.
         b: the one that is subtracted.
         parameter: whose estimates are compared, and which is held at two values.

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from labelwise.evaluation.scores import auc, rmse, scatter
 from labelwise.models.base import SignalModel, settings_of
 from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
 from labelwise.noise import NoiseModel
 from labelwise.priors import Distribution, Normal, Population, Tissue, centre, spoken
-from labelwise.scores import auc, rmse, scatter
 from labelwise.simulation import simulate
 from labelwise.types import InputError, Parameter
 

@@ -18,7 +18,7 @@ from labelwise import (
     SignalModel,
     per_measurement,
 )
-from labelwise.bounds import cramer_rao, fisher_information
+from labelwise.evaluation.cramer_rao import cramer_rao, fisher_information
 from labelwise.models.evaluate import differences, jacobian, signals
 
 B = np.array([0.0, 0.2, 0.5, 1.0])

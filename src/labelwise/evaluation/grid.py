@@ -18,9 +18,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from labelwise.bounds import fisher_information
+from labelwise.evaluation.cramer_rao import fisher_information
+from labelwise.evaluation.information import (
+    mutual_information,
+    quantile_edges,
+    retained_information,
+)
 from labelwise.fitting import available_cores
-from labelwise.information import mutual_information, quantile_edges, retained_information
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import jacobian, signals
 from labelwise.noise import NoiseModel
@@ -74,10 +78,10 @@ def evaluate(
         - `covariance` (parameter, other): of the estimates
         - `failed`: the share of estimates that is NaN
         - `retained`, `retained_error`: the share of the signal's Fisher information that the
-          estimates retain; see `labelwise.information.retained_information`
+          estimates retain; see `labelwise.evaluation.information.retained_information`
         - `mutual_information`, `mutual_information_error`: bits between each true parameter and
           its own estimate over the whole grid, in up to 200 bins; at most log2 of the number of
-          values that the parameter has; see `labelwise.information.mutual_information`
+          values that the parameter has; see `labelwise.evaluation.information.mutual_information`
 
     Raises:
         InputError: if there is nothing to do, if a name is used twice, or if grid, estimators and

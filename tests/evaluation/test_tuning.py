@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import labelwise.tune as module
+import labelwise.evaluation.tuning as module
 from labelwise import ADC, Gaussian, Rician
+from labelwise.evaluation.scores import auc, rmse
+from labelwise.evaluation.tuning import Curve, Detection, Rmse, tune
 from labelwise.io.results import as_json
 from labelwise.networks.labels import MLE, GroundTruth
 from labelwise.networks.network import Blend
@@ -17,9 +19,7 @@ from labelwise.networks.plan import Lesson
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import teach
 from labelwise.priors import Normal, Tissue, Uniform
-from labelwise.scores import auc, rmse
 from labelwise.simulation import simulate
-from labelwise.tune import Curve, Detection, Rmse, tune
 from labelwise.types import InputError
 
 B = np.array([0.0, 0.0, 0.2, 0.5, 1.0])

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from scipy import integrate, stats
 
 import labelwise as lw
-from labelwise.evaluate import evaluate, marginal, summary
-from labelwise.information import mutual_information
+from labelwise.evaluation.grid import evaluate, marginal, summary
+from labelwise.evaluation.information import mutual_information
 from labelwise.priors import Grid
 from labelwise.types import Estimate, Status
 
@@ -357,7 +357,7 @@ def test_bits_of_a_truth_without_estimates_are_unknown():
 
 
 def test_rician_scores_agree_with_the_derivative_of_the_log_density():
-    from labelwise.evaluate import _Bench
+    from labelwise.evaluation.grid import _Bench
 
     points = np.array([[1.0, 0.5], [1.0, 3.0]])
     bench = _Bench(ADC, lw.Rician(), 0.2, points, KEY)

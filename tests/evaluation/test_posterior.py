@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 from scipy import special, stats
 
 import labelwise as lw
+from labelwise.evaluation.posterior import PosteriorMean
 from labelwise.models.evaluate import signals
-from labelwise.posterior import PosteriorMean
 from labelwise.priors import Empirical, Uniform
 from labelwise.types import Status
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labelwise.information import retained_information
+from labelwise.evaluation.information import retained_information
 
 
 @pytest.mark.parametrize("repeats", [12, 24, 50])
