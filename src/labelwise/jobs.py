@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import xarray as xr
 
-from labelwise.curves import curves
 from labelwise.evaluation.grid import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
@@ -32,6 +31,7 @@ from labelwise.networks.network import Blend, TrainedNetwork, load
 from labelwise.networks.plan import Lesson, SelfSupervised
 from labelwise.networks.train import Tell, teach
 from labelwise.noise import Gaussian, NoiseModel, Rician
+from labelwise.plots.curves import curves
 from labelwise.priors import Grid
 from labelwise.types import Estimator, InputError, LabelSource
 

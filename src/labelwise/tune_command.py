@@ -169,7 +169,7 @@ def _tuned(
 def _write(out: Path, found: Tuning, dial: Blend, record: Mapping[str, Any]) -> None:
     from labelwise.io.results import as_json
     from labelwise.jobs import staged
-    from labelwise.tune_figure import tune_figure
+    from labelwise.plots.tuning import tune_figure
 
     said = {**record, "model": dial.card["model"], "noise": in_words(dial.card["noise"])}
     figure = tune_figure(found, _title(found, short_name(dial.card["model"])))

@@ -17,9 +17,9 @@ from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from labelwise.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.evaluation.grid import marginal
-from labelwise.figures import in_unit, symbol
+from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
+from labelwise.plots.maps import in_unit, symbol
 from labelwise.study.names import HYBRID, PURPLE, dial, style_of
 from labelwise.types import InputError, Parameter
 

@@ -20,8 +20,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labelwise.curves import QUANTITIES, legend_below, panel, sheet, tidy
-from labelwise.figures import colour_range, in_unit, map_image, symbol, window_around
+from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
+from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
 from labelwise.study.figures import DPI, Panels, check, marginal_curve, share_scale
 from labelwise.study.names import style_of
 from labelwise.types import InputError, Parameter

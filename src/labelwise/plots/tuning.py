@@ -1,6 +1,6 @@
 """A tuning as a picture: how well each parameter serves the task, by alpha.
 
-Like `labelwise.curves`: results in, a `Figure` with its own Agg canvas out; nothing is computed,
+Like `labelwise.plots.curves`: results in, a `Figure` with its own Agg canvas out; nothing is computed,
 loaded or saved.
 """
 
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from labelwise.curves import legend_below, sheet, tidy
 from labelwise.evaluation.tuning import Curve, Tuning
-from labelwise.figures import in_unit, symbol
+from labelwise.plots.curves import legend_below, sheet, tidy
+from labelwise.plots.maps import in_unit, symbol
 
 _COLUMNS = 4
 _SIZE = 2.9, 2.5  # inches, of one panel

@@ -5,8 +5,8 @@ import pytest
 
 from labelwise import IVIM
 from labelwise.evaluation.tuning import Curve, Detection, Rmse, Tuning
+from labelwise.plots.tuning import tune_figure
 from labelwise.priors import Tissue
-from labelwise.tune_figure import tune_figure
 
 ALPHA = np.arange(11) / 10
 

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 
 from labelwise import ADC, IVIM, Gaussian, MaximumLikelihood
-from labelwise.curves import curves, styles_of
 from labelwise.evaluation.grid import evaluate, marginal
+from labelwise.plots.curves import curves, styles_of
 from labelwise.priors import Grid
 
 NAMES = ["MLE", "MLE labels", "self-supervised", "GT", "blend 0.5", "Mix 0.5", "posterior mean"]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from labelwise.figures import parameter_maps
 from labelwise.models import IVIM
+from labelwise.plots.maps import parameter_maps
 from labelwise.types import Parameter, Status
 
 SHAPE = (20, 12, 3)

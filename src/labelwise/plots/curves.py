@@ -1,6 +1,6 @@
 """Evaluations as pictures: bias, spread and error against the truth, one line per estimator.
 
-Like `labelwise.figures`: results in, a `Figure` with its own Agg canvas out; nothing is estimated,
+Like `labelwise.plots.maps`: results in, a `Figure` with its own Agg canvas out; nothing is estimated,
 loaded or saved. What such figures are made of (`sheet`, `panel`, `legend_below`, `tidy`) serves
 other figures of evaluations too.
 """
@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from labelwise.evaluation.grid import marginal
-from labelwise.figures import in_unit, symbol
+from labelwise.plots.maps import in_unit, symbol
 from labelwise.types import InputError, Parameter
 
 QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
