@@ -11,7 +11,7 @@ import pytest
 
 import labelwise
 from labelwise import ADC, Gaussian, GroundTruth, Lesson, NoiseModel, Recipe, Rician, Uniform
-from labelwise.chosen import model_of
+from labelwise.mapping.choice import model_of
 from labelwise.models.find import find_model, rebuild
 from labelwise.networks.cache import code_of, imported
 from labelwise.networks.network import load

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
+from labelwise.phantoms.pelvis import pelvis, write
 from labelwise.study.description import paper, read_study
-from labelwise.study.pelvis import pelvis, write
 
 T2 = """
 title = "T2 of muscle"

@@ -5,7 +5,7 @@ import pytest
 
 from labelwise.formatting import number
 from labelwise.models import IVIM
-from labelwise.summary import Comparison
+from labelwise.phantoms.abdomen import Comparison
 from labelwise.terminal import notes, sentence, show_comparison
 
 

@@ -37,7 +37,7 @@ from labelwise.terminal import (
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
-    from labelwise.summary import Report
+    from labelwise.mapping.summary import Report
 
 _COMMAND = "labelwise.command"
 
@@ -170,8 +170,8 @@ def fit(
     """
     source, limits = given.sigma_source(sigma), given.ranges(bounds or [], "--bounds")
 
-    from labelwise.pipeline import fit_image
-    from labelwise.request import FitRequest
+    from labelwise.mapping.request import FitRequest
+    from labelwise.mapping.run import fit_image
 
     given.keep_compiled_programs()
     settings = given.Acquisition.read(bvals, te, ti, acquisition)
@@ -256,9 +256,9 @@ def map_(
     source, spans = given.sigma_source(sigma), given.ranges(prior or [], "--prior")
     dial = given.alphas(alpha or [])
 
-    from labelwise.chosen import find_network, model_of
-    from labelwise.pipeline import map_image
-    from labelwise.request import MapRequest
+    from labelwise.mapping.choice import find_network, model_of
+    from labelwise.mapping.request import MapRequest
+    from labelwise.mapping.run import map_image
 
     given.keep_compiled_programs()
     settings = given.Acquisition.read(bvals, te, ti, acquisition)
@@ -318,9 +318,9 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List the signal models: what they need, what they estimate, in which unit and bounds."""
+    from labelwise.mapping.request import equation
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
-    from labelwise.request import equation
 
     listed = {
         name: {
@@ -357,7 +357,7 @@ def demo(
     ] = False,
 ) -> None:
     """Write a digital phantom, map it by a fit and by a network, and compare with the truth."""
-    from labelwise.demo import SIGMA, compare, write_phantom
+    from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()

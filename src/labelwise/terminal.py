@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.jobs import Evaluation
+    from labelwise.mapping.summary import NetworkUse, Report
     from labelwise.networks.network import Blend, TrainedNetwork
+    from labelwise.phantoms.abdomen import Comparison
     from labelwise.study.run import Outcome
-    from labelwise.summary import Comparison, NetworkUse, Report
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import labelwise as lw
+from labelwise.phantoms.pelvis import pelvis, write
 from labelwise.study import names
 from labelwise.study.claims import QUESTIONS
 from labelwise.study.claims.asking import judge
 from labelwise.study.drawn import figures
 from labelwise.study.evidence import Evidence
 from labelwise.study.findings import Verdict
-from labelwise.study.pelvis import pelvis, write
 from labelwise.study.run import run_study
 from labelwise.study.scan import GOLD, assess_scan, phantom, read_scan, study_of
 from labelwise.study.simulated import evaluate_fits, evaluate_networks, side_by_side

@@ -24,6 +24,8 @@ from labelwise.models.base import scale_parameter
 from labelwise.models.find import describe_model
 from labelwise.networks.blend import dial_lesson, noise_levels
 from labelwise.noise import NoiseModel, describe_noise
+from labelwise.phantoms.pelvis import pelvis as simulate_pelvis
+from labelwise.phantoms.pelvis import write
 from labelwise.priors import Uniform
 from labelwise.study import names
 from labelwise.study.description import LABELS, Study, absolute
@@ -37,8 +39,6 @@ from labelwise.study.invivo import (
     noise_of_repeats,
     usable_reference,
 )
-from labelwise.study.pelvis import pelvis as simulate_pelvis
-from labelwise.study.pelvis import write
 from labelwise.study.repeats import Repeats, split
 from labelwise.study.simulated import contents, fits
 from labelwise.study.stages import Stages

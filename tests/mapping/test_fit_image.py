@@ -11,10 +11,10 @@ import pytest
 from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.io.acquisition import read_bvals, read_times
 from labelwise.io.nifti import file_hash
+from labelwise.mapping.request import FitRequest
+from labelwise.mapping.run import fit_image
 from labelwise.models import ADC, IVIM, T1InversionRecovery
 from labelwise.noise import Gaussian, Rician
-from labelwise.pipeline import fit_image
-from labelwise.request import FitRequest
 from labelwise.types import Status
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from labelwise.io.acquisition import zero_b
 from labelwise.io.nifti import Series, read_map
 from labelwise.io.noise_level import NoiseLevel, from_background, from_repeats
-from labelwise.request import Request
+from labelwise.mapping.request import Request
 from labelwise.types import InputError
 
 _BACKGROUND_SAMPLES = 2_000_000

@@ -161,25 +161,6 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A fit and a network against the truth in one tissue, for one parameter over its voxels.
-
-    Args:
-        tissue: the name of the tissue.
-        parameter: which parameter, with its unit.
-        truth: the median of the true values.
-        estimates: the median estimate, by the fit and by the network.
-        errors: the median of the absolute errors, of the fit and of the network.
-    """
-
-    tissue: str
-    parameter: Parameter
-    truth: float
-    estimates: tuple[float, float]
-    errors: tuple[float, float]
-
-
 def count_statuses(status: Int[np.ndarray, " n"]) -> dict[Status, int]:
     """How many voxels ended with each status, of those that occur."""
     counts = np.bincount(status, minlength=len(Status))

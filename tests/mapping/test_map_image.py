@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from helpers import SHAPE, SIGMA, TRUTH, B, inside
-from labelwise.chosen import find_network, model_of
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
+from labelwise.mapping.choice import find_network, model_of
+from labelwise.mapping.request import FitRequest, MapRequest
+from labelwise.mapping.run import fit_image, map_image
+from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
 from labelwise.networks.network import Blend
 from labelwise.noise import Gaussian, Rician
-from labelwise.pipeline import fit_image, map_image
-from labelwise.request import FitRequest, MapRequest
-from labelwise.summary import NetworkUse
 from labelwise.types import Estimate, Status
 
 SCANS = Path(__file__).parents[2] / "shared" / "data"

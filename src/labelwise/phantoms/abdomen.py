@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from labelwise.models import IVIM
 from labelwise.noise import Rician
-from labelwise.summary import Comparison
+from labelwise.types import Parameter
 
 B_VALUES = (0, 0, 0, 0, 10, 20, 30, 50, 80, 100, 200, 400, 800)
 """In s/mm²; b = 0 four times, so that the noise level can be estimated from the repeats."""
@@ -119,6 +119,25 @@ class Phantom:
             ["fit", *scan, "--out", str(self.fitted)],
             ["map", *scan, "--out", str(self.mapped)],
         ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A fit and a network against the truth in one tissue, for one parameter over its voxels.
+
+    Args:
+        tissue: the name of the tissue.
+        parameter: which parameter, with its unit.
+        truth: the median of the true values.
+        estimates: the median estimate, by the fit and by the network.
+        errors: the median of the absolute errors, of the fit and of the network.
+    """
+
+    tissue: str
+    parameter: Parameter
+    truth: float
+    estimates: tuple[float, float]
+    errors: tuple[float, float]
 
 
 def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0) -> Phantom:

@@ -22,7 +22,7 @@ from labelwise.io.acquisition import average, sigma_factor
 from labelwise.io.nifti import Series, open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
-from labelwise.maps import (
+from labelwise.mapping.maps import (
     PICTURE,
     Map,
     file_names,
@@ -31,10 +31,9 @@ from labelwise.maps import (
     picture,
     writing,
 )
-from labelwise.networks.network import OUTSIDE_SIGNAL
-from labelwise.request import FitRequest, MapRequest, Request
-from labelwise.sigma import noise_level
-from labelwise.summary import (
+from labelwise.mapping.request import FitRequest, MapRequest, Request
+from labelwise.mapping.sigma import noise_level
+from labelwise.mapping.summary import (
     NetworkUse,
     ParameterSummary,
     Report,
@@ -46,6 +45,7 @@ from labelwise.summary import (
     outside_training,
     summarise,
 )
+from labelwise.networks.network import OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Estimator, InputError, Parameter, Status
 
 NETWORK = "net.safetensors"

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli import app
-from labelwise.demo import B_VALUES, SIGMA, TISSUES, Phantom, compare, write_phantom
+from labelwise.phantoms.abdomen import B_VALUES, SIGMA, TISSUES, Phantom, compare, write_phantom
 
 
 def load(path):

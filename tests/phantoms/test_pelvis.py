@@ -10,6 +10,7 @@ import pytest
 import labelwise as lw
 from labelwise.io.acquisition import read_bvals
 from labelwise.io.nifti import open_series, read_mask
+from labelwise.phantoms.pelvis import B_VALUES, TISSUES, pelvis, write
 from labelwise.study.invivo import (
     assess,
     binned,
@@ -18,7 +19,6 @@ from labelwise.study.invivo import (
     noise_of_repeats,
     usable_reference,
 )
-from labelwise.study.pelvis import B_VALUES, TISSUES, pelvis, write
 from labelwise.study.repeats import split
 
 SMALL = (28, 20, 2)

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.formatting import told_apart
+from labelwise.mapping.request import MapRequest
+from labelwise.mapping.run import Network, Progress, Source
+from labelwise.mapping.summary import NetworkUse
 from labelwise.models.find import name_of, refuse_other_model
 from labelwise.networks.blend import dial, noise_levels
 from labelwise.networks.network import Blend, TrainedNetwork, load
 from labelwise.noise import describe_noise
-from labelwise.pipeline import Network, Progress, Source
 from labelwise.priors import Uniform
-from labelwise.request import MapRequest
-from labelwise.summary import NetworkUse
 from labelwise.types import InputError
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told

@@ -281,7 +281,7 @@ def _images(scan: Pelvis) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
 def _readme(scan: Pelvis) -> str:
     said = ", ".join(f"{name} {value}" for name, value in scan.settings.items())
     return (
-        f"{_NOTICE}\n\nMade by labelwise.study.pelvis ({said}).\n"
+        f"{_NOTICE}\n\nMade by labelwise.phantoms.pelvis ({said}).\n"
         f"dwi.nii.gz: {len(scan.b)} volumes, b-values in dwi.bval (s/mm²), Rician noise of sigma "
         f"{scan.sigma:.6g}. mask.nii.gz: muscle, marrow, organs and vessels, without fat and "
         "rectum. truth/: what the series was made from.\n"

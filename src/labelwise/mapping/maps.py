@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
+from labelwise.mapping.request import Request
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.plots.maps import parameter_maps
-from labelwise.request import Request
 from labelwise.types import Estimate, Parameter, Status, has_values
 
 PICTURE = "maps.png"

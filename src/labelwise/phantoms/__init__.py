@@ -1,0 +1,1 @@
+"""Simulated scans whose truth is known."""
