@@ -201,7 +201,7 @@ class TestCodeOf:
         needed = ("fitting.newton", "fitting.starts", "networks", "noise", "simulate", "training")
         assert {f"labelwise.{name}" for name in needed} <= names.keys()
         assert "labelwise.models.ivim" in names
-        assert "labelwise.cli" not in names
+        assert "labelwise.cli.main" not in names
 
 
 DATA = Path(__file__).parent / "data"

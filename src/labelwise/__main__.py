@@ -1,6 +1,6 @@
 """`python -m labelwise` is the command `labelwise`."""
 
-from labelwise.cli import main
+from labelwise.cli.main import main
 
 if __name__ == "__main__":
     main()

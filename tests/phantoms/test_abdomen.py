@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from labelwise.cli import app
+from labelwise.cli.main import app
 from labelwise.phantoms.abdomen import B_VALUES, SIGMA, TISSUES, Phantom, compare, write_phantom
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from labelwise.cli import app
+from labelwise.cli.main import app
 from labelwise.models import ADC
 from labelwise.networks.network import Blend
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labelwise import options as given
-from labelwise.terminal import progress_bar, show_evaluation, show_training, stderr, stdout
+from labelwise.cli import options as given
+from labelwise.cli.tables import progress_bar, show_evaluation, show_training, stderr, stdout
 from labelwise.types import InputError
 
 
@@ -135,7 +135,7 @@ def train(
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
-    from labelwise.jobs import labels_of, train_file
+    from labelwise.cli.jobs import labels_of, train_file
     from labelwise.networks.plan import Lesson
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
@@ -223,7 +223,7 @@ def evaluate(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.jobs import evaluate_files
+    from labelwise.cli.jobs import evaluate_files
     from labelwise.models.find import find_model
 
     given.keep_compiled_programs()
@@ -258,7 +258,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
-    from labelwise.jobs import refuse_existing
+    from labelwise.cli.jobs import refuse_existing
     from labelwise.networks.network import TrainedNetwork, load
     from labelwise.networks.onnx import export_onnx
 

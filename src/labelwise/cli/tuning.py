@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise import options as given
+from labelwise.cli import options as given
+from labelwise.cli.tables import progress_bar, show_tuning
 from labelwise.formatting import in_words, short_name
-from labelwise.terminal import progress_bar, show_tuning
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def tune(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.jobs import refuse_existing
+    from labelwise.cli.jobs import refuse_existing
     from labelwise.models.find import find_model
 
     for name in _FILES:
@@ -148,8 +148,8 @@ def _tuned(
 ) -> Tuning:
     import jax
 
+    from labelwise.cli.jobs import sigma_for
     from labelwise.evaluation.tuning import tune
-    from labelwise.jobs import sigma_for
     from labelwise.models.find import rebuild
 
     card, (points, voxels, seed) = dial.card, numbers
@@ -167,8 +167,8 @@ def _tuned(
 
 
 def _write(out: Path, found: Tuning, dial: Blend, record: Mapping[str, Any]) -> None:
+    from labelwise.cli.jobs import staged
     from labelwise.io.results import as_json
-    from labelwise.jobs import staged
     from labelwise.plots.tuning import tune_figure
 
     said = {**record, "model": dial.card["model"], "noise": in_words(dial.card["noise"])}

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from labelwise import jobs
-from labelwise.cli import app
+from labelwise.cli import jobs
+from labelwise.cli.main import app
 from labelwise.networks.network import Blend, TrainedNetwork, load
 
 SMALL = ("--signals", "2000", "--epochs", "2", "--restarts", "1")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from labelwise.cli import app
+from labelwise.cli.main import app
 from labelwise.phantoms.pelvis import pelvis, write
 from labelwise.study.description import paper, read_study
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import labelwise.models.find as find
-from labelwise.cli import app
+from labelwise.cli.main import app
 from labelwise.types import InputError
 
 run = CliRunner().invoke

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from labelwise.cli import app
+from labelwise.cli.main import app
+from labelwise.cli.tuning import distributions
 from labelwise.networks.network import Blend, load
 from labelwise.priors import Normal
-from labelwise.tune_command import distributions
 
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--snr", "15", "--signals", "2000")
 SMALL = ("--epochs", "3", "--restarts", "1", "--prior", "ADC=0.2:3", "--quiet")

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from labelwise import network_commands, study_commands, tune_command
-from labelwise import options as given
-from labelwise.terminal import (
+from labelwise.cli import networks as network_commands
+from labelwise.cli import options as given
+from labelwise.cli import study as study_commands
+from labelwise.cli import tuning as tune_command
+from labelwise.cli.tables import (
     notes,
     progress_bar,
     sentence,

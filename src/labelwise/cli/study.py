@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise import options as given
-from labelwise.terminal import progress_bar, show_study
+from labelwise.cli import options as given
+from labelwise.cli.tables import progress_bar, show_study
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _run(
     quiet: bool,
     scan: Scan | None = None,
 ) -> None:
-    from labelwise.jobs import refuse_existing
+    from labelwise.cli.jobs import refuse_existing
     from labelwise.study.description import to_toml
 
     if toml:

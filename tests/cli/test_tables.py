@@ -3,10 +3,10 @@ import warnings
 
 import pytest
 
+from labelwise.cli.tables import notes, sentence, show_comparison
 from labelwise.formatting import number
 from labelwise.models import IVIM
 from labelwise.phantoms.abdomen import Comparison
-from labelwise.terminal import notes, sentence, show_comparison
 
 
 def test_a_note_is_shown_once_and_other_kinds_of_warning_not_at_all(capsys):

@@ -19,9 +19,9 @@ from labelwise.formatting import number, short_name, with_error
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from labelwise.cli.jobs import Evaluation
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
-    from labelwise.jobs import Evaluation
     from labelwise.mapping.summary import NetworkUse, Report
     from labelwise.networks.network import Blend, TrainedNetwork
     from labelwise.phantoms.abdomen import Comparison
