@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from labelwise.study.description import paper
+from labelwise.study.config import paper
 from labelwise.study.run import run_study
 
 

@@ -10,7 +10,7 @@
 import tempfile
 from pathlib import Path
 
-from labelwise.study.description import read_study
+from labelwise.study.config import read_study
 from labelwise.study.run import run_study
 
 T2 = """

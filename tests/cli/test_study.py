@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli.main import app
 from labelwise.phantoms.pelvis import pelvis, write
-from labelwise.study.description import paper, read_study
+from labelwise.study.config import paper, read_study
 
 T2 = """
 title = "T2 of muscle"

@@ -3,7 +3,7 @@
 import pytest
 
 import labelwise as lw
-from labelwise.study.description import Study
+from labelwise.study.config import Study
 from labelwise.study.run import run_study
 
 IVIM_B = [0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8]

@@ -8,11 +8,11 @@ import xarray as xr
 from scipy import stats
 
 import labelwise as lw
-from labelwise.study import names
+from labelwise.study import methods as names
 from labelwise.study.claims import QUESTIONS
-from labelwise.study.claims.asking import judge, with_luck
+from labelwise.study.claims.judging import judge, with_luck
 from labelwise.study.evidence import Evidence, Number, below, between
-from labelwise.study.findings import Claim, Part, Verdict
+from labelwise.study.records import Claim, Part, Verdict
 from study.conftest import tiny
 
 STUDY = tiny(wide=12, deep=2)

@@ -12,8 +12,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from labelwise.study.findings import Claim, Lap, Part, Picture, Report, Table
-from labelwise.study.report import render
+from labelwise.study.records import Claim, Lap, Part, Picture, Report, Table
+from labelwise.study.report.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "wbr"}

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from labelwise.networks.network import load
-from labelwise.study import names, run
-from labelwise.study.description import read_study
+from labelwise.study import methods as names
+from labelwise.study import run
+from labelwise.study.config import read_study
 from labelwise.study.run import run_study
 from labelwise.study.stages import opened
 from study.conftest import tiny

@@ -8,17 +8,17 @@ import pytest
 
 import labelwise as lw
 from labelwise.phantoms.pelvis import pelvis, write
-from labelwise.study import names
+from labelwise.study import methods as names
 from labelwise.study.claims import QUESTIONS
-from labelwise.study.claims.asking import judge
-from labelwise.study.drawn import figures
+from labelwise.study.claims.judging import judge
+from labelwise.study.evaluation import evaluate_fits, evaluate_networks, side_by_side
 from labelwise.study.evidence import Evidence
-from labelwise.study.findings import Verdict
+from labelwise.study.networks import train_all
+from labelwise.study.plots.selection import figures
+from labelwise.study.records import Verdict
 from labelwise.study.run import run_study
 from labelwise.study.scan import GOLD, assess_scan, phantom, read_scan, study_of
-from labelwise.study.simulated import evaluate_fits, evaluate_networks, side_by_side
 from labelwise.study.stages import opened
-from labelwise.study.taught import train_all
 from study.conftest import tiny
 
 SMALL = {"shape": (28, 20, 1), "repeats": 6}

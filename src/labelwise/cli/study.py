@@ -13,7 +13,7 @@ from labelwise.cli.tables import progress_bar, show_study
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
-    from labelwise.study.description import Study
+    from labelwise.study.config import Study
     from labelwise.study.scan import Scan
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the report; made if missing.")]
@@ -65,7 +65,7 @@ def paper(
     Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan cannot be had: a simulated
     pelvis takes its place. An interrupted study goes on where it stopped.
     """
-    from labelwise.study.description import paper as published
+    from labelwise.study.config import paper as published
 
     changes: dict[str, Any] = {"wide": 150 if wide else 0, "deep": 10 if deep else 0}
     if s0_fixed:
@@ -90,7 +90,7 @@ def run(
 
     `labelwise study paper --toml my.toml` writes the paper's, to change a few lines of.
     """
-    from labelwise.study.description import read_study
+    from labelwise.study.config import read_study
 
     _run(_changed(read_study(file), quick, trainings, seed), out, context, False, overwrite, quiet)
 
@@ -179,7 +179,7 @@ def _run(
     scan: Scan | None = None,
 ) -> None:
     from labelwise.cli.jobs import refuse_existing
-    from labelwise.study.description import to_toml
+    from labelwise.study.config import to_toml
 
     if toml:
         from labelwise.io.files import write_whole

@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 
 from labelwise.evaluation.grid import marginal, summary
-from labelwise.study import names
-from labelwise.study.description import Study
-from labelwise.study.findings import Part
-from labelwise.study.taught import likely
+from labelwise.study import methods as names
+from labelwise.study.config import Study
+from labelwise.study.networks import likely
+from labelwise.study.records import Part
 
 WELL_FILLED = 0.01
 """A bin that holds this share of the voxels is well represented."""

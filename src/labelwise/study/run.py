@@ -23,23 +23,18 @@ from labelwise.io.results import as_json
 from labelwise.models import IVIM
 from labelwise.networks.network import TrainedNetwork
 from labelwise.networks.train import Tell
-from labelwise.study import told
 from labelwise.study.claims import QUESTIONS
-from labelwise.study.claims.asking import judge
-from labelwise.study.description import Study, to_toml
-from labelwise.study.drawn import Drawn, figures
+from labelwise.study.claims.judging import judge
+from labelwise.study.config import Study, to_toml
+from labelwise.study.evaluation import evaluate_fits, evaluate_networks, measure_speed, side_by_side
 from labelwise.study.evidence import Evidence
-from labelwise.study.findings import Claim, Lap, Picture, Report
-from labelwise.study.report import render
+from labelwise.study.networks import Network, train_all
+from labelwise.study.plots.selection import Drawn, figures
+from labelwise.study.records import Claim, Lap, Picture, Report
+from labelwise.study.report import text as told
+from labelwise.study.report.page import render
 from labelwise.study.scan import Assessed, Scan, assess_scan, phantom
-from labelwise.study.simulated import (
-    evaluate_fits,
-    evaluate_networks,
-    measure_speed,
-    side_by_side,
-)
 from labelwise.study.stages import Stages, opened
-from labelwise.study.taught import Network, train_all
 from labelwise.types import InputError
 
 MARK = "# As labelwise ran it; copy it to change it.\n"

@@ -27,10 +27,11 @@ from labelwise.noise import NoiseModel, describe_noise
 from labelwise.phantoms.pelvis import pelvis as simulate_pelvis
 from labelwise.phantoms.pelvis import write
 from labelwise.priors import Uniform
-from labelwise.study import names
-from labelwise.study.description import LABELS, Study, absolute
+from labelwise.study import methods as names
+from labelwise.study.config import LABELS, Study, absolute
+from labelwise.study.evaluation import contents, fits
 from labelwise.study.evidence import InVivo
-from labelwise.study.invivo import (
+from labelwise.study.in_vivo import (
     Reference,
     assess,
     binned,
@@ -39,10 +40,9 @@ from labelwise.study.invivo import (
     noise_of_repeats,
     usable_reference,
 )
+from labelwise.study.networks import Network, points
 from labelwise.study.repeats import Repeats, split
-from labelwise.study.simulated import contents, fits
 from labelwise.study.stages import Stages
-from labelwise.study.taught import Network, points
 from labelwise.types import Estimate, Estimator, InputError, Voxels
 
 GOLD = "Gold standard"

@@ -29,7 +29,7 @@ from labelwise.networks.cache import code_of
 from labelwise.networks.network import TrainedNetwork, load
 from labelwise.networks.plan import Lesson
 from labelwise.networks.train import Tell, teach
-from labelwise.study.findings import Lap
+from labelwise.study.records import Lap
 from labelwise.types import InputError
 
 try:
@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 Networks = dict[str, TrainedNetwork]
 
 _RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
-_CODE = ("labelwise.study.simulated", "labelwise.study.scan", "labelwise.models")
+_CODE = ("labelwise.study.evaluation", "labelwise.study.scan", "labelwise.models")
 
 
 class Stages:

@@ -5,8 +5,12 @@ One file for each section; a claim is a function in it and a line in its `QUESTI
 Source: Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
 
-from labelwise.study.claims import advantages, averages, beyond, comparison, vivo
-from labelwise.study.claims.asking import Question
+from labelwise.study.claims import beyond_the_paper as beyond
+from labelwise.study.claims import section_4_1 as comparison
+from labelwise.study.claims import section_4_2 as vivo
+from labelwise.study.claims import section_4_3 as advantages
+from labelwise.study.claims import section_4_4 as averages
+from labelwise.study.claims.judging import Question
 
 QUESTIONS: tuple[Question, ...] = (
     *comparison.QUESTIONS,

@@ -15,12 +15,12 @@ from labelwise.fitting import available_cores
 from labelwise.formatting import short_name, with_error
 from labelwise.models import IVIM
 from labelwise.networks.network import TrainedNetwork
-from labelwise.study import names
-from labelwise.study.description import Study
+from labelwise.study import methods as names
+from labelwise.study.config import Study
 from labelwise.study.evidence import Evidence
-from labelwise.study.findings import Claim, Report, Table
+from labelwise.study.networks import Network
+from labelwise.study.records import Claim, Report, Table
 from labelwise.study.scan import Assessed, Scan
-from labelwise.study.taught import Network
 
 _COLUMNS = {
     "abs_bias": "mean |bias|",

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from labelwise.evaluation.grid import marginal
 from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import in_unit, symbol
-from labelwise.study.names import HYBRID, PURPLE, dial, style_of
+from labelwise.study.methods import HYBRID, PURPLE, dial, style_of
 from labelwise.types import InputError, Parameter
 
 Panels = Shaped[np.ndarray, "rows columns"]
@@ -61,7 +61,7 @@ def performance(
     Example:
         >>> import jax, labelwise as lw
         >>> from labelwise.evaluation.grid import evaluate
-        >>> from labelwise.study.names import MLE_MEAN
+        >>> from labelwise.study.methods import MLE_MEAN
         >>> model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
         >>> grid = lw.Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
         >>> fits = {MLE_MEAN: lw.MaximumLikelihood(model, noise)}

@@ -10,8 +10,8 @@ from labelwise.networks.mlp import Weights
 from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
 from labelwise.networks.plan import Lesson, SelfSupervised
 from labelwise.noise import Gaussian, Rician
-from labelwise.study import names
-from labelwise.study.description import Study
+from labelwise.study import methods as names
+from labelwise.study.config import Study
 from labelwise.study.stages import Stages
 from labelwise.types import LabelSource
 
@@ -47,7 +47,7 @@ def courses(study: Study) -> list[Course]:
         study: its description.
 
     Example:
-        >>> from labelwise.study.description import paper
+        >>> from labelwise.study.config import paper
         >>> [len(course.labels) for course in courses(paper())]
         [7, 1, 2]
     """

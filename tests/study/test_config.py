@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelwise.networks.recipe import Recipe
-from labelwise.study.description import Study, paper, read_study, to_toml
+from labelwise.study.config import Study, paper, read_study, to_toml
 
 T2 = """
 model = "t2"

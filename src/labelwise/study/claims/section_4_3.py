@@ -11,17 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from labelwise.noise import Rician
-from labelwise.study import names
-from labelwise.study.claims.asking import (
-    QUANTITIES,
-    Parts,
-    Question,
-    distance,
-    in_between,
-    places,
-)
+from labelwise.study import methods as names
+from labelwise.study.claims.judging import QUANTITIES, Parts, Question, distance, in_between, places
 from labelwise.study.evidence import Evidence, Number, below
-from labelwise.study.findings import Part
+from labelwise.study.records import Part
 
 
 def _own_weight(evidence: Evidence) -> Parts:

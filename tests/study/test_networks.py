@@ -8,10 +8,10 @@ import pytest
 import labelwise as lw
 from labelwise.networks.labels import Mix
 from labelwise.networks.network import Blend
-from labelwise.study import names
-from labelwise.study.description import Study, paper
+from labelwise.study import methods as names
+from labelwise.study.config import Study, paper
+from labelwise.study.networks import courses, likely, points, train_all
 from labelwise.study.stages import opened
-from labelwise.study.taught import courses, likely, points, train_all
 from study.conftest import tiny
 
 

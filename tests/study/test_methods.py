@@ -1,7 +1,7 @@
 import pytest
 
-from labelwise.study import names
-from labelwise.study.names import deep, dial, own_weight, style_of, wide
+from labelwise.study import methods as names
+from labelwise.study.methods import deep, dial, own_weight, style_of, wide
 
 ALL = [
     *(names.MLE_MEAN, names.MLE_TRUTH, names.GT, names.SELF, names.MLE_RICIAN),

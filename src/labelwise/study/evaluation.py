@@ -16,10 +16,10 @@ from labelwise.networks.labels import MLE
 from labelwise.networks.mlp import named
 from labelwise.networks.network import Blend
 from labelwise.simulation import simulate
-from labelwise.study import names
-from labelwise.study.description import Study
+from labelwise.study import methods as names
+from labelwise.study.config import Study
+from labelwise.study.networks import Network, likely, points
 from labelwise.study.stages import Stages
-from labelwise.study.taught import Network, likely, points
 from labelwise.types import Estimate, LabelSource, Voxels
 
 _TIMED = 50_000  # voxels

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from labelwise.study.findings import CERTAIN, Claim, Lap, Part, Picture, Report, Verdict
+from labelwise.study.records import CERTAIN, Claim, Lap, Part, Picture, Report, Verdict
 
 _WORDS = {  # of one, of several
     Verdict.HOLDS: ("holds", "hold"),
@@ -70,7 +70,7 @@ def render(report: Report) -> str:
 @functools.cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("labelwise.study", "."),
+        loader=PackageLoader("labelwise.study.report.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -86,7 +86,7 @@ def _template() -> Template:
         "source": _source,
         "tally": _tally,
     }
-    return environment.get_template("report.html.jinja")
+    return environment.get_template("page.html.jinja")
 
 
 def _anchors(kind: str, keys: Iterable[str]) -> list[str]:

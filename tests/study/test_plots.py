@@ -11,10 +11,10 @@ from matplotlib.text import Text
 
 from labelwise.evaluation.grid import marginal
 from labelwise.models import IVIM
-from labelwise.study import names
-from labelwise.study.figures import binned, dial_curves, own_weights, performance
-from labelwise.study.names import dial, own_weight, style_of
-from labelwise.study.spaces import arrows, densities, fixed_points, maps
+from labelwise.study import methods as names
+from labelwise.study.methods import dial, own_weight, style_of
+from labelwise.study.plots.curves import binned, dial_curves, own_weights, performance
+from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
 S0, F, SLOW, FAST = IVIM.parameters
 SHOWN = (F, SLOW, FAST)

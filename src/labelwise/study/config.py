@@ -235,7 +235,7 @@ def paper(**changes: Any) -> Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study from a TOML file; `labelwise.study.description.paper` is written as one.
+    """Read a study from a TOML file; `labelwise.study.config.paper` is written as one.
 
     `model` is a name or `FILE.py:Class`, the file relative to the TOML's folder; settings in
     `[acquisition]` are lists (b in s/mm², times in ms) or the names of text files of them.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from labelwise.study import names
-from labelwise.study.claims.asking import (
+from labelwise.study import methods as names
+from labelwise.study.claims.judging import (
     QUANTITIES,
     Parts,
     Question,
@@ -14,7 +14,7 @@ from labelwise.study.claims.asking import (
     places,
 )
 from labelwise.study.evidence import Evidence, Number, below
-from labelwise.study.findings import Part
+from labelwise.study.records import Part
 
 
 def _variants(evidence: Evidence) -> Parts:

@@ -11,7 +11,7 @@ import labelwise as lw
 from helpers import BlackBox
 from labelwise.io.acquisition import read_bvals
 from labelwise.io.nifti import open_series, read_mask
-from labelwise.study.invivo import (
+from labelwise.study.in_vivo import (
     Reference,
     assess,
     binned,

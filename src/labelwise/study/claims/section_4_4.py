@@ -9,10 +9,10 @@ import math
 
 import xarray as xr
 
-from labelwise.study import names
-from labelwise.study.claims.asking import Parts, Question, pointwise
+from labelwise.study import methods as names
+from labelwise.study.claims.judging import Parts, Question, pointwise
 from labelwise.study.evidence import Evidence, Number, below
-from labelwise.study.findings import Part
+from labelwise.study.records import Part
 
 _EVERYWHERE = 0.95
 """What "across all test data" is taken to mean: this share of the grid points."""

@@ -1,6 +1,6 @@
 """The paper's figures of whole parameter spaces, and of images.
 
-Like `labelwise.study.figures`: results in, Axes out. Images and densities become pixels in a PDF,
+Like `labelwise.study.plots.curves`: results in, Axes out. Images and densities become pixels in a PDF,
 everything else stays vectors.
 
 Source: figures 4, 7, 9, 11 and 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
@@ -22,8 +22,8 @@ from matplotlib.patches import Rectangle
 
 from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
-from labelwise.study.figures import DPI, Panels, check, marginal_curve, share_scale
-from labelwise.study.names import style_of
+from labelwise.study.methods import style_of
+from labelwise.study.plots.curves import DPI, Panels, check, marginal_curve, share_scale
 from labelwise.types import InputError, Parameter
 
 _PAGE = 10.0  # inches across, at most
@@ -191,7 +191,7 @@ def fixed_points(
     Left and right: bias, standard deviation and RMSE of a less those of b at two fixed values of
     the parameter, over x and y; averaged over whatever parameters remain, such as S0. Both planes
     of a row have one range of colours, 0 in its middle. Centre: the marginal curves of both
-    estimators as in `labelwise.study.figures.performance`, the two values marked.
+    estimators as in `labelwise.study.plots.curves.performance`, the two values marked.
 
     Args:
         ds: what `labelwise.evaluation.grid.evaluate` returned.

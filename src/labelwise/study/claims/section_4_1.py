@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labelwise.study import names
-from labelwise.study.claims.asking import QUANTITIES, Parts, Question, information, places
+from labelwise.study import methods as names
+from labelwise.study.claims.judging import QUANTITIES, Parts, Question, information, places
 from labelwise.study.evidence import Evidence, Number, below
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from labelwise.study import names
-from labelwise.study.claims.asking import Parts, Question, distance
+from labelwise.study import methods as names
+from labelwise.study.claims.judging import Parts, Question, distance
 from labelwise.study.evidence import WELL_FILLED, Evidence, Number, below
-from labelwise.study.findings import CERTAIN, Part
+from labelwise.study.records import CERTAIN, Part
 
 _DRAWS = 200  # of a bootstrap
 _SIMULATED = "On the phantom the scan is itself simulated: this tests the pipeline, not nature."

@@ -16,9 +16,9 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import t as student
 
-from labelwise.study import names
+from labelwise.study import methods as names
 from labelwise.study.evidence import Evidence, Number, below, between
-from labelwise.study.findings import CERTAIN, Claim, Part
+from labelwise.study.records import CERTAIN, Claim, Part
 
 Parts = Iterator[Part]
 

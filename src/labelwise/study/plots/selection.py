@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from labelwise.study import names
+from labelwise.study import methods as names
 from labelwise.study.evidence import Evidence
-from labelwise.study.figures import Panels, binned, dial_curves, own_weights, performance
+from labelwise.study.plots.curves import Panels, binned, dial_curves, own_weights, performance
+from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 from labelwise.study.scan import Assessed, Scan
-from labelwise.study.spaces import arrows, densities, fixed_points, maps
 from labelwise.types import Parameter
 
 _LABELLED = (names.MLE_RICIAN, names.MLE_GAUSSIAN, names.SELF, names.GT)

@@ -1,0 +1,1 @@
+"""Pictures: results in, matplotlib figures out. Nothing here computes, loads or saves."""
