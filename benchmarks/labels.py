@@ -23,10 +23,9 @@ import labelwise as lw
 from labelwise.evaluation.grid import evaluate, summary
 from labelwise.evaluation.posterior import PosteriorMean
 from labelwise.networks.labels import MLE, GroundTruth, Mix
-from labelwise.networks.network import Blend
-from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.plan import SelfSupervised, TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.priors import Grid, Uniform
 from labelwise.simulation import simulate
 
@@ -37,13 +36,15 @@ RANGE = (1 / 60, 1 / 5)
 
 
 def lesson(labels, sigma, recipe, **more):
-    return Lesson(MODEL, RICIAN, PRIOR, sigma, tuple(labels), recipe, normalise=False, **more)
+    return TrainingPlan(MODEL, RICIAN, PRIOR, sigma, tuple(labels), recipe, normalise=False, **more)
 
 
 def floor(options):
     """Part 1."""
     begin = time.perf_counter()
-    every = teach(lesson([GroundTruth()], RANGE, Recipe.every_level(restarts=options.restarts)))[0]
+    every = train_networks(
+        lesson([GroundTruth()], RANGE, Recipe.every_level(restarts=options.restarts))
+    )[0]
     print(f"One network for SNR 5 to 60: {time.perf_counter() - begin:.0f} s of training")
     bars = {"one SNR": {15: 0.01, 30: 0.025}, "every level": {15: 0.01, 30: 0.02}}
     for snr in (5, 10, 15, 30, 60):
@@ -60,7 +61,7 @@ def floor(options):
         networks = {"every level": every}
         if snr in bars["one SNR"]:
             recipe = Recipe.fast(epochs=options.epochs)
-            networks["one SNR"] = teach(lesson([GroundTruth()], 1 / snr, recipe))[0]
+            networks["one SNR"] = train_networks(lesson([GroundTruth()], 1 / snr, recipe))[0]
         for name, network in networks.items():
             loss = weighted(network(voxels.signal, voxels.sigma).values, voxels.params)
             above = (loss - best) / best.mean()
@@ -95,12 +96,12 @@ def labels(options):
     }
     recipe = Recipe.fast(epochs=options.epochs, restarts=4)
     begin = time.perf_counter()
-    trained = teach(lesson(taught.values(), 1 / 15, recipe), cache=None)
+    trained = train_networks(lesson(taught.values(), 1 / 15, recipe), cache=None)
     networks = dict(zip(taught, trained, strict=True))
     print(f"{len(taught)} labels x {recipe.restarts} restarts: {time.perf_counter() - begin:.0f} s")
-    kept = teach(lesson([rician], 1 / 15, recipe, on_bound="keep"))[0]
+    kept = train_networks(lesson([rician], 1 / 15, recipe, on_bound="keep"))[0]
     networks["MLE Rician, kept"] = kept
-    report = networks["MLE Rician"].card["label_report"]
+    report = networks["MLE Rician"].card.label_report
     shares = ", ".join(f"{name} {share:.1%}" for name, share in report["on_bound_of"].items())
     print(f"Rician labels on a bound: {report['on_bound']:.1%} ({shares})")
     for alpha in (0.25, 0.5, 0.75):
@@ -144,7 +145,7 @@ def trainings(options):
     seen = []
     for seed in range(options.seeds):
         recipe = Recipe.fast(epochs=options.epochs, restarts=4)
-        trained = teach(lesson(taught.values(), 1 / 15, recipe, seed=seed))
+        trained = train_networks(lesson(taught.values(), 1 / 15, recipe, seed=seed))
         networks = dict(zip(taught, trained, strict=True))
         seen.append(summary(evaluate(networks, MODEL, RICIAN, 1 / 15, grid, 50, key)))
     print(f"\nMean and standard deviation over {options.seeds} trainings (data and first weights)")

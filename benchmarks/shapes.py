@@ -15,7 +15,7 @@ import numpy as np
 import labelwise as lw
 from labelwise.networks.mlp import ACTIVATIONS
 from labelwise.networks.recipe import PENALTIES
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 
 MODELS = (
     lw.ADC([0, 0.5, 1]),
@@ -46,7 +46,7 @@ def random_lesson(rng):
         loss=str(rng.choice(list(PENALTIES))),
         shared_start=bool(rng.integers(2)),
     )
-    return lw.Lesson(
+    return lw.TrainingPlan(
         model,
         lw.Rician(),
         lw.Uniform.typical(model),
@@ -69,9 +69,9 @@ def main():
         lesson = random_lesson(rng)
         print(type(lesson.model).__name__, len(lesson.labels), lesson.recipe, flush=True)
         try:
-            networks = teach(lesson)
+            networks = train_networks(lesson)
             signal = rng.random((50, networks[0].scaling.measurements))
-            for network in (networks[0], lw.Blend(0.5, networks[0], networks[-1])):
+            for network in (networks[0], lw.blend(0.5, networks[0], networks[-1])):
                 network(signal, 0.05)
             done += 1
         except ValueError as error:

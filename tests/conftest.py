@@ -7,8 +7,9 @@ import pytest
 from helpers import SIGMA, TRUTH, B, inside
 from labelwise import ADC, Rician
 from labelwise.models.find import describe_model
+from labelwise.networks.card import Card
 from labelwise.networks.mlp import Architecture, Scaling
-from labelwise.networks.network import TrainedNetwork
+from labelwise.networks.network import Member, Network
 from labelwise.noise import describe_noise
 
 
@@ -27,19 +28,27 @@ def random_network():
             spread=(0.3,) * 4 + (1.0,),
             unit=(1.0, 1.5),
         )
-        said = {
+        record = {
             "model": describe_model(model),
             "noise": describe_noise(Rician()),
-            "normalised": True,
+            "prior": {"kind": "uniform"},
+            "sigma": [0.001, 0.5],
             "label": {"kind": "random"},
-            "noise_range": [0.001, 0.5],
+            "label_report": None,
+            "label_range": [[0.8, 1.2], [0.0, 100.0]],
             "ranges": [[0.8, 1.2], [0.0, 100.0]],
-            "taught": [[0.8, 1.2], [0.0, 100.0]],
+            "noise_range": [0.001, 0.5],
+            "normalised": True,
+            "on_bound": "drop",
+            "weights": None,
+            "recipe": {},
+            "seed": seed,
+            "validation": {"loss": 0.1, "epoch": 1, "restarts": [0.1], "ended": []},
+            "versions": {"labelwise": "0"},
         }
         weights = architecture.initial(np.random.default_rng(seed))
-        return TrainedNetwork(
-            architecture, scaling, weights, model.parameters, Rician(), said | card
-        )
+        member = Member(architecture, scaling, weights, Card(**record | card))
+        return Network((member,), model.parameters, Rician(), (1.0,) * len(model.parameters))
 
     return make
 

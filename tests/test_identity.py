@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import labelwise
-from labelwise import ADC, Gaussian, GroundTruth, Lesson, NoiseModel, Recipe, Rician, Uniform
+from labelwise import ADC, Gaussian, GroundTruth, NoiseModel, Recipe, Rician, TrainingPlan, Uniform
 from labelwise.mapping.choice import model_of
 from labelwise.models.find import find_model, rebuild
 from labelwise.networks.cache import code_of, imported
@@ -79,14 +79,14 @@ def own(tmp_path):
 
 
 def lesson(model, noise):
-    return Lesson(model, noise, Uniform.typical(model), 0.05, (GroundTruth(),), Recipe.fast())
+    return TrainingPlan(model, noise, Uniform.typical(model), 0.05, (GroundTruth(),), Recipe.fast())
 
 
 def test_a_network_of_an_own_class_is_not_taken_for_the_built_in(own, random_network, tmp_path):
     kind, _ = own
     path = tmp_path / "net.safetensors"
     random_network(kind(B), GROUPS).save(path)
-    card = load(path).card["model"]
+    card = load(path).card.model
     with pytest.raises(InputError, match=r"my_adc\.py:ADC, which is no installed one; .*--model"):
         model_of(path)
     with pytest.raises(InputError, match="no installed one"):
@@ -101,7 +101,7 @@ def test_a_network_of_the_built_in_is_not_taken_for_an_own_class(own, random_net
     random_network(ADC(B), GROUPS).save(path)
     assert model_of(path) == "adc"
     with pytest.raises(InputError, match=r"labelwise\.models\.adc:ADC, not for my_adc\.py:ADC"):
-        rebuild(load(path).card["model"], own[0], path)
+        rebuild(load(path).card.model, own[0], path)
 
 
 def test_another_equation_in_the_file_is_refused_another_comment_is_not(
@@ -110,7 +110,7 @@ def test_another_equation_in_the_file_is_refused_another_comment_is_not(
     kind, file = own
     path = tmp_path / "net.safetensors"
     random_network(kind(B), GROUPS).save(path)
-    card = load(path).card["model"]
+    card = load(path).card.model
     file.write_text(f"# a comment\n{OWN}", encoding="utf-8")
     rebuild(card, find_model(f"{file}:ADC"), path)
     file.write_text(OWN.replace("(1 + self.b * adc)", "(1 + self.b * adc) ** 2"), encoding="utf-8")
@@ -231,14 +231,14 @@ class TestVersion1:
         with pytest.raises(InputError, match=r"which is no installed one; .*FILE\.py:ADC"):
             model_of(path)
         own = find_model(f"{DATA / 'own_adc.py'}:ADC")
-        assert type(rebuild(load(path).card["model"], own, path)) is own
+        assert type(rebuild(load(path).card.model, own, path)) is own
 
     def test_a_file_that_has_changed_since_is_said(self, tmp_path):
         path = DATA / "version1_own_adc.safetensors"
         file = tmp_path / "own_adc.py"
         file.write_text(f"# a comment\n{OWN}", encoding="utf-8")
         with pytest.warns(UserWarning, match="the file of ADC has changed"):
-            rebuild(load(path).card["model"], find_model(f"{file}:ADC"), path)
+            rebuild(load(path).card.model, find_model(f"{file}:ADC"), path)
 
     def test_an_unknown_noise_is_refused(self, random_network, tmp_path):
         path = tmp_path / "net.safetensors"

@@ -1,58 +1,112 @@
-"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks taught it."""
+"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks trained on labels.
 
-from labelwise.fitting import MaximumLikelihood
-from labelwise.models import (
-    ADC,
-    IVIM,
-    T2,
-    T2EPG,
-    Kurtosis,
-    SelfStarting,
-    SignalModel,
-    T1InversionRecovery,
-    T2Biexponential,
-    per_measurement,
-)
-from labelwise.networks.labels import MLE, FromEstimator, GroundTruth, Mix
-from labelwise.networks.network import Blend, TrainedNetwork, load
-from labelwise.networks.plan import Lesson, SelfSupervised
-from labelwise.networks.recipe import Recipe
-from labelwise.noise import Gaussian, NoiseModel, Rician
-from labelwise.priors import Empirical, Grid, Uniform
-from labelwise.types import Estimate, Estimator, LabelSource, Parameter, Status, Voxels
+Everything in `labelwise.__all__` is imported when it is first used.
+"""
 
-__all__ = [
-    "ADC",
-    "IVIM",
-    "MLE",
-    "T2",
-    "T2EPG",
-    "Blend",
-    "Empirical",
-    "Estimate",
-    "Estimator",
-    "FromEstimator",
-    "Gaussian",
-    "Grid",
-    "GroundTruth",
-    "Kurtosis",
-    "LabelSource",
-    "Lesson",
-    "MaximumLikelihood",
-    "Mix",
-    "NoiseModel",
-    "Parameter",
-    "Recipe",
-    "Rician",
-    "SelfStarting",
-    "SelfSupervised",
-    "SignalModel",
-    "Status",
-    "T1InversionRecovery",
-    "T2Biexponential",
-    "TrainedNetwork",
-    "Uniform",
-    "Voxels",
-    "load",
-    "per_measurement",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labelwise.evaluation.cramer_rao import cramer_rao as cramer_rao
+    from labelwise.evaluation.grid import evaluate as evaluate
+    from labelwise.evaluation.tuning import Detection as Detection
+    from labelwise.evaluation.tuning import Rmse as Rmse
+    from labelwise.evaluation.tuning import tune as tune
+    from labelwise.fitting.compiler import use_fused_kernels as use_fused_kernels
+    from labelwise.fitting.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+    from labelwise.fitting.maximum_likelihood import fit as fit
+    from labelwise.io.acquisition import read_bvals as read_bvals
+    from labelwise.mapping.run import fit_image as fit_image
+    from labelwise.mapping.run import map_image as map_image
+    from labelwise.models.adc import ADC as ADC
+    from labelwise.models.base import SelfStarting as SelfStarting
+    from labelwise.models.base import SignalModel as SignalModel
+    from labelwise.models.base import per_measurement as per_measurement
+    from labelwise.models.check import check_signal_model as check_signal_model
+    from labelwise.models.ivim import IVIM as IVIM
+    from labelwise.models.kurtosis import Kurtosis as Kurtosis
+    from labelwise.models.t1_ir import T1InversionRecovery as T1InversionRecovery
+    from labelwise.models.t2 import T2 as T2
+    from labelwise.models.t2_biexponential import T2Biexponential as T2Biexponential
+    from labelwise.models.t2_epg import T2EPG as T2EPG
+    from labelwise.networks.labels import MLE as MLE
+    from labelwise.networks.labels import FromEstimator as FromEstimator
+    from labelwise.networks.labels import GroundTruth as GroundTruth
+    from labelwise.networks.labels import Mix as Mix
+    from labelwise.networks.network import Network as Network
+    from labelwise.networks.network import blend as blend
+    from labelwise.networks.network import load as load
+    from labelwise.networks.plan import SelfSupervised as SelfSupervised
+    from labelwise.networks.plan import TrainingPlan as TrainingPlan
+    from labelwise.networks.recipe import Recipe as Recipe
+    from labelwise.networks.train import train as train
+    from labelwise.networks.train import train_networks as train_networks
+    from labelwise.noise import Gaussian as Gaussian
+    from labelwise.noise import NoiseModel as NoiseModel
+    from labelwise.noise import Rician as Rician
+    from labelwise.priors import Empirical as Empirical
+    from labelwise.priors import Grid as Grid
+    from labelwise.priors import Normal as Normal
+    from labelwise.priors import Tissue as Tissue
+    from labelwise.priors import Uniform as Uniform
+    from labelwise.simulation import simulate as simulate
+    from labelwise.types import Estimate as Estimate
+    from labelwise.types import Estimator as Estimator
+    from labelwise.types import InputError as InputError
+    from labelwise.types import LabelSource as LabelSource
+    from labelwise.types import Parameter as Parameter
+    from labelwise.types import Status as Status
+    from labelwise.types import Voxels as Voxels
+
+_HOMES = {
+    "evaluation.cramer_rao": ("cramer_rao",),
+    "evaluation.grid": ("evaluate",),
+    "evaluation.tuning": ("Detection", "Rmse", "tune"),
+    "fitting.compiler": ("use_fused_kernels",),
+    "fitting.maximum_likelihood": ("MaximumLikelihood", "fit"),
+    "io.acquisition": ("read_bvals",),
+    "mapping.run": ("fit_image", "map_image"),
+    "models.adc": ("ADC",),
+    "models.base": ("SelfStarting", "SignalModel", "per_measurement"),
+    "models.check": ("check_signal_model",),
+    "models.ivim": ("IVIM",),
+    "models.kurtosis": ("Kurtosis",),
+    "models.t1_ir": ("T1InversionRecovery",),
+    "models.t2": ("T2",),
+    "models.t2_biexponential": ("T2Biexponential",),
+    "models.t2_epg": ("T2EPG",),
+    "networks.labels": ("MLE", "FromEstimator", "GroundTruth", "Mix"),
+    "networks.network": ("Network", "blend", "load"),
+    "networks.plan": ("SelfSupervised", "TrainingPlan"),
+    "networks.recipe": ("Recipe",),
+    "networks.train": ("train", "train_networks"),
+    "noise": ("Gaussian", "NoiseModel", "Rician"),
+    "priors": ("Empirical", "Grid", "Normal", "Tissue", "Uniform"),
+    "simulation": ("simulate",),
+    "types": (
+        "Estimate",
+        "Estimator",
+        "InputError",
+        "LabelSource",
+        "Parameter",
+        "Status",
+        "Voxels",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("labelwise")
+    if name not in _HOME:
+        raise AttributeError(f"module 'labelwise' has no attribute {name!r}")
+    return getattr(import_module(f"labelwise.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

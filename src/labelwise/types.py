@@ -8,7 +8,7 @@ import inspect
 import marshal
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -21,6 +21,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from labelwise.formatting import plain
 
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is being done, how much is done, how much there is, how it goes)."""
+
+
+def no_progress(what: str, done: int, total: int, words: str) -> None:
+    """A `Progress` that shows nothing."""
+
+
 Numbers = Array | np.ndarray | float
 """What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
 
@@ -30,6 +38,45 @@ class InputError(ValueError):
 
     The command line prints it and ends with status 2. Every other exception is a bug.
     """
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A quantity that an acquisition varies: its unit in files and in models.
+
+    Args:
+        words: what messages call its values.
+        unit: in files, options and messages.
+        factor: what a value in a model's unit is multiplied by to have it in that unit.
+        plausible: lowest and highest expected value of an acquisition's largest, in that unit.
+        possible: the same; beyond them the unit must be another.
+        mistake: how values of another unit come about, and the remedy.
+    """
+
+    words: str
+    unit: str
+    factor: float
+    plausible: tuple[float, float]
+    possible: tuple[float, float]
+    mistake: str
+
+
+SETTINGS = {
+    "b": Setting(
+        *("b-values", "s/mm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
+        "a model takes b in ms/µm²: divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read a .bval "
+        "file by labelwise.read_bvals",
+    ),
+    "te": Setting(
+        *("echo times", "ms", 1.0, (1.0, 10_000.0), (0.5, 1e6)),
+        "multiply seconds by 1000",
+    ),
+    "ti": Setting(
+        *("inversion times", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6)),
+        "multiply seconds by 1000",
+    ),
+}
+"""The settings whose units are known, by name; others are in whatever unit the model says."""
 
 
 @dataclass(frozen=True)
@@ -150,19 +197,164 @@ class Voxels:
         return len(self.signal)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
-    """What an estimator says of N voxels and P parameters.
+    """The parameters that an estimator found, by voxel; `estimate["D_slow"]` is one of them.
 
     Args:
-        values: (N, P) in each parameter's unit; NaN where `status` says the voxel failed.
-        status: (N,) codes of `Status`.
-        stats: what else the estimator knows, by name: arrays (N,) or (N, P).
+        values: (*shape, P) in each parameter's unit; NaN where `status` is a failure.
+        status: (*shape) codes of `Status`.
+        stats: more results by name: arrays (*shape) or (*shape, P).
+        parameters: the P columns of `values`, where they are known.
+
+    Example:
+        >>> adc = Parameter("ADC", "µm²/ms", (0.0, 5.0))
+        >>> estimate = Estimate(np.array([[1.2], [0.8]]), np.array([1, 1]), {}, (adc,))
+        >>> estimate["ADC"]
+        array([1.2, 0.8])
     """
 
-    values: Float[np.ndarray, "N P"]
-    status: Int[np.ndarray, " N"]
-    stats: Mapping[str, Shaped[np.ndarray, "N *P"]] = field(default_factory=dict)
+    values: Float[np.ndarray, "*shape P"]
+    status: Int[np.ndarray, "*shape"]
+    stats: Mapping[str, Shaped[np.ndarray, "*shape_P"]] = field(default_factory=dict)
+    parameters: tuple[Parameter, ...] = ()
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, "*shape"]:
+        """The values of a parameter, in its unit.
+
+        Raises:
+            KeyError: if there is none of that name.
+        """
+        return self._column(self.values, name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def standard_error(self) -> Mapping[str, Float[np.ndarray, "*shape"]]:
+        """The standard error of each parameter by name, in its unit."""
+        return {name: self._column(self.stats["standard_error"], name) for name in self.names}
+
+    def _column(self, rows: np.ndarray, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise KeyError(
+                f"no parameter {name!r}; there are {', '.join(self.names) or 'no names'}"
+            )
+        return rows[..., self.names.index(name)]
+
+    def __repr__(self) -> str:
+        counts = np.bincount(np.ravel(self.status).astype(int), minlength=len(Status))
+        outcome = ", ".join(f"{counts[code]} {code.reason}" for code in Status if counts[code])
+        shape = " x ".join(map(str, self.status.shape)) or "1"
+        return f"Estimate({', '.join(self.names)}; {shape} voxels: {outcome})"[:400]
+
+
+def estimate_voxels(
+    estimate: Callable[..., Estimate],
+    signal: Float[np.ndarray, "*shape M"],
+    sigma: Float[np.ndarray, "..."] | float,
+    measurements: int,
+    mask: Bool[np.ndarray, "*shape"] | None = None,
+    **more: Float[np.ndarray, "*shape K"] | None,
+) -> Estimate:
+    """Apply an estimator of N voxels to an array of any leading shape.
+
+    Args:
+        estimate: called with signal (N, M) and sigma as it is, or (N,) or (N, K).
+        signal: (*shape, M).
+        sigma: noise of one channel: a number, (*shape) or (*shape, K); whatever has other shapes
+            is passed on.
+        measurements: M.
+        mask: (*shape) the voxels to estimate; all of them if None. The others are NaN with the
+            status NOT_FITTED.
+        more: arguments of `estimate` with rows for each voxel.
+
+    Raises:
+        InputError: if the last axis of the signal is not M, or the mask has another shape.
+    """
+    signal, sigma = np.asarray(signal), np.asarray(sigma)
+    shape = signal.shape[:-1]
+    if not signal.ndim or signal.shape[-1] != measurements:
+        expected = f"(..., {measurements})" if signal.ndim != 2 else f"(N, {measurements})"
+        raise InputError(
+            f"signal: expected {expected}, one value per measurement of the acquisition in the last "
+            f"axis, got {signal.shape}"
+        )
+    flat = signal.reshape(-1, measurements)
+    if len(shape) != 1:
+        if sigma.shape == shape:
+            sigma = sigma.reshape(-1)
+        elif sigma.ndim == signal.ndim and sigma.shape[:-1] == shape:
+            sigma = sigma.reshape(len(flat), -1)
+        elif sigma.size > 1:
+            raise InputError(
+                f"sigma: expected a number or one for each voxel, {shape}, got {sigma.shape}"
+            )
+    more = {
+        name: None
+        if rows is None
+        else np.asarray(rows).reshape(len(flat), *np.shape(rows)[len(shape) :])
+        for name, rows in more.items()
+    }
+    if mask is None:
+        found = estimate(flat, sigma, **more)
+        return found if len(shape) == 1 else _reshaped(found, shape)
+    mask = np.asarray(mask)
+    if mask.shape != shape or mask.dtype != bool:
+        raise InputError(
+            f"mask: expected booleans of shape {shape}, got {mask.dtype} of shape {mask.shape}"
+        )
+    inside = np.flatnonzero(mask)
+    if sigma.ndim and len(sigma) == len(flat):
+        sigma = sigma[inside]
+    more = {name: None if rows is None else rows[inside] for name, rows in more.items()}
+    part = estimate(flat[inside], sigma, **more)
+    return _reshaped(_spread(part, inside, len(flat)), shape)
+
+
+def _reshaped(estimate: Estimate, shape: tuple[int, ...]) -> Estimate:
+    return Estimate(
+        estimate.values.reshape(*shape, -1),
+        estimate.status.reshape(shape),
+        {name: rows.reshape(*shape, *rows.shape[1:]) for name, rows in estimate.stats.items()},
+        estimate.parameters,
+    )
+
+
+def _spread(part: Estimate, inside: Int[np.ndarray, " n"], voxels: int) -> Estimate:
+    """The estimate of some voxels among all; NaN, or 0 for integers, elsewhere."""
+
+    def among_all(rows: np.ndarray) -> np.ndarray:
+        empty = np.nan if np.issubdtype(rows.dtype, np.floating) else 0
+        whole = np.full((voxels, *rows.shape[1:]), empty, rows.dtype)
+        whole[inside] = rows
+        return whole
+
+    stats = {name: among_all(rows) for name, rows in part.stats.items()}
+    return Estimate(among_all(part.values), among_all(part.status), stats, part.parameters)
+
+
+def sigma_of_voxels(
+    sigma: Float[np.ndarray, "..."] | float, voxels: int, measurements: int
+) -> Float[np.ndarray, "N #M"]:
+    """The noise of each voxel, and of each measurement where it has its own.
+
+    Args:
+        sigma: a number, (N,), (N, 1), (N, M), (1,) or (1, M).
+        voxels: N.
+        measurements: M; 1 if there must be one sigma for all measurements of a voxel.
+
+    Raises:
+        InputError: if it has another shape.
+    """
+    given = np.asarray(sigma)
+    rows = given.reshape(-1, 1) if given.ndim < 2 else given
+    if rows.ndim != 2 or rows.shape[0] not in (1, voxels) or rows.shape[1] not in (1, measurements):
+        each = f" or ({voxels}, {measurements})" if measurements > 1 else ""
+        raise InputError(f"sigma: expected a number, ({voxels},){each}, got {given.shape}")
+    return np.broadcast_to(rows, (voxels, rows.shape[1]))
 
 
 class Estimator(Protocol):

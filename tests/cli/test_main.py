@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli.main import app
 from labelwise.models import ADC
-from labelwise.networks.network import Blend
+from labelwise.networks.network import blend
 
 SHAPE = (6, 5, 2)
 B = [0, 0, 0, 0, 100, 400, 800]
@@ -280,7 +280,7 @@ def net(scan, random_network):
     """A dial of two networks with random weights for that acquisition."""
     model, groups = ADC(b=np.array(B) / 1000), ((0, 1, 2, 3), (4,), (5,), (6,))
     pair = [random_network(model, groups, seed) for seed in (0, 1)]
-    Blend(1.0, *pair).save(scan / "dial.safetensors")
+    blend(*pair, alpha=1.0).save(scan / "dial.safetensors")
     pair[0].save(scan / "single.safetensors")
     return scan
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli import jobs
 from labelwise.cli.main import app
-from labelwise.networks.network import Blend, TrainedNetwork, load
+from labelwise.networks.network import TrainedNetwork, blend, load
 
 SMALL = ("--signals", "2000", "--epochs", "2", "--restarts", "1")
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--out", "net.safetensors", *SMALL)
@@ -45,12 +45,12 @@ def complaint(*arguments):
 
 def test_the_default_is_a_dial_for_the_levels_asked_for():
     network, words = trained("--snr", "10:40")
-    assert isinstance(network, Blend)
-    assert network.mle.card["sigma"] == [1 / 40, 1 / 10]
-    assert network.mle.scaling.conditioned
+    assert isinstance(network, blend)
+    assert network.ends[0].card.sigma == [1 / 40, 1 / 10]
+    assert network.ends[0].scaling.conditioned
     assert "maximum likelihood, Rician, from truth" in words
     assert "SNR 10.0 to 40.0" in words
-    assert network.mle.card["on_bound"] == "drop"
+    assert network.ends[0].card.on_bound == "drop"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_the_default_is_a_dial_for_the_levels_asked_for():
 def test_every_label_can_be_taught(label, kind):
     network, _ = trained("--sigma", "0.05", "--label", label)
     assert isinstance(network, TrainedNetwork)
-    assert network.card["label"]["kind"] == kind
-    assert network.card["sigma"] == 0.05
+    assert network.card.label["kind"] == kind
+    assert network.card.sigma == 0.05
 
 
 def test_the_options_reach_the_lesson():
@@ -133,7 +133,7 @@ def test_a_network_is_not_replaced_unasked():
     trained("--snr", "20", "--label", "gt")
     assert "is there already" in complaint(*TRAIN, "--snr", "20")
     network, _ = trained("--snr", "30", "--label", "gt", "--overwrite")
-    assert network.card["sigma"] == 1 / 30
+    assert network.card.sigma == 1 / 30
 
 
 def test_a_dial_of_absolute_errors_is_noted():

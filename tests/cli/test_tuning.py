@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli.main import app
 from labelwise.cli.tuning import distributions
-from labelwise.networks.network import Blend, load
+from labelwise.networks.network import load
 from labelwise.priors import Normal
 
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--snr", "15", "--signals", "2000")
@@ -164,8 +164,8 @@ def test_a_user_model_is_found_in_its_file(folder):
         "        return s0 * jnp.exp(-self.b * adc)\n"
     )
     dial = load("net.safetensors")
-    card = {**dial.mle.card, "model": {**dial.card["model"], "class": "Own"}}
-    Blend(1, replace(dial.mle, card=card), dial.gt).save("own.safetensors")
+    card = {**dial.ends[0].card, "model": {**dial.card.model, "class": "Own"}}
+    Blend(1, replace(dial.ends[0], card=card), dial.ends[1]).save("own.safetensors")
     arguments = ("tune", "own.safetensors", "--rmse", "ADC", "--out", "tuned")
     assert "--model FILE.py:Own" in complaint(*arguments)
     result = run(*arguments, "--voxels", "200", "--model", "own.py:Own", "--quiet")

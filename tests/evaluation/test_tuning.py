@@ -14,10 +14,10 @@ from labelwise.evaluation.scores import auc, rmse
 from labelwise.evaluation.tuning import Curve, Detection, Rmse, tune
 from labelwise.io.results import as_json
 from labelwise.networks.labels import MLE, GroundTruth
-from labelwise.networks.network import Blend
-from labelwise.networks.plan import Lesson
+from labelwise.networks.network import blend
+from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.priors import Normal, Tissue, Uniform
 from labelwise.simulation import simulate
 from labelwise.types import InputError
@@ -34,7 +34,7 @@ def dial():
     recipe = Recipe.fast(signals=5000, batch=50, epochs=10, restarts=1, warmup=20)
     labels = MLE(MODEL, NOISE), GroundTruth()
     prior = Uniform(dict(zip(("S0", "ADC"), map(tuple, RANGES), strict=True)))
-    return Blend(1.0, *teach(Lesson(MODEL, NOISE, prior, SIGMA, labels, recipe)))
+    return Blend(1.0, *train_networks(TrainingPlan(MODEL, NOISE, prior, SIGMA, labels, recipe)))
 
 
 @pytest.fixture
@@ -191,8 +191,8 @@ def test_far_from_the_middle_of_the_prior_less_bias_is_worth_more(dial):
 
 
 def test_a_constant_bias_changes_no_area_but_the_error(random_dial):
-    network = upright(random_dial.gt)
-    biased = Blend(1.0, upright(random_dial.gt, shift=0.5), network)
+    network = upright(random_dial.ends[1])
+    biased = Blend(1.0, upright(random_dial.ends[1], shift=0.5), network)
     curve = tuned(biased, RISE).curves["ADC"]
     assert curve.value == pytest.approx(np.full(21, curve.value[0]), abs=1e-5)
     assert (curve.best, curve.flat, curve.span) == (20, True, (0.0, 1.0))
@@ -200,7 +200,7 @@ def test_a_constant_bias_changes_no_area_but_the_error(random_dial):
 
 
 def test_two_equal_networks_leave_the_dial_at_1(random_dial):
-    same = Blend(0.5, random_dial.gt, random_dial.gt)
+    same = blend(random_dial.ends[1], random_dial.ends[1], alpha=0.5)
     for task in (RISE, Rmse()):
         found = tuned(same, task)
         assert set(found.alphas.values()) == {1.0}
@@ -217,8 +217,8 @@ def test_an_area_says_whether_the_estimate_goes_the_right_way(dial, tissues):
 
 def test_where_it_goes_the_wrong_way_the_area_is_below_a_half(dial):
     areas = [
-        tuned(Blend(1, network, network), RISE).curves["ADC"].value[0]
-        for network in (upright(dial.gt), upright(dial.gt, sign=-1))
+        tuned(blend(network, network, alpha=1), RISE).curves["ADC"].value[0]
+        for network in (upright(dial.ends[1]), upright(dial.ends[1], sign=-1))
     ]
     assert sum(areas) == pytest.approx(1, abs=1e-4)
     assert min(areas) < 0.2
@@ -239,7 +239,7 @@ def test_what_is_the_same_in_both_counts_upwards(dial, seen):
 
 
 def test_what_is_the_same_in_both_is_not_tuned(random_dial):
-    found = tuned(Blend(1, random_dial.gt, random_dial.mle), RISE)
+    found = tuned(blend(random_dial.ends[1], random_dial.ends[0], alpha=1), RISE)
     assert found.curves["S0"].worse.min() < -0.01  # though another alpha would tell them apart
     assert [curve.differs for curve in found.curves.values()] == [False, True]
     assert found.alphas["S0"] == 1
@@ -256,11 +256,11 @@ def test_all_parameters_together_tell_no_less_than_one(dial):
 
 def test_a_linear_discriminant_knows_no_units(random_dial):
     wide = tuple(replace(each, bounds=(-1e9, np.inf)) for each in random_dial.parameters)
-    ends = [replace(end, parameters=wide) for end in (random_dial.mle, random_dial.gt)]
+    ends = [replace(end, parameters=wide) for end in (random_dial.ends[0], random_dial.ends[1])]
     scaled = [
         replace(end, scaling=replace(end.scaling, unit=(1.0, 1500.0), scale=0)) for end in ends
     ]
-    plain, other = (tuned(Blend(1, *each), RISE).discriminant for each in (ends, scaled))
+    plain, other = (tuned(blend(*each, alpha=1), RISE).discriminant for each in (ends, scaled))
     assert other.value == pytest.approx(plain.value, abs=1e-4)
 
 
@@ -380,6 +380,6 @@ def test_other_arguments_are_checked(random_dial):
     with pytest.raises(ValueError, match="at least 100"):
         tuned(random_dial, RISE, voxels=99)
     with pytest.raises(InputError, match="expected a Blend of two networks"):
-        tuned(random_dial.gt, RISE)
+        tuned(random_dial.ends[1], RISE)
     with pytest.raises(ValueError, match="trained for another acquisition"):
         tune(random_dial, RISE, ADC(B[:4]), NOISE, SIGMA)

@@ -18,7 +18,6 @@ from labelwise.mapping.request import FitRequest, MapRequest
 from labelwise.mapping.run import fit_image, map_image
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
-from labelwise.networks.network import Blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Estimate, Status
 

@@ -8,8 +8,8 @@ import pytest
 
 from helpers import Offset
 from labelwise import ADC, Rician
-from labelwise.networks.blend import dial, dial_lesson, noise_levels
-from labelwise.networks.network import Blend
+from labelwise.networks.blend import blend_plan, dial, noise_levels
+from labelwise.networks.network import blend
 from labelwise.networks.recipe import Recipe
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])
@@ -59,7 +59,7 @@ def test_bad_voxels_have_no_noise_level():
 
 def test_a_model_without_a_scale_has_no_relative_noise():
     with pytest.raises(ValueError, match=r"Offset: no parameter scales .* --sigma"):
-        dial_lesson(Offset([0.0, 1.0]), NOISE, (0.01, 0.1))
+        blend_plan(Offset([0.0, 1.0]), NOISE, (0.01, 0.1))
     with pytest.raises(ValueError, match=r"Offset: no parameter scales .* --sigma"):
         noise_levels(Offset([0.0, 1.0]), np.ones((3, 2)), 0.1)
 
@@ -69,12 +69,14 @@ def quick(monkeypatch):
     """A small recipe for the dial; and the lessons that are taught."""
     monkeypatch.setattr(
         dialling,
-        "dial_lesson",
-        lambda *how, **more: dataclasses.replace(dial_lesson(*how, **more), recipe=FAST),
+        "blend_plan",
+        lambda *how, **more: dataclasses.replace(blend_plan(*how, **more), recipe=FAST),
     )
-    lessons, teach = [], dialling.teach
+    lessons, teach = [], dialling.train_networks
     monkeypatch.setattr(
-        dialling, "teach", lambda lesson, **how: lessons.append(lesson) or teach(lesson, **how)
+        dialling,
+        "teach",
+        lambda lesson, **how: lessons.append(lesson) or train_networks(lesson, **how),
     )
     return lessons
 
@@ -88,11 +90,11 @@ def told(blend):
 def test_a_dial_is_trained_once_and_kept(quick, tmp_path):
     levels = (1 / 50, 1 / 10)
     first, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
-    assert isinstance(first, Blend)
+    assert isinstance(first, blend)
     assert (done["cached"], len(quick)) == (False, 1)
     assert set(first.alphas.values()) == {1.0}
-    assert first.mle.card["label"]["start"] == "search"
-    assert first.gt.card["label"] == {"kind": "ground truth"}
+    assert first.ends[0].card.label["start"] == "search"
+    assert first.ends[1].card.label == {"kind": "ground truth"}
     again, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
     assert (done["cached"], len(quick)) == (True, 1)
     assert told(again) == told(first)
@@ -108,7 +110,7 @@ def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
     assert done["path"] == str(path)
     data = path.read_bytes()
     if damage == "another network":
-        first.mle.save(path)
+        first.ends[0].save(path)
     else:
         flipped = data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
         path.write_bytes({"truncated": data[:-9], "flipped": flipped}[damage])
@@ -123,11 +125,11 @@ def test_a_dial_needs_no_cache(quick, tmp_path):
     for cache in (None, tmp_path / "file" / "cache"):
         blend, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=cache)
         assert (done["cached"], done["path"]) == (False, None)
-        assert isinstance(blend, Blend)
+        assert isinstance(blend, blend)
 
 
 def test_the_dial_s_lesson_needs_no_truth_and_knows_every_level():
-    whole = dial_lesson(MODEL, NOISE, (0.02, 0.1), seed=3)
+    whole = blend_plan(MODEL, NOISE, (0.02, 0.1), seed=3)
     assert whole.conditioned
     assert whole.seed == 3
     assert [label.describe()["kind"] for label in whole.labels] == [

@@ -12,10 +12,9 @@ import labelwise as lw
 from labelwise.evaluation.grid import evaluate, summary
 from labelwise.evaluation.posterior import PosteriorMean
 from labelwise.networks.labels import MLE, GroundTruth, Mix
-from labelwise.networks.network import Blend
-from labelwise.networks.plan import Lesson
+from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.priors import Grid, Uniform
 from labelwise.simulation import simulate
 
@@ -37,8 +36,10 @@ def networks():
         "MLE Gaussian": MLE(MODEL, lw.Gaussian()),
     }
     recipe = Recipe.fast(epochs=40, restarts=2)
-    lesson = Lesson(MODEL, RICIAN, PRIOR, SIGMA, tuple(labels.values()), recipe, normalise=False)
-    taught = dict(zip(labels, teach(lesson), strict=True))
+    lesson = TrainingPlan(
+        MODEL, RICIAN, PRIOR, SIGMA, tuple(labels.values()), recipe, normalise=False
+    )
+    taught = dict(zip(labels, train_networks(lesson), strict=True))
     return taught | {"blend": Blend(0.5, taught["MLE"], taught["GT"])}
 
 

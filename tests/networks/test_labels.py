@@ -1,4 +1,4 @@
-"""Label sources: what they teach, what a mix is, which labels count."""
+"""Label sources: what they train_networks, what a mix is, which labels count."""
 
 import importlib
 import json
@@ -115,7 +115,7 @@ def test_the_options_of_the_fit_reach_it():
 
 
 @pytest.mark.parametrize("start", ["truth", "search"])
-def test_noise_free_labels_of_a_black_box_are_the_truth(start):
+def test_noise_free_labels_named_a_black_box_are_the_truth(start):
     model = NumpyADC([0, 0.3, 0.6, 1.0])
     truth = np.array([[1.0, 0.5], [0.9, 1.5], [1.1, 2.5]], np.float32)
     signal = np.stack([model.signal(*voxel) for voxel in truth])

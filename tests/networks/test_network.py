@@ -12,10 +12,10 @@ import pytest
 from labelwise import ADC, Rician
 from labelwise.io.files import read_arrays, write_arrays
 from labelwise.networks.labels import MLE, GroundTruth
-from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, Blend, PointEstimates, load
-from labelwise.networks.plan import Lesson
+from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, blend, load
+from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 from labelwise.types import Status
@@ -31,7 +31,9 @@ SIGNAL, SIGMA = VOXELS.signal, VOXELS.sigma
 
 def two_networks(sigma, normalise):
     labels = (MLE(MODEL, NOISE), GroundTruth())
-    return teach(Lesson(MODEL, NOISE, PRIOR, sigma, labels, RECIPE, normalise=normalise))
+    return train_networks(
+        TrainingPlan(MODEL, NOISE, PRIOR, sigma, labels, RECIPE, normalise=normalise)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,26 +204,26 @@ def test_the_standard_error_holds_at_any_snr(plain, snr):
 
 def test_the_ends_of_the_dial_are_the_networks(ends):
     mle, gt = ends
-    assert_same(Blend(1.0, mle, gt)(SIGNAL, SIGMA), mle(SIGNAL, SIGMA))
-    assert_same(Blend(0.0, mle, gt)(SIGNAL, SIGMA), gt(SIGNAL, SIGMA))
+    assert_same(blend(mle, gt, alpha=1.0)(SIGNAL, SIGMA), mle(SIGNAL, SIGMA))
+    assert_same(blend(mle, gt, alpha=0.0)(SIGNAL, SIGMA), gt(SIGNAL, SIGMA))
 
 
 @pytest.mark.parametrize("alpha", [0.3, (0.3, 0.8), (1.0, 0.0), {"ADC": 0.25}])
 def test_the_dial_blends_outputs_by_parameter(ends, alpha):
     mle, gt = ends
     share = np.array([1.0, 0.25]) if isinstance(alpha, dict) else np.broadcast_to(alpha, 2)
-    blend = Blend(0.5, mle, gt).with_alpha(alpha)
+    blend = blend(mle, gt, alpha=0.5).with_alpha(alpha)
     expected = share * mle(SIGNAL, SIGMA).values + (1 - share) * gt(SIGNAL, SIGMA).values
     np.testing.assert_allclose(blend(SIGNAL, SIGMA).values, expected, rtol=1e-5)
     assert list(blend.alphas.values()) == pytest.approx(share)
-    assert blend.card["dial"]["alpha"] == blend.alphas
-    assert blend.card["dial"]["gt"] == {"kind": "ground truth"}
+    assert blend.card.dial["alpha"] == blend.alphas
+    assert blend.card.dial["gt"] == {"kind": "ground truth"}
 
 
 def test_the_standard_error_of_a_blend_knows_that_the_noise_is_shared(ends):
     clean = np.tile(np.asarray(MODEL.signal(1.0, 1.5), np.float32), (4000, 1))
     noisy = np.asarray(NOISE.sample(jax.random.key(0), clean, 1 / 20))
-    found = Blend(0.5, *ends)(noisy, 1 / 20)
+    found = blend(*ends, alpha=0.5)(noisy, 1 / 20)
     said = np.sqrt(np.mean(found.stats["standard_error"] ** 2, axis=0))
     np.testing.assert_allclose(said, found.values.std(axis=0), rtol=0.05)
 
@@ -238,18 +240,18 @@ def test_the_standard_error_of_a_blend_knows_that_the_noise_is_shared(ends):
 )
 def test_an_impossible_dial_is_refused(ends, alpha, words):
     with pytest.raises(ValueError, match=words):
-        Blend(alpha, *ends)
+        blend(*ends, alpha=alpha)
 
 
 def test_networks_that_do_not_belong_together_are_no_dial(ends):
     mle, gt = ends
-    model = mle.card["model"] | {"acquisition": {"b": [0.0, 0.5, 0.0, 0.2, 1.1]}}
+    model = mle.card.model | {"acquisition": {"b": [0.0, 0.5, 0.0, 0.2, 1.1]}}
     other = dataclasses.replace(gt, card={**gt.card, "model": model})
     with pytest.raises(ValueError, match="b of volume 5 is 1000, not 1100 s/mm²"):
-        Blend(0.5, mle, other)
+        blend(mle, other, alpha=0.5)
     other = dataclasses.replace(gt, parameters=gt.parameters[::-1])
     with pytest.raises(ValueError, match="different parameters, S0, ADC and ADC, S0"):
-        Blend(0.5, mle, other)
+        blend(mle, other, alpha=0.5)
 
 
 # --- files
@@ -257,7 +259,7 @@ def test_networks_that_do_not_belong_together_are_no_dial(ends):
 
 @pytest.fixture(params=["normalised", "plain", "dial"])
 def any_network(request, ends, plain):
-    kinds = {"normalised": ends[1], "plain": plain, "dial": Blend({"ADC": 0.3}, *ends)}
+    kinds = {"normalised": ends[1], "plain": plain, "dial": blend(*ends, alpha={"ADC": 0.3})}
     return kinds[request.param]
 
 
@@ -375,7 +377,7 @@ def test_another_acquisition_is_refused_by_its_differences(any_network, settings
 
 
 def test_only_the_first_differences_are_listed(network):
-    model = network.card["model"] | {"acquisition": {"b": list(range(9))}}
+    model = network.card.model | {"acquisition": {"b": list(range(9))}}
     other = dataclasses.replace(network, card={**network.card, "model": model})
     with pytest.raises(ValueError, match="volume 5 is 4100, not 4000 s/mm²; and 4 more; train one"):
         other.check_acquisition({"b": np.arange(9) + 0.1})
@@ -386,9 +388,9 @@ def test_only_the_first_differences_are_listed(network):
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 1.0])
 def test_estimates_alone_are_those_with_errors(ends, alpha):
-    whole = ends[0] if alpha is None else Blend(alpha, *ends)
-    alone, full = PointEstimates(whole)(SIGNAL, SIGMA), whole(SIGNAL, SIGMA)
-    assert PointEstimates(whole).parameters == whole.parameters
+    whole = ends[0] if alpha is None else blend(*ends, alpha=alpha)
+    alone, full = whole.without_errors()(SIGNAL, SIGMA), whole(SIGNAL, SIGMA)
+    assert whole.without_errors().parameters == whole.parameters
     assert np.allclose(alone.values, full.values, rtol=1e-5, equal_nan=True)
     assert np.array_equal(alone.status, full.status)
     assert set(full.stats) - set(alone.stats) == {"standard_error"}
@@ -396,6 +398,6 @@ def test_estimates_alone_are_those_with_errors(ends, alpha):
 
 def test_estimates_alone_of_bad_voxels_are_none(plain):
     bad = np.full((2, len(B)), np.nan)
-    estimate = PointEstimates(plain)(np.vstack([SIGNAL[:1], bad]), 0.05)
+    estimate = plain.without_errors()(np.vstack([SIGNAL[:1], bad]), 0.05)
     assert np.isfinite(estimate.values[0]).all()
     assert np.isnan(estimate.values[1:]).all()

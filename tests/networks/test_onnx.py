@@ -10,11 +10,11 @@ import pytest
 from labelwise import IVIM, Rician
 from labelwise.networks.labels import GroundTruth
 from labelwise.networks.mlp import ACTIVATIONS, Architecture
-from labelwise.networks.network import Blend, TrainedNetwork
+from labelwise.networks.network import TrainedNetwork, blend
 from labelwise.networks.onnx import OPSET, export_onnx
-from labelwise.networks.plan import Lesson
+from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 from labelwise.types import Estimate
@@ -40,7 +40,9 @@ class Squeezed:
 
 
 def taught(sigma, normalise, *labels):
-    return teach(Lesson(MODEL, NOISE, Uniform.paper(), sigma, labels, RECIPE, normalise=normalise))
+    return train_networks(
+        TrainingPlan(MODEL, NOISE, Uniform.paper(), sigma, labels, RECIPE, normalise=normalise)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,8 @@ def ends():
 def networks(ends):
     return {
         "conditioned": ends[1],
-        "dial": Blend({"f": 0.3, "D_slow": 0.0}, *ends),
-        "end of the dial": Blend(0.0, *ends),
+        "dial": blend(*ends, alpha={"f": 0.3, "D_slow": 0.0}),
+        "end of the dial": blend(*ends, alpha=0.0),
         "one level": taught(1 / 20, False, GroundTruth())[0],
     }
 
@@ -68,8 +70,8 @@ def run(path, signal, sigma):
 
 def assert_agree(network, path):
     """To 1e-6 of each parameter's mean, or of its value where that is larger: twice, for a dial."""
-    one = network.mle if isinstance(network, Blend) else network
-    tolerance = 2e-6 if isinstance(network, Blend) else 1e-6
+    one = network.ends[0] if isinstance(network, blend) else network
+    tolerance = 2e-6 if isinstance(network, blend) else 1e-6
     expected = network(VOXELS.signal, VOXELS.sigma).values
     error = np.abs(run(path, VOXELS.signal, VOXELS.sigma) - expected)
     assert error.shape == expected.shape

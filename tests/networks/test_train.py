@@ -13,9 +13,9 @@ from labelwise import (
     Rician,
 )
 from labelwise.networks.labels import MLE, GroundTruth, Mix
-from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.plan import SelfSupervised, TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.train import teach
+from labelwise.networks.train import train_networks
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
@@ -46,7 +46,7 @@ class Label:
 def lesson(*labels, model=MODEL, **changes):
     settings = {"sigma": (1 / 50, 1 / 10), "recipe": FAST} | changes
     sigma = settings.pop("sigma")
-    return Lesson(
+    return TrainingPlan(
         model, NOISE, Uniform.typical(model), sigma, labels or (GroundTruth(),), **settings
     )
 
@@ -66,7 +66,7 @@ def file_of(network, folder):
 def test_the_same_lesson_gives_the_same_files(tmp_path):
     def files(seed):
         labels = (Label("half", lambda t: t / 2, lambda t: t[:, 1] > 1), GroundTruth())
-        networks = teach(lesson(*labels, seed=seed))
+        networks = train_networks(lesson(*labels, seed=seed))
         return [file_of(network, tmp_path) for network in networks]
 
     first = files(0)
@@ -93,19 +93,19 @@ def test_an_interrupted_lesson_goes_on_to_the_same_files(recipe, stage, epoch, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(whole, checkpoint=checkpoint, tell=interrupt)
+        train_networks(whole, checkpoint=checkpoint, progress=interrupt)
     assert list(tmp_path.iterdir())
     told = []
-    resumed = teach(
+    resumed = train_networks(
         whole,
         checkpoint=checkpoint,
         resume=True,
-        tell=lambda at, done, *_: told.append(done) if at == stage else None,
+        progress=lambda at, done, *_: told.append(done) if at == stage else None,
     )
     assert told[0] == 0
     assert min(told[1:]) == epoch + 1  # and not again from the beginning
     assert not list(tmp_path.iterdir())
-    expected = teach(whole)
+    expected = train_networks(whole)
     for found, network in zip(resumed, expected, strict=True):
         assert file_of(found, tmp_path) == file_of(network, tmp_path)
 
@@ -121,9 +121,9 @@ def test_a_checkpoint_of_another_lesson_is_refused(change, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(lesson(), checkpoint=checkpoint, tell=interrupt)
+        train_networks(lesson(), checkpoint=checkpoint, progress=interrupt)
     with pytest.raises(ValueError, match="this checkpoint is of another training"):
-        teach(lesson(**change), checkpoint=checkpoint, resume=True)
+        train_networks(lesson(**change), checkpoint=checkpoint, resume=True)
 
 
 # --- labels
@@ -134,20 +134,20 @@ def test_what_a_failed_label_holds_changes_nothing(garbage):
     def failed(truth):
         return truth[:, 1] > 2
 
-    (expected,) = teach(lesson(Label("zero", lambda t: 0 * t, failed)))
-    (found,) = teach(lesson(Label("garbage", lambda t: 0 * t + garbage, failed)))
+    (expected,) = train_networks(lesson(Label("zero", lambda t: 0 * t, failed)))
+    (found,) = train_networks(lesson(Label("garbage", lambda t: 0 * t + garbage, failed)))
     assert weights_of(found) == weights_of(expected)
 
 
 def test_labels_on_a_bound_are_left_out_unless_kept():
     label = Label("stuck", lambda t: 3 * t, lambda t: t[:, 1] > 1, Status.ON_BOUND)
     dropped, kept, truth = (
-        teach(lesson(each, on_bound=choice))[0]
+        train_networks(lesson(each, on_bound=choice))[0]
         for each, choice in ((label, "drop"), (label, "keep"), (GroundTruth(), "drop"))
     )
     assert len({weights_of(network)[0] for network in (dropped, kept, truth)}) == 3
-    assert dropped.card["label_report"]["on_bound"] > 0.5
-    assert dropped.card["on_bound"] == "drop"
+    assert dropped.card.label_report["on_bound"] > 0.5
+    assert dropped.card.on_bound == "drop"
     bright = np.asarray(MODEL.signal(1.0, 2.0))[None]
     assert kept(bright, 0.02).values[0, 1] > 1.5 * dropped(bright, 0.02).values[0, 1]
 
@@ -155,22 +155,22 @@ def test_labels_on_a_bound_are_left_out_unless_kept():
 def test_no_usable_label_is_an_error():
     label = Label("hopeless", failed=lambda truth: truth[:, 0] > 0)
     with pytest.raises(ValueError, match="none to train or to validate with has a usable hopeless"):
-        teach(lesson(label))
+        train_networks(lesson(label))
 
 
 def test_labels_that_overflow_are_an_error():
     label = Label("huge", lambda t: 0 * t + 1e30, lambda t: t[:, 0] > 0, Status.PREDICTED)
     with pytest.raises(ValueError, match=r"huge labels: every restart .* lower the rate"):
-        teach(lesson(label))
+        train_networks(lesson(label))
 
 
 def test_a_mix_of_labels_is_taught():
     a = Label("a", lambda t: 0.5 * t, lambda t: t[:, 0] > 0, Status.PREDICTED)
-    mixed, all_a, only_a, truth = teach(
+    mixed, all_a, only_a, truth = train_networks(
         lesson(Mix((1.0, 0.5), a, GroundTruth()), Mix(1, a, GroundTruth()), a, GroundTruth())
     )
     assert weights_of(all_a) == weights_of(only_a)
-    assert mixed.card["label"]["alpha"] == [1.0, 0.5]
+    assert mixed.card.label["alpha"] == [1.0, 0.5]
     signal = np.asarray(MODEL.signal(1.0, 2.0))[None]
     m, x, t = (network(signal, 0.02).values[0] for network in (mixed, only_a, truth))
     assert m[0] == pytest.approx(x[0], rel=0.1)
@@ -179,16 +179,16 @@ def test_a_mix_of_labels_is_taught():
 
 def test_fitted_labels_are_kept_in_the_cache(tmp_path, monkeypatch):
     label = MLE(MODEL, NOISE, start="truth")
-    (first,) = teach(lesson(label), cache=tmp_path)
+    (first,) = train_networks(lesson(label), cache=tmp_path)
     assert len(list(tmp_path.glob("labels-*.safetensors"))) == 1
 
     def refuse(*_):
         raise AssertionError("fitted again")
 
     monkeypatch.setattr(MLE, "__call__", refuse)
-    (again,) = teach(lesson(label), cache=tmp_path)
+    (again,) = train_networks(lesson(label), cache=tmp_path)
     assert weights_of(again) == weights_of(first)
-    assert again.card["label"]["kind"] == "maximum likelihood"
+    assert again.card.label["kind"] == "maximum likelihood"
 
 
 def test_a_black_box_is_taught_by_fits_and_not_by_itself():
@@ -196,26 +196,26 @@ def test_a_black_box_is_taught_by_fits_and_not_by_itself():
     with pytest.raises(ValueError, match=r"BlackBox cannot be differentiated.*mle-rician"):
         lesson(SelfSupervised(), model=model)
     label = MLE(model, NOISE, start="truth")
-    (network,) = teach(lesson(label, model=model, recipe=Recipe(**vars(FAST))))
+    (network,) = train_networks(lesson(label, model=model, recipe=Recipe(**vars(FAST))))
     found = network(model.signal(1.0, np.array([[0.8], [1.6]])), 0.02)
     np.testing.assert_allclose(found.values[:, 1], [0.8, 1.6], rtol=0.3)
-    assert network.card["model"]["class"] == "helpers:BlackBox"
+    assert network.card.model["class"] == "helpers:BlackBox"
 
 
 @pytest.fixture(scope="module")
 def objectives():
     """One lesson with three objectives."""
     labels = (SelfSupervised(), GroundTruth(), SelfSupervised(NOISE))
-    return teach(lesson(*labels, recipe=dataclasses.replace(FAST, epochs=8)))
+    return train_networks(lesson(*labels, recipe=dataclasses.replace(FAST, epochs=8)))
 
 
 def test_different_objectives_are_trained_in_one_lesson(objectives):
-    assert [network.card["label"] for network in objectives] == [
+    assert [network.card.label for network in objectives] == [
         {"kind": "self-supervised", "loss": "sum of squares"},
         {"kind": "ground truth"},
         {"kind": "self-supervised", "loss": describe_noise(Rician())},
     ]
-    assert [network.card["label_report"] is None for network in objectives] == [True, False, True]
+    assert [network.card.label_report is None for network in objectives] == [True, False, True]
 
 
 @pytest.mark.parametrize("which", [0, 2])
@@ -249,7 +249,7 @@ def test_one_noise_level_is_not_told_to_the_network():
 
 
 def test_the_card_says_what_the_network_is_for():
-    (network,) = teach(lesson(sigma=0.05, normalise=False, weights=(1.0, 2.0)))
+    (network,) = train_networks(lesson(sigma=0.05, normalise=False, weights=(1.0, 2.0)))
     card = network.card
     assert card["model"]["acquisition"] == {"b": [0.0, 0.2, 0.5, 1.0]}
     assert card["noise_range"] == pytest.approx([0.05, 0.05])
@@ -270,7 +270,9 @@ def test_a_weight_favours_its_parameter():
     voxels = simulate(MODEL, NOISE, Uniform.typical(MODEL), 0.03, 500, jax.random.key(9))
 
     def errors(weights):
-        (network,) = teach(lesson(weights=weights, recipe=narrow, normalise=False, sigma=0.03))
+        (network,) = train_networks(
+            lesson(weights=weights, recipe=narrow, normalise=False, sigma=0.03)
+        )
         return np.mean((network(voxels.signal, 0.03).values - voxels.params) ** 2, axis=0)
 
     assert errors((100.0, 1.0))[0] < 0.7 * errors((1.0, 100.0))[0]
@@ -278,10 +280,10 @@ def test_a_weight_favours_its_parameter():
 
 def test_each_label_can_have_its_own_weights():
     truth, rows = GroundTruth(), ((1.0, 2.0), None)
-    both = teach(lesson(truth, truth, weights=rows, normalise=False, sigma=0.05))
-    assert [network.card["weights"] for network in both] == [[1.0, 2.0], None]
+    both = train_networks(lesson(truth, truth, weights=rows, normalise=False, sigma=0.05))
+    assert [network.card.weights for network in both] == [[1.0, 2.0], None]
     for network, row in zip(both, rows, strict=True):
-        (alone,) = teach(lesson(truth, weights=row, normalise=False, sigma=0.05))
+        (alone,) = train_networks(lesson(truth, weights=row, normalise=False, sigma=0.05))
         for one, other in zip(network.weights, alone.weights, strict=True):
             assert np.allclose(one[0], other[0], atol=1e-4)  # other lanes, other rounding
 
@@ -289,7 +291,7 @@ def test_each_label_can_have_its_own_weights():
 def test_a_shared_start_is_not_the_network_with_other_weights():
     paper = dataclasses.replace(FAST, shared_start=True, epochs=2)
     truth, rows = GroundTruth(), (None, (100.0, 1.0))
-    plain, weighted = teach(lesson(truth, truth, weights=rows, recipe=paper))
+    plain, weighted = train_networks(lesson(truth, truth, weights=rows, recipe=paper))
     assert not np.allclose(plain.weights[0][0], weighted.weights[0][0])
 
 

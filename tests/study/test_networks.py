@@ -7,7 +7,7 @@ import pytest
 
 import labelwise as lw
 from labelwise.networks.labels import Mix
-from labelwise.networks.network import Blend
+from labelwise.networks.network import blend
 from labelwise.study import methods as names
 from labelwise.study.config import Study, paper
 from labelwise.study.networks import courses, likely, points, train_all
@@ -71,17 +71,17 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
     study, networks, laps = trained
     assert laps == ["first weights, SNR 30", "networks, SNR 15", "networks, SNR 30"]
     chosen = networks[30.0][names.GT]
-    assert len(chosen.card["validation"]["restarts"]) == study.recipe.restarts
+    assert len(chosen.card.validation["restarts"]) == study.recipe.restarts
     for snr in study.snrs:
-        others = [n for n in networks[snr].values() if not isinstance(n, Blend)]
-        assert all(len(n.card["validation"]["restarts"]) == 1 for n in others if n is not chosen)
+        others = [n for n in networks[snr].values() if not isinstance(n, blend)]
+        assert all(len(n.card.validation["restarts"]) == 1 for n in others if n is not chosen)
 
 
 def test_the_dial_is_of_the_two_ends(trained):
     _, networks, _ = trained
     dial = networks[15.0][names.dial(0.5)]
-    assert dial.mle is networks[15.0][names.MLE_RICIAN]
-    assert dial.gt is networks[15.0][names.GT]
+    assert dial.ends[0] is networks[15.0][names.MLE_RICIAN]
+    assert dial.ends[1] is networks[15.0][names.GT]
     assert set(points(networks[15.0])) == set(networks[15.0])
 
 

@@ -48,7 +48,7 @@ def test_the_description_can_be_run_again(outcome):
 
 def test_networks_are_files_that_other_commands_read(outcome):
     network = load(outcome.folder / "networks" / "snr_15" / "supervised_gt.safetensors")
-    assert network.card["label"]["kind"] == "ground truth"
+    assert network.card.label["kind"] == "ground truth"
 
 
 def test_a_second_run_makes_nothing_again_and_says_the_same(outcome, tmp_path):

@@ -32,7 +32,7 @@ def numbers():
 def lesson(seed=0):
     model = lw.ADC([0.0, 0.5, 1.0])
     prior = lw.Uniform({"S0": (0.8, 1.2), "ADC": (0.5, 2.5)})
-    return lw.Lesson(model, lw.Rician(), prior, 0.05, (GroundTruth(),), RECIPE, seed=seed)
+    return lw.TrainingPlan(model, lw.Rician(), prior, 0.05, (GroundTruth(),), RECIPE, seed=seed)
 
 
 def files(folder):

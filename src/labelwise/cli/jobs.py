@@ -5,12 +5,11 @@ They print nothing. Everything they write is whole or not there.
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,79 +25,35 @@ from labelwise.formatting import told_apart
 from labelwise.io.results import as_json
 from labelwise.models import SignalModel
 from labelwise.models.find import rebuild
-from labelwise.networks.labels import MLE, GroundTruth, Mix
-from labelwise.networks.network import Blend, TrainedNetwork, load
-from labelwise.networks.plan import Lesson, SelfSupervised
-from labelwise.networks.train import Tell, teach
-from labelwise.noise import Gaussian, NoiseModel, Rician
+from labelwise.networks.network import Network, load
+from labelwise.networks.plan import TrainingPlan
+from labelwise.networks.train import joined, train_networks
 from labelwise.plots.curves import curves
 from labelwise.priors import Grid
-from labelwise.types import Estimator, InputError, LabelSource
+from labelwise.types import Estimator, InputError, Progress
 
 MLE_NAME = "maximum likelihood"
 _POINTS = 10_000  # of a grid, unless told otherwise
-LABELS = "mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, mix:ALPHA or dial"
-
-
-def labels_of(
-    name: str, model: SignalModel, noise: NoiseModel, start: str
-) -> tuple[LabelSource | SelfSupervised, ...]:
-    """The label, or the two of a dial, that a word of the command line means.
-
-    Args:
-        name: one of `LABELS`; `mix:0.5` mixes maximum-likelihood estimates under the simulated
-            noise, 0.5 of them, with the ground truth; `dial` is both, blended when used.
-        model: what is fitted.
-        noise: the simulated noise.
-        start: where fits start, `"truth"` or `"search"`.
-
-    Raises:
-        InputError: if there is no such label.
-    """
-
-    def fitted(kind: NoiseModel) -> LabelSource:
-        return MLE(model, kind, "truth" if start == "truth" else "search")
-
-    known: dict[str, Callable[[], tuple[LabelSource | SelfSupervised, ...]]] = {
-        "mle-rician": lambda: (fitted(Rician()),),
-        "mle-gaussian": lambda: (fitted(Gaussian()),),
-        "gt": lambda: (GroundTruth(),),
-        "selfsup": lambda: (SelfSupervised(),),
-        "selfsup-rician": lambda: (SelfSupervised(Rician()),),
-        "dial": lambda: (fitted(noise), GroundTruth()),
-    }
-    if name in known:
-        return known[name]()
-    kind, _, text = name.partition(":")
-    if kind != "mix":
-        raise InputError(f"--label {name}: expected {LABELS}")
-    try:
-        alpha = float(text)
-    except ValueError:
-        alpha = math.nan
-    if not 0 <= alpha <= 1:
-        raise InputError(f"--label {name}: expected mix:ALPHA, ALPHA from 0 to 1")
-    return (Mix(alpha, fitted(noise), GroundTruth()),)
 
 
 def train_file(
-    lesson: Lesson,
+    plan: TrainingPlan,
     path: Path,
     *,
     cache: Path | None,
     resume: bool,
     overwrite: bool,
-    tell: Tell,
-) -> tuple[TrainedNetwork | Blend, float]:
-    """Teach a lesson and save what came of it; two labels make a dial.
+    progress: Progress,
+) -> tuple[Network, float]:
+    """Train the networks of a plan and save them; two labels make a blend.
 
     Args:
-        lesson: one label, or the two of a dial.
+        plan: of one label, or the two of a blend.
         path: the `.safetensors` file.
         cache: folder of labels; None to keep none.
-        resume: go on where an interrupted run of the same lesson stopped.
+        resume: go on where an interrupted run of the same plan stopped.
         overwrite: replace a file that is there already.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
 
     Returns:
         The network, and the seconds it took.
@@ -106,19 +61,20 @@ def train_file(
     Raises:
         FileExistsError: if the file is there and `overwrite` is not set.
         FileNotFoundError: if its folder is not there.
-        InputError: see `teach`.
+        InputError: see `train_networks`.
     """
     refuse_existing(path, overwrite)
-    if len(lesson.labels) > 1 and lesson.recipe.loss != "squared":
+    if len(plan.labels) > 1 and plan.recipe.loss != "squared":
         warnings.warn(
-            f"loss {lesson.recipe.loss}: the dial is the network of the mixed label for squared "
+            f"loss {plan.recipe.loss}: the blend is the network of the mixed label for squared "
             "errors only",
             stacklevel=2,
         )
     begin = time.perf_counter()
     checkpoint = path.with_name(f"{path.name}.checkpoint")
-    networks = teach(lesson, cache=cache, checkpoint=checkpoint, resume=resume, tell=tell)
-    network = networks[0] if len(networks) == 1 else Blend(1.0, *networks)
+    network = joined(
+        train_networks(plan, cache=cache, checkpoint=checkpoint, resume=resume, progress=progress)
+    )
     network.save(path)
     return network, time.perf_counter() - begin
 
@@ -158,7 +114,7 @@ def evaluate_files(
     seed: int,
     overwrite: bool,
     command: str,
-    tell: Tell,
+    progress: Progress,
 ) -> Evaluation:
     """Evaluate networks over a grid of true parameters, beside maximum likelihood.
 
@@ -166,7 +122,7 @@ def evaluate_files(
     of failures and information over the grid), `curves.png` and `evaluation.json` (the summary).
 
     Args:
-        paths: network files for one acquisition; of a dial both ends and the middle are shown.
+        paths: network files for one acquisition; of a blend both ends and the middle are shown.
         folder: made if missing.
         model: the class of a user's own model; None finds it by the card.
         snr: signal (amplitude 1) over noise; what the first network was trained for, or the
@@ -177,7 +133,7 @@ def evaluate_files(
         seed: of the noise.
         overwrite: replace an earlier evaluation.
         command: what was typed, for the record.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
 
     Raises:
         FileExistsError: if the folder holds an evaluation and `overwrite` is not set.
@@ -190,17 +146,17 @@ def evaluate_files(
     begin = time.perf_counter()
     estimators, first = _networks(paths)
     card = first.card
-    made = rebuild(card["model"], model, paths[0])
+    made = rebuild(card.model, model, paths[0])
     noise = first.noise
     if reference:
         estimators[MLE_NAME] = MaximumLikelihood(made, noise)
-    sigma = sigma_for(card["sigma"], snr, paths[0])
+    sigma = sigma_for(card.sigma, snr, paths[0])
     names_of = [parameter.name for parameter in first.parameters]
-    scaled = (first.mle if isinstance(first, Blend) else first).scaling.scale
+    scaled = first.members[0].scaling.scale
     fixed = {} if scaled is None else {names_of[scaled]: 1.0}
     free = len(names_of) - len(fixed)
     count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
-    spans = dict(zip(names_of, (tuple(span) for span in card["ranges"]), strict=True))
+    spans = {name: (low, high) for name, (low, high) in zip(names_of, card.ranges, strict=True)}
     grid = Grid.over(spans, points=count, fixed=fixed)
     dataset = evaluate(
         estimators,
@@ -210,7 +166,7 @@ def evaluate_files(
         grid,
         repeats,
         jax.random.key(seed),
-        progress=lambda done, total: tell("evaluating", done, total, ""),
+        progress=lambda done, total: progress("evaluating", done, total, ""),
     )
     found = summary(dataset)
     record = {
@@ -234,15 +190,15 @@ def evaluate_files(
 
 def _networks(
     paths: Sequence[Path],
-) -> tuple[dict[str, Estimator], TrainedNetwork | Blend]:
-    """The estimators in some files by name, a dial's both ends and its middle; and the first."""
+) -> tuple[dict[str, Estimator], Network]:
+    """The estimators in some files by name, a blend's both ends and its middle; and the first."""
     networks = [load(path) for path in paths]
     first, estimators = networks[0], {}
     for path, stem, network in zip(paths, _stems(paths), networks, strict=True):
-        network.check_acquisition(first.acquisition)
+        network.check_acquisition(first.card.acquisition)
         for what, ours, theirs in (
             ("model", _equation(first), _equation(network)),
-            ("noise", first.card["noise"], network.card["noise"]),
+            ("noise", first.card.noise, network.card.noise),
         ):
             if ours != theirs:
                 trained, other = told_apart(theirs, ours)
@@ -252,13 +208,13 @@ def _networks(
                     f"{other}{code}; "
                     "evaluate them one by one"
                 )
-        if network.card["prior"] != first.card["prior"]:
+        if network.card.prior != first.card.prior:
             warnings.warn(
                 f"{path.name} was trained for another prior than {paths[0].name}, whose ranges are "
                 "used for both",
                 stacklevel=3,
             )
-        if isinstance(network, Blend):
+        if network.is_blend:
             for alpha in (1.0, 0.5, 0.0):
                 estimators[f"{stem}, alpha {alpha:g}"] = network.with_alpha(alpha)
         else:
@@ -266,9 +222,9 @@ def _networks(
     return estimators, first
 
 
-def _equation(network: TrainedNetwork | Blend) -> dict[str, Any]:
+def _equation(network: Network) -> dict[str, Any]:
     """What makes the model of a network another, besides its acquisition."""
-    return {name: network.card["model"].get(name) for name in ("class", "constants", "signals")}
+    return {name: network.card.model.get(name) for name in ("class", "constants", "signals")}
 
 
 def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:

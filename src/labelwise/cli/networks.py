@@ -135,8 +135,8 @@ def train(
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
-    from labelwise.cli.jobs import labels_of, train_file
-    from labelwise.networks.plan import Lesson
+    from labelwise.cli.jobs import train_file
+    from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
 
@@ -160,12 +160,12 @@ def train(
         "depth": depth,
         "activation": activation,
     }
-    lesson = Lesson(
+    plan = TrainingPlan(
         model=made,
         noise=simulated,
         prior=ranges,
         sigma=level,
-        labels=labels_of(label, made, simulated, start.value),
+        labels=labels_named(label, made, simulated, start.value),
         recipe=known(**{k: v for k, v in changes.items() if v is not None}, loss=loss.value),
         seed=seed,
         normalise=not absolute,
@@ -175,12 +175,12 @@ def train(
     with nullcontext(_silent) if quiet else progress_bar() as bar:
         try:
             network, seconds = train_file(
-                lesson,
+                plan,
                 out,
                 cache=given.cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,
-                tell=bar,
+                progress=bar,
             )
         except KeyboardInterrupt:
             stderr().print(f"labelwise: stopped; the same command with --resume goes on ({out})")
@@ -239,7 +239,7 @@ def evaluate(
             seed=seed,
             overwrite=overwrite,
             command=context.meta["labelwise.command"],
-            tell=bar,
+            progress=bar,
         )
     if not quiet:
         show_evaluation(found)
@@ -259,13 +259,13 @@ def export(
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
     from labelwise.cli.jobs import refuse_existing
-    from labelwise.networks.network import TrainedNetwork, load
+    from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
     network, dial = load(net), given.alphas(alpha or [])
     refuse_existing(out, overwrite)
     if dial is not None:
-        if isinstance(network, TrainedNetwork):
+        if not network.is_blend:
             raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")
         network = network.with_alpha(dial)
     export_onnx(network, out)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
-    from labelwise.networks.network import Blend, TrainedNetwork
+    from labelwise.networks.network import Network
     from labelwise.phantoms.abdomen import Comparison
     from labelwise.study.run import Outcome
 
@@ -223,30 +223,28 @@ def _unit(unit: str) -> str:
     return "" if unit == "1" else unit
 
 
-def show_training(network: TrainedNetwork | Blend, path: Path, seconds: float) -> None:
+def show_training(network: Network, path: Path, seconds: float) -> None:
     """What training made: a line for each label."""
     console = stdout()
-    from labelwise.networks.network import Blend
-
-    members = (network.mle, network.gt) if isinstance(network, Blend) else (network,)
+    members = network.members
     table = Table("label", **_PLAIN)
     for title in ("usable", "on a bound", "validation loss", "best epoch", "networks"):
         table.add_column(title, justify="right", no_wrap=True)
     for member in members:
-        report = member.card["label_report"]
+        report = member.card.label_report
         shares = ["", ""]
         if report:
             shares = [f"{100 * report[name]:.1f} %" for name in ("usable", "on_bound")]
-        found = member.card["validation"]
+        found = member.card.validation
         table.add_row(
-            _label(member.card["label"]),
+            _label(member.card.label),
             *shares,
             f"{found['loss']:.5f}",
             str(found["epoch"]),
             str(len(found["restarts"])),
         )
     console.print(table)
-    level = members[0].card["sigma"]
+    level = members[0].card.sigma
     levels = level if isinstance(level, list) else [level]
     snr = " to ".join(number(1 / each) for each in reversed(levels))
     console.print(
@@ -255,9 +253,9 @@ def show_training(network: TrainedNetwork | Blend, path: Path, seconds: float) -
         soft_wrap=True,
     )
     for member in members:
-        for reason in member.card["validation"]["ended"]:
+        for reason in member.card.validation["ended"]:
             if "not finite" in reason:
-                stderr().print(f"note: {_label(member.card['label'])}: a network {reason}")
+                stderr().print(f"note: {_label(member.card.label)}: a network {reason}")
 
 
 def _label(said: Mapping[str, Any]) -> str:

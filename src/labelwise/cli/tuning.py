@@ -20,7 +20,7 @@ from labelwise.types import InputError
 if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Detection, Rmse, Tuning
     from labelwise.models import SignalModel
-    from labelwise.networks.network import Blend
+    from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
@@ -120,10 +120,10 @@ def tune(
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
     given.keep_compiled_programs()
-    dial = _dial(net)
+    network = _blend(net)
     with nullcontext(_silent) if quiet else progress_bar() as bar:
         found = _tuned(
-            dial,
+            network,
             net,
             asked.task,
             find_model(model) if model else None,
@@ -132,13 +132,13 @@ def tune(
             bar,
         )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    _write(out, found, dial, record)
+    _write(out, found, network, record)
     if not quiet:
         show_tuning(found, net, out)
 
 
 def _tuned(
-    dial: Blend,
+    network: Network,
     net: Path,
     task: Detection | Rmse,
     model: type[SignalModel] | None,
@@ -152,13 +152,13 @@ def _tuned(
     from labelwise.evaluation.tuning import tune
     from labelwise.models.find import rebuild
 
-    card, (points, voxels, seed) = dial.card, numbers
+    card, (points, voxels, seed) = network.card, numbers
     return tune(
-        dial,
+        network,
         task,
-        rebuild(card["model"], model, net),
-        dial.noise,
-        sigma_for(card["sigma"], snr, net),
+        rebuild(card.model, model, net),
+        network.noise,
+        sigma_for(card.sigma, snr, net),
         points=points,
         voxels=voxels,
         key=jax.random.key(seed),
@@ -166,13 +166,13 @@ def _tuned(
     )
 
 
-def _write(out: Path, found: Tuning, dial: Blend, record: Mapping[str, Any]) -> None:
+def _write(out: Path, found: Tuning, network: Network, record: Mapping[str, Any]) -> None:
     from labelwise.cli.jobs import staged
     from labelwise.io.results import as_json
     from labelwise.plots.tuning import tune_figure
 
-    said = {**record, "model": dial.card["model"], "noise": in_words(dial.card["noise"])}
-    figure = tune_figure(found, _title(found, short_name(dial.card["model"])))
+    said = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
+    figure = tune_figure(found, _title(found, short_name(network.card.model)))
     with staged(out, _FILES) as folder:
         figure.savefig(folder / "tune.png")
         # without the time of day: the same command gives the same bytes
@@ -186,13 +186,13 @@ def _title(found: Tuning, model: str) -> str:
     return f"{model}, SNR {1 / found.sigma:.3g}, {found.measure} {over} {tissues}"
 
 
-def _dial(net: Path) -> Blend:
-    from labelwise.networks.network import TrainedNetwork, load
+def _blend(net: Path) -> Network:
+    from labelwise.networks.network import load
 
     network = load(net)
-    if isinstance(network, TrainedNetwork):
+    if not network.is_blend:
         raise InputError(
-            f"{net}: holds a single network ({network.card['label']['kind']}), so there is no "
+            f"{net}: holds a single network ({network.card.label['kind']}), so there is no "
             "alpha to choose; train a dial, which `labelwise train` does unless told otherwise"
         )
     return network

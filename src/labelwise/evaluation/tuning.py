@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.evaluation.scores import auc, rmse, scatter
 from labelwise.models.base import SignalModel, settings_of
-from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
+from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel
 from labelwise.priors import Distribution, Normal, Population, Tissue, centre, spoken
 from labelwise.simulation import simulate
@@ -170,7 +170,7 @@ class Tuning:
 
     @property
     def alphas(self) -> dict[str, float]:
-        """The chosen alpha by parameter name, as `Blend.with_alpha` takes it."""
+        """The chosen alpha by parameter name, as `Network.with_alpha` takes it."""
         return {name: float(each.alpha[each.best]) for name, each in self.curves.items()}
 
     @property
@@ -219,7 +219,7 @@ class Tuning:
 
 
 def tune(
-    dial: Blend,
+    network: Network,
     task: Detection | Rmse,
     model: SignalModel,
     noise: NoiseModel,
@@ -242,7 +242,7 @@ def tune(
     the centres are equal, the tuning half decides; what is the same in both counts upwards.
 
     Args:
-        dial: both networks; where it stands does not matter.
+        network: both networks; where it stands does not matter.
         task: a `Detection` or an `Rmse`.
         model: the signal model with the acquisition that the dial was trained for.
         noise: the noise that is added.
@@ -253,7 +253,7 @@ def tune(
         progress: called with how many tissues are done, of how many.
 
     Raises:
-        InputError: if `dial` is a single network.
+        InputError: if `network` is a single network.
         InputError: if a parameter is unknown, a distribution leaves a parameter's bounds, the two
             tissues are the same, the acquisition is another, or a count is too small.
 
@@ -265,34 +265,31 @@ def tune(
 
     Example:
         >>> import labelwise as lw
-        >>> from labelwise.priors import Uniform
-        >>> from labelwise.networks.train import teach
         >>> model, noise = lw.ADC([0.0, 0.3, 1.0]), lw.Gaussian()
         >>> recipe = lw.Recipe.fast(signals=500, batch=50, epochs=1, restarts=1, warmup=1)
-        >>> labels = lw.MLE(model, noise), lw.GroundTruth()
-        >>> ends = teach(lw.Lesson(model, noise, Uniform.typical(model), 0.1, labels, recipe))
+        >>> network = lw.train(model, noise=noise, snr=10, recipe=recipe)
         >>> task = Rmse(("ADC",), Tissue({"ADC": (0.8, 1.2)}))
-        >>> found = tune(lw.Blend(1, *ends), task, model, noise, 0.1, voxels=500)
+        >>> found = tune(network, task, model, noise, 0.1, voxels=500)
         >>> list(found.alphas), found.curves["ADC"].value.shape
         (['ADC'], (21,))
     """
-    if not isinstance(dial, Blend):
+    if not network.is_blend:
         raise InputError(
-            f"dial: expected a Blend of two networks, got {type(dial).__name__}, which has no "
-            "alpha to choose"
+            "network: expected a blend of two networks, got a single one, which has no alpha to "
+            "choose"
         )
     if points < 2:
         raise InputError(f"points: expected at least 2 alphas, 0 and 1, got {points}")
     if voxels < _FEWEST:
         raise InputError(f"voxels: expected at least {_FEWEST} in each half, got {voxels}")
-    dial.check_acquisition(settings_of(model))
+    network.check_acquisition(settings_of(model))
     key = jax.random.key(0) if key is None else key
-    task = _completed(task, dial)
+    task = _completed(task, network)
 
     alpha = np.arange(points) / (points - 1)
     tuning, held_out = [], []
     for index, tissue in enumerate(task.tissues):
-        drawn = _drawn(dial, tissue, model, noise, sigma, voxels, jax.random.fold_in(key, index))
+        drawn = _drawn(network, tissue, model, noise, sigma, voxels, jax.random.fold_in(key, index))
         tuning.append(drawn[0])
         held_out.append(drawn[1])
         progress(index + 1, len(task.tissues))
@@ -300,16 +297,16 @@ def tune(
     if isinstance(task, Rmse):
         curves = {
             parameter.name: _least_error(parameter, column, alpha, *tuning, *held_out)
-            for column, parameter in enumerate(dial.parameters)
+            for column, parameter in enumerate(network.parameters)
             if parameter.name in task.parameters
         }
         return Tuning(task, curves, float(sigma), voxels)
     curves = {
         parameter.name: _best_score(parameter, column, alpha, task, tuning, held_out)
-        for column, parameter in enumerate(dial.parameters)
+        for column, parameter in enumerate(network.parameters)
     }
     chosen = np.array([curve.alpha[curve.best] for curve in curves.values()])
-    together = _discriminant(chosen, dial.parameters, tuning, held_out)
+    together = _discriminant(chosen, network.parameters, tuning, held_out)
     return Tuning(task, curves, float(sigma), voxels, together)
 
 
@@ -332,7 +329,7 @@ class _Ends:
 
 
 def _drawn(
-    dial: Blend,
+    network: Network,
     tissue: Tissue,
     model: SignalModel,
     noise: NoiseModel,
@@ -341,11 +338,11 @@ def _drawn(
     key: PRNGKeyArray,
 ) -> tuple[_Ends, _Ends]:
     """Both halves of a tissue, estimated by both networks."""
-    population = Population(tissue, dial.parameters)
+    population = Population(tissue, network.parameters)
     made = simulate(model, noise, population, sigma, 2 * voxels, key)
     assert made.params is not None  # for the type checker: simulated voxels have a truth
-    _warn_of_unseen(dial, tissue, made.params)
-    mle, gt = (_unheld(end)(made.signal, made.sigma).values for end in (dial.mle, dial.gt))
+    _warn_of_unseen(network, tissue, made.params)
+    mle, gt = (_unbounded(end)(made.signal, made.sigma).values for end in network.ends)
     good = np.all(np.isfinite(mle) & np.isfinite(gt), axis=1)
     if not good.all():
         lost = np.count_nonzero(~good)
@@ -366,10 +363,10 @@ def _drawn(
     return halves[0], halves[1]
 
 
-def _unheld(network: TrainedNetwork) -> PointEstimates:
-    """The same network without bounds on what it says: they hold the blend, not what is blended."""
+def _unbounded(network: Network) -> Network:
+    """The same network without bounds, which are applied to the blend, not to its ends."""
     free = tuple(replace(each, bounds=_UNBOUNDED, typical=None) for each in network.parameters)
-    return PointEstimates(replace(network, parameters=free))
+    return replace(network, parameters=free, standard_errors=False)
 
 
 def _least_error(
@@ -451,7 +448,7 @@ def _discriminant(
     tuning: Sequence[_Ends],
     held_out: Sequence[_Ends],
 ) -> Discriminant:
-    """Fisher's linear discriminant of all parameters at three settings of the dial."""
+    """Fisher's linear discriminant of all parameters at three settings of the network."""
     scores = []
     for alpha in (chosen, np.zeros_like(chosen), np.ones_like(chosen)):
         known, new = (
@@ -480,19 +477,19 @@ def _all_blended(
     return np.stack(rows)
 
 
-def _completed(task: Detection | Rmse, dial: Blend) -> Detection | Rmse:
+def _completed(task: Detection | Rmse, network: Network) -> Detection | Rmse:
     """The task with a distribution for every parameter, and a name for every tissue."""
-    names = [parameter.name for parameter in dial.parameters]
+    names = [parameter.name for parameter in network.parameters]
     ranges = {
         name: (float(low), float(high))
-        for name, (low, high) in zip(names, dial.card["ranges"], strict=True)
+        for name, (low, high) in zip(names, network.card.ranges, strict=True)
     }
     if isinstance(task, Rmse):
         _refuse_unknown("rmse", task.parameters, names)
         chosen = tuple(task.parameters) or tuple(names)
-        return Rmse(chosen, _filled(task.tissue, ranges, dial.parameters))
-    before = _filled(task.before, ranges, dial.parameters)
-    after = _filled(task.after, before.parts, dial.parameters)
+        return Rmse(chosen, _filled(task.tissue, ranges, network.parameters))
+    before = _filled(task.before, ranges, network.parameters)
+    after = _filled(task.after, before.parts, network.parameters)
     if before.parts == after.parts:
         raise InputError(
             f"task: the tissues to tell apart ({before.name}; {after.name}) are the same in every "
@@ -529,9 +526,9 @@ def _refuse_unknown(what: str, given: Sequence[str] | Mapping[str, Any], names: 
         raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
 
 
-def _warn_of_unseen(dial: Blend, tissue: Tissue, truth: Float[np.ndarray, "n P"]) -> None:
-    ranges = np.array(dial.card["ranges"], np.float32)
-    for parameter, (low, high), values in zip(dial.parameters, ranges, truth.T, strict=True):
+def _warn_of_unseen(network: Network, tissue: Tissue, truth: Float[np.ndarray, "n P"]) -> None:
+    ranges = np.array(network.card.ranges, np.float32)
+    for parameter, (low, high), values in zip(network.parameters, ranges, truth.T, strict=True):
         outside = np.mean((values < low) | (values > high))
         if outside > _SEEN:
             warnings.warn(

@@ -7,15 +7,22 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting.batching import WIDTH, solve
 from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
 from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
-from labelwise.noise import NoiseModel
-from labelwise.types import Estimate, InputError, Parameter, Status
+from labelwise.noise import NoiseModel, Rician
+from labelwise.types import (
+    Estimate,
+    InputError,
+    Parameter,
+    Status,
+    estimate_voxels,
+    sigma_of_voxels,
+)
 
 
 class MaximumLikelihood:
@@ -72,42 +79,46 @@ class MaximumLikelihood:
 
     def __call__(
         self,
-        signal: Float[np.ndarray, "N M"],
-        sigma: Float[np.ndarray, "#N *#M"] | float,
+        signal: Float[np.ndarray, "*shape M"],
+        sigma: Float[np.ndarray, "..."] | float,
         *,
-        start: Float[np.ndarray, "N *S P"] | None = None,
+        start: Float[np.ndarray, "... P"] | None = None,
+        mask: Bool[np.ndarray, "*shape"] | None = None,
     ) -> Estimate:
-        """Fit N voxels of M measurements.
+        """Fit every voxel.
 
         Args:
-            signal: the measurements, in any unit.
-            sigma: noise of one channel in that unit: a number, (N,), (N, M) or (1, M).
-            start: (N, P) or (N, S, P) where to start instead, in the parameters' units.
+            signal: (*shape, M) the measurements, in any unit.
+            sigma: noise of one channel in that unit: a number, (*shape) or (*shape, M); for
+                signals (N, M) also (1, M).
+            start: (*shape, P) or (*shape, S, P) where to start instead, in the parameters' units.
+            mask: (*shape) the voxels to fit; all of them if None.
 
         Returns:
-            Values (N, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
+            Values (*shape, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
 
-            - `nll` (N,): negative log-likelihood, up to terms in data and sigma only
-            - `residual` (N,): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good fit
-            - `iterations` (N,): of the start that won
-            - `standard_error` (N, P): from the Fisher information; NaN for one on a bound
-            - `on_bound` (N, P): -1 on the lower bound, +1 on the upper one, else 0
+            - `nll` (*shape): negative log-likelihood, up to terms in data and sigma only
+            - `residual` (*shape): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good
+              fit
+            - `iterations` (*shape): of the start that won
+            - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound
+            - `on_bound` (*shape, P): -1 on the lower bound, +1 on the upper one, else 0
 
         Raises:
-            InputError: the shapes of signal, sigma or start do not fit the model.
+            InputError: the shapes of signal, sigma, start or mask do not fit the model.
         """
+        count = measurements(self.model)
+        return estimate_voxels(self._voxels, signal, sigma, count, mask, start=start)
+
+    def _voxels(self, signal, sigma, start) -> Estimate:
+        """Fit N voxels: those with bad input get their status, the others are fitted on threads."""
         signal = np.asarray(signal, self.dtype)
-        if signal.ndim != 2 or signal.shape[1] != measurements(self.model):
-            raise InputError(
-                f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
-                f"the model's acquisition, got {signal.shape}"
-            )
-        sigma = self._sigma_of_voxels(sigma, len(signal))
+        sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), len(signal), signal.shape[1])
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)
         if not len(good):
-            return _failed(status, len(self.parameters), self.dtype)
+            return _failed(status, self.parameters, self.dtype)
 
         def fit(voxels: Int[np.ndarray, " n"]) -> Estimate:
             return self._fit(
@@ -117,7 +128,7 @@ class MaximumLikelihood:
         parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
         with ThreadPoolExecutor(len(parts)) as pool:
             fitted = list(pool.map(fit, parts))
-        return _assemble(status, good, fitted)
+        return _assemble(status, good, fitted, self.parameters)
 
     def _fit(
         self,
@@ -191,17 +202,6 @@ class MaximumLikelihood:
             rows[self._scale] *= factor
         return rows
 
-    def _sigma_of_voxels(self, sigma, voxels: int) -> Float[np.ndarray, "N #M"]:
-        sigma = np.asarray(sigma, self.dtype)
-        if sigma.ndim < 2:
-            sigma = sigma.reshape(-1, 1)
-        count = measurements(self.model)
-        if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
-            raise InputError(
-                f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
-            )
-        return np.broadcast_to(sigma, (voxels, sigma.shape[1]))
-
     def _start_of_voxels(self, start, voxels: int) -> Float[np.ndarray, "N S P"] | None:
         if start is None:
             return None
@@ -260,9 +260,11 @@ def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
     return np.where(valid, status, np.uint8(Status.BAD_SIGMA))
 
 
-def _failed(status: Int[np.ndarray, " N"], size: int, dtype: np.dtype) -> Estimate:
+def _failed(
+    status: Int[np.ndarray, " N"], parameters: tuple[Parameter, ...], dtype: np.dtype
+) -> Estimate:
     """An estimate of which no voxel was fitted."""
-    voxels = len(status)
+    voxels, size = len(status), len(parameters)
     nothing = np.full((voxels, size), np.nan, dtype)
     return Estimate(
         values=nothing,
@@ -274,18 +276,56 @@ def _failed(status: Int[np.ndarray, " N"], size: int, dtype: np.dtype) -> Estima
             "standard_error": nothing.copy(),
             "on_bound": np.zeros((voxels, size), np.int8),
         },
+        parameters=parameters,
     )
 
 
 def _assemble(
-    status: Int[np.ndarray, " N"], good: Int[np.ndarray, " n"], fitted: list[Estimate]
+    status: Int[np.ndarray, " N"],
+    good: Int[np.ndarray, " n"],
+    fitted: list[Estimate],
+    parameters: tuple[Parameter, ...],
 ) -> Estimate:
     """Put the fitted voxels back among the failed ones; a fit that did not converge is NaN too."""
-    size, dtype = fitted[0].values.shape[1], fitted[0].values.dtype
-    whole = _failed(status, size, dtype)
+    whole = _failed(status, parameters, fitted[0].values.dtype)
     whole.status[good] = np.concatenate([part.status for part in fitted])
     kept = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
     whole.values[good[kept]] = np.concatenate([part.values for part in fitted])[kept]
     for name, rows in whole.stats.items():
         rows[good[kept]] = np.concatenate([part.stats[name] for part in fitted])[kept]
     return whole
+
+
+def fit(
+    signal: Float[np.ndarray, "*shape M"],
+    model: SignalModel,
+    sigma: Float[np.ndarray, "..."] | float,
+    *,
+    noise: NoiseModel | None = None,
+    mask: Bool[np.ndarray, "*shape"] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Estimate:
+    """Fit a signal model to every voxel by bounded maximum likelihood.
+
+    Args:
+        signal: (*shape, M) measurements in any unit; a whole 4D image, or a single voxel (M,).
+        model: the signal model with its acquisition of M measurements.
+        sigma: noise of one channel in the signal's unit: a number, (*shape) or (*shape, M).
+        noise: `Rician()` if None; `Gaussian()` for least squares.
+        mask: (*shape) the voxels to fit; all of them if None.
+        bounds: replaces the bounds of parameters by name.
+
+    Returns:
+        See `MaximumLikelihood`, which this makes and calls once.
+
+    Raises:
+        InputError: if shapes or bounds do not fit the model.
+
+    Example:
+        >>> import labelwise as lw
+        >>> model = lw.ADC([0, 0.5, 1.0])
+        >>> estimate = fit([100.0, 70.5, 49.7], model, sigma=2)
+        >>> round(float(estimate["ADC"]), 2)
+        0.7
+    """
+    return MaximumLikelihood(model, noise or Rician(), bounds=bounds)(signal, sigma, mask=mask)

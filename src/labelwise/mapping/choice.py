@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from labelwise.formatting import told_apart
 from labelwise.mapping.request import MapRequest
-from labelwise.mapping.run import Network, Progress, Source
+from labelwise.mapping.run import Source
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models.find import name_of, refuse_other_model
-from labelwise.networks.blend import dial, noise_levels
-from labelwise.networks.network import Blend, TrainedNetwork, load
+from labelwise.networks.blend import noise_levels, trained_blend
+from labelwise.networks.card import Card
+from labelwise.networks.network import Network, load
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
-from labelwise.types import InputError
+from labelwise.types import InputError, Progress
 
 _ENDS = (2, 98)  # percentiles: the noise levels of the other voxels are not told
 
@@ -50,7 +51,7 @@ def model_of(path: Path | None) -> str:
         raise InputError(
             "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
         )
-    return name_of(load(path).card["model"], path)
+    return name_of(load(path).card.model, path)
 
 
 def _from_file(request: MapRequest, path: Path) -> Source:
@@ -58,7 +59,7 @@ def _from_file(request: MapRequest, path: Path) -> Source:
     _check(request, path, network.card)
     network.check_acquisition(request.acquisition)
     if request.alpha is not None:
-        if isinstance(network, TrainedNetwork):
+        if not network.is_blend:
             raise InputError(
                 f"alpha: {path.name} holds a single network, taught one kind of label, so there is "
                 "nothing to choose between; leave --alpha out"
@@ -68,7 +69,7 @@ def _from_file(request: MapRequest, path: Path) -> Source:
     def source(signal, sigma, tell: Progress) -> tuple[Network, NetworkUse]:
         use = _use(network, "file", path, {}, signal, sigma)
         (low, high), (least, most) = use.trained, use.image
-        if not network.card["normalised"] and (most < low / 2 or least > high * 2):
+        if not network.card.normalised and (most < low / 2 or least > high * 2):
             raise InputError(
                 f"{path}: was trained with --absolute, for sigma {low:.3g} to {high:.3g} and "
                 f"signals of that unit, but sigma is {least:.3g} to {most:.3g} here; bring the "
@@ -89,7 +90,9 @@ def _trained_now(request: MapRequest, cache: Path | None) -> Source:
                 "level to train a network for"
             )
         levels = noise_levels(request.model, signal, sigma)
-        network, how = dial(request.model, request.noise, levels, prior, cache=cache, tell=tell)
+        network, how = trained_blend(
+            request.model, request.noise, levels, prior, cache=cache, progress=tell
+        )
         if request.alpha is not None:
             network = network.with_alpha(request.alpha)
         origin = "cache" if how["cached"] else "trained"
@@ -100,7 +103,7 @@ def _trained_now(request: MapRequest, cache: Path | None) -> Source:
 
 
 def _use(
-    network: TrainedNetwork | Blend,
+    network: Network,
     origin: Literal["file", "trained", "cache"],
     path: Path | None,
     seconds: Mapping[str, float],
@@ -109,26 +112,26 @@ def _use(
 ) -> NetworkUse:
     """What a report says of a network, and of some voxels of the series."""
     card = network.card
-    scaling = (network.mle if isinstance(network, Blend) else network).scaling
+    scaling = network.members[0].scaling
     reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
     with np.errstate(divide="ignore"):
         levels = np.broadcast_to(sigma / reference, len(sigma))
     spans = {
         parameter.name: _pair(span)
         for index, (parameter, span) in enumerate(
-            zip(network.parameters, network.taught, strict=True)
+            zip(network.parameters, network.label_range, strict=True)
         )
         if index != scaling.scale
     }
     return NetworkUse(
         origin=origin,
         path=path,
-        alpha=network.alphas if isinstance(network, Blend) else None,
-        trained=_pair(card["noise_range"]),
+        alpha=network.alphas if network.is_blend else None,
+        trained=_pair(card.noise_range),
         image=_pair(np.percentile(levels, _ENDS)) if len(levels) else (math.nan, math.nan),
         ranges=spans,
         seconds=seconds,
-        card=card,
+        card=card.to_json(),
     )
 
 
@@ -137,10 +140,10 @@ def _pair(numbers) -> tuple[float, float]:
     return low, high
 
 
-def _check(request: MapRequest, path: Path, card: Mapping[str, Any]) -> None:
+def _check(request: MapRequest, path: Path, card: Card) -> None:
     """Refuse a network of another model or noise; its acquisition is checked elsewhere."""
-    refuse_other_model(request.model, card["model"], path)
-    ours, theirs = describe_noise(request.noise), card["noise"]
+    refuse_other_model(request.model, card.model, path)
+    ours, theirs = describe_noise(request.noise), card.noise
     if theirs != ours:
         trained, asked = told_apart(theirs, ours)
         raise InputError(

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -45,25 +45,14 @@ from labelwise.mapping.summary import (
     outside_training,
     summarise,
 )
-from labelwise.networks.network import OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Estimator, InputError, Parameter, Status
+from labelwise.networks.network import OUTSIDE_SIGNAL, Network
+from labelwise.types import Estimate, Estimator, InputError, Parameter, Progress, Status
 
 NETWORK = "net.safetensors"
 """The network that was trained for a run, in the folder of its maps."""
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with what is being done, how much of it is done, how much there is, and how it goes."""
-
 _SAMPLE = 50_000  # voxels to see the range of noise levels in
 _MISSED = 3.0  # a residual above this is no noise: about 1 is expected
-
-
-class Network(Estimator, Protocol):
-    """An estimator that can be kept."""
-
-    def save(self, path: Path) -> None:
-        """Write it to a file."""
-        ...
 
 
 Source = Callable[

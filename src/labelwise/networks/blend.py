@@ -1,4 +1,4 @@
-"""The network that `labelwise map` trains by itself: a dial, for the noise levels of an image."""
+"""The network that `labelwise map` trains by itself: a blend, for the noise levels of an image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxtyping import Float
 
 from labelwise.models.base import SignalModel
 from labelwise.networks.labels import MLE, GroundTruth
-from labelwise.networks.network import Blend, load
-from labelwise.networks.plan import Lesson
+from labelwise.networks.network import Network, load
+from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.reference import reference_measurements, typical_signals
-from labelwise.networks.train import Tell, teach
+from labelwise.networks.train import joined, train_networks
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior, Uniform
-from labelwise.types import InputError
+from labelwise.types import InputError, Progress
 
 _LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network
 _LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: beyond, there is nothing to learn
@@ -29,7 +29,7 @@ def noise_levels(
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, "#N"] | float,
 ) -> tuple[float, float]:
-    """The range of noise levels that an image holds, for `Lesson.sigma`.
+    """The range of noise levels that an image holds, for `TrainingPlan.sigma`.
 
     The 2nd and 98th percentile of sigma over the reference (the mean at b = 0) of its voxels, kept
     between 1/400 and 1/1.5, and then rounded outwards to steps of a quarter, at least one.
@@ -54,15 +54,15 @@ def noise_levels(
     return float(low), float(high)
 
 
-def dial_lesson(
+def blend_plan(
     model: SignalModel,
     noise: NoiseModel,
     levels: tuple[float, float],
     prior: Prior | None = None,
     *,
     seed: int = 0,
-) -> Lesson:
-    """What `labelwise map` trains: two networks for all noise levels, the two ends of the dial.
+) -> TrainingPlan:
+    """The training of `labelwise map`: the two networks of a blend, for all noise levels.
 
     Args:
         model: the signal model with the acquisition of the scan.
@@ -78,7 +78,7 @@ def dial_lesson(
     reference = _reference_of(model)
     clean = typical_signals(model, prior)[:, reference].mean(axis=1)
     weak, strong = np.percentile(clean, [5, 95])
-    return Lesson(
+    return TrainingPlan(
         model=model,
         noise=noise,
         prior=prior,
@@ -90,7 +90,7 @@ def dial_lesson(
     )
 
 
-def dial(
+def trained_blend(
     model: SignalModel,
     noise: NoiseModel,
     levels: tuple[float, float],
@@ -98,44 +98,44 @@ def dial(
     *,
     seed: int = 0,
     cache: Path | None = None,
-    tell: Tell | None = None,
-) -> tuple[Blend, dict[str, Any]]:
-    """Train the dial of `dial_lesson`, or read it from the cache if it was trained before.
+    progress: Progress | None = None,
+) -> tuple[Network, dict[str, Any]]:
+    """Train the blend of `blend_plan`, or read it from the cache if it was trained before.
 
     Args:
-        model: see `dial_lesson`.
-        noise: see `dial_lesson`.
-        levels: see `dial_lesson`.
-        prior: see `dial_lesson`.
-        seed: see `dial_lesson`.
+        model: see `blend_plan`.
+        noise: see `blend_plan`.
+        levels: see `blend_plan`.
+        prior: see `blend_plan`.
+        seed: see `blend_plan`.
         cache: folder of networks and labels; None keeps none.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
 
     Returns:
-        The dial at alpha = 1, and what was done: `cached`, `path`, `seconds` by stage.
+        The blend at alpha = 1, and what was done: `cached`, `path`, `seconds` by stage.
     """
-    lesson = dial_lesson(model, noise, levels, prior, seed=seed)
-    path = None if cache is None else cache / f"dial-{lesson.fingerprint}.safetensors"
+    plan = blend_plan(model, noise, levels, prior, seed=seed)
+    path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
     begin = time.perf_counter()
     if path is not None and path.exists():
         try:
-            found = load(path)
+            found = load(path, noise=noise)
         except InputError:
-            found = None  # damaged: train it anew
-        if isinstance(found, Blend):
+            found = None  # damaged: train it again
+        if found is not None and found.is_blend:
             seconds = {"load": time.perf_counter() - begin}
             return found, {"cached": True, "path": str(path), "seconds": seconds}
-    mle, gt = teach(lesson, cache=cache, tell=tell)
-    blend = Blend(1.0, mle, gt)
+    network = joined(train_networks(plan, cache=cache, progress=progress))
     kept = path
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            blend.save(path)
+            network.save(path)
         except OSError:  # read-only or full: nothing depends on the cache
             kept = None
     seconds = {"train": time.perf_counter() - begin}
-    return blend, {"cached": False, "path": None if kept is None else str(kept), "seconds": seconds}
+    kept = None if kept is None else str(kept)
+    return network, {"cached": False, "path": kept, "seconds": seconds}
 
 
 def _reference_of(model: SignalModel) -> list[int]:

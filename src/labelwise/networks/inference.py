@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 
 import jax
@@ -24,25 +23,12 @@ WIDTH = 8192
 """Voxels at a time: always so many, so that a voxel's bytes do not depend on its neighbours."""
 
 
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A network of a blend.
-
-    Args:
-        architecture: its layers.
-        scaling: what stands around them.
-        weights: of the layers.
-        share: (P,) how much of each parameter is taken from it.
-    """
-
-    architecture: Architecture
-    scaling: Scaling
-    weights: Weights
-    share: Float[np.ndarray, " P"]
+Part = tuple[Architecture, Scaling, Weights, Float[np.ndarray, " P"]]
+"""A network of a blend, and its share of each parameter."""
 
 
 def apply(
-    members: Sequence[Member],
+    parts: Sequence[Part],
     noise: NoiseModel,
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, " N"],
@@ -52,7 +38,7 @@ def apply(
     """What a blend of networks says of N voxels of usable signal.
 
     Args:
-        members: the networks; the shares of a parameter add up to 1.
+        parts: the networks; the shares of a parameter add up to 1.
         noise: of the measurements.
         signal: (N, M) in float32; N is at least 1.
         sigma: (N,) in float32.
@@ -62,8 +48,8 @@ def apply(
         The parameters, how much they scatter by the noise of the voxel (to first order; None if
         not asked for), and sigma over the voxel's reference.
     """
-    program = _program(tuple((m.architecture, m.scaling) for m in members), noise, errors)
-    weights, shares = tuple(m.weights for m in members), tuple(m.share for m in members)
+    program = _program(tuple(part[:2] for part in parts), noise, errors)
+    weights, shares = tuple(part[2] for part in parts), tuple(part[3] for part in parts)
     voxels, size = len(signal), len(shares[0])
     values = np.empty((voxels, size), np.float32)
     scatter = np.empty((voxels, size), np.float32) if errors else None

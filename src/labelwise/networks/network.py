@@ -1,96 +1,179 @@
-"""Trained networks in use: apply, dial, save, load.
+"""Trained networks in use: estimate, blend two of them, save and load.
 
-A file is one `.safetensors`: the weights, and in its header the card, which says what the network
-was trained for and how. Nothing in it can run code.
+A file is one `.safetensors`: the weights, and in its header the card of each network. Nothing in it
+can run code.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting import check_input
 from labelwise.io.files import read_arrays, write_arrays
-from labelwise.networks.inference import Member, apply
+from labelwise.networks.card import VERSION, Card
+from labelwise.networks.inference import apply
 from labelwise.networks.mlp import Architecture, Scaling, Weights, named
-from labelwise.noise import Gaussian, NoiseModel, Rician, describe_noise, noise_from
-from labelwise.types import Estimate, InputError, Parameter, Status
+from labelwise.noise import NoiseModel, describe_noise, noise_from
+from labelwise.types import (
+    SETTINGS,
+    Estimate,
+    InputError,
+    Parameter,
+    Status,
+    estimate_voxels,
+    sigma_of_voxels,
+)
 
-VERSION = 2
-"""Of the file. Version 1 is read too; one that a reader does not know is refused."""
-_SPOKEN = {"b": (1000, " s/mm²"), "te": (1, " ms"), "ti": (1, " ms")}  # as people say settings
-_SLACK = 0.1  # an estimate may leave the simulated range by so much of its width
+Alpha = float | Sequence[float] | Mapping[str, float]
+"""Of all parameters, of each, or by name (1 for those not named)."""
+
+_SLACK = 0.1  # an estimate may leave the range of the labels by so much of its width
 _NOISE_SLACK = 1.05  # and a noise level by this factor
 OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
-"""What a voxel can be outside of: the noise levels, the labels, and (which only a map knows, that
-has the signal model) the signals that the network's estimates explain."""
+"""Why a network's estimate is in doubt: the noise level, or the estimate itself, is outside of the
+training's range; or (only where the signal model is known) the estimate does not fit the signal."""
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedNetwork:
-    """A network that estimates the parameters of voxels; an `Estimator`. Made by `teach`.
+class Member:
+    """One trained perceptron, with what surrounds it.
 
     Args:
         architecture: its layers.
-        scaling: what stands between measurements, network and parameters.
-        weights: its weights.
-        parameters: what it estimates.
-        noise: the noise model it was trained for.
-        card: what it was trained for and how, as JSON data.
+        scaling: between measurements, perceptron and parameters.
+        weights: of the layers.
+        card: what it was trained for and how.
     """
 
     architecture: Architecture
     scaling: Scaling
     weights: Weights
+    card: Card
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Network:
+    """A trained network, or a blend of two, that estimates the parameters of voxels; an `Estimator`.
+
+    A blend (also called the dial) is alpha times the estimate of a network trained on
+    maximum-likelihood labels plus (1 - alpha) times that of one trained on the ground truth. Under
+    squared error the best network for the mixed label alpha·mle + (1 - alpha)·gt is this blend (the
+    mean of a mix is the mix of the means), so bias and variance are traded in use, for each
+    parameter by itself, without another training. That holds for networks trained on the same
+    voxels: exactly if labels on a bound were kept, approximately if they were dropped.
+
+    Args:
+        members: one, or the two of a blend: trained on maximum-likelihood labels, and on the truth.
+        parameters: what it estimates; estimates are clipped to their bounds.
+        noise: the noise model it was trained for.
+        alpha: (P,) the share of the first member in each parameter; 1 for a single network.
+        standard_errors: whether to compute them, which takes most of the time.
+
+    Source: Epstein et al. 2024, eq. 10, doi:10.59275/j.melba.2024-geb5.
+    """
+
+    members: tuple[Member, ...]
     parameters: tuple[Parameter, ...]
     noise: NoiseModel
-    card: Mapping[str, Any]
+    alpha: tuple[float, ...]
+    standard_errors: bool = True
 
     def __call__(
-        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N"] | float
+        self,
+        signal: Float[np.ndarray, "*shape M"],
+        sigma: Float[np.ndarray, "..."] | float,
+        *,
+        alpha: Alpha | None = None,
+        mask: Bool[np.ndarray, "*shape"] | None = None,
     ) -> Estimate:
-        """Estimate N voxels.
+        """Estimate the parameters of every voxel.
 
         Args:
-            signal: (N, M) measurements of the acquisition it was trained for, in its order.
-            sigma: noise of one channel in the signal's unit: a number, (N,) or (N, 1).
+            signal: (*shape, M) measurements of the acquisition it was trained for, in its order.
+            sigma: noise of one channel in the signal's unit: a number, or one for each voxel.
+            alpha: from 0 (least variance) to 1 (least bias): a number, one for each parameter, or
+                by name; the network's own if None. For blends only.
+            mask: (*shape) the voxels to estimate; all of them if None.
 
         Returns:
-            Values (N, P) within the parameters' bounds, with status PREDICTED, or EXTRAPOLATED
-            outside of what it was trained for; NaN with a reason for bad input. The stats are
+            Values (*shape, P) within the parameters' bounds, with status PREDICTED, or EXTRAPOLATED
+            outside of the training's range; NaN with a reason for bad input. The stats are
 
-            - `standard_error` (N, P): how much the noise of this voxel makes the estimate scatter,
-              to first order; NaN where the estimate is held on a bound. It does not hold the
-              network's bias, and below an SNR of about 10 can be several times too small
-            - `outside` (N,): 1 where the noise level is outside of the trained range, 2 where an
-              estimate leaves the range of the labels taught by more than a tenth of its width,
+            - `standard_error` (*shape, P): the noise of this voxel propagated to first order; NaN
+              where the estimate is clipped to a bound. It does not contain the network's bias, and
+              below an SNR of about 10 it can be several times too small
+            - `outside` (*shape): 1 where the noise level is outside of the training's range, 2
+              where an estimate leaves the range of the labels by more than a tenth of its width,
               3 for both
 
         Raises:
-            InputError: if a shape does not fit.
+            InputError: if a shape does not fit, or alpha is not from 0 to 1.
         """
-        return _estimate(self.members, signal, sigma)
+        network = self if alpha is None else self.with_alpha(alpha)
+        count = self.members[0].scaling.measurements
+        return estimate_voxels(network._estimate, signal, sigma, count, mask)
 
     @property
-    def members(self) -> Members:
-        """Itself, with all of every parameter."""
-        return [(self, np.ones(len(self.parameters), np.float32))]
+    def card(self) -> Card:
+        """The card of its only member, or of the one trained on maximum-likelihood labels."""
+        return self.members[0].card
 
     @property
-    def taught(self) -> Float[np.ndarray, "P 2"]:
-        """Lowest and highest value of each parameter that it was taught."""
-        return np.array(self.card["taught"], float)
+    def is_blend(self) -> bool:
+        """Whether it has two members, so that alpha can be chosen."""
+        return len(self.members) > 1
 
     @property
-    def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
-        """The settings it was trained for, by name, in the units of the model."""
-        return {name: np.array(rows) for name, rows in self.card["model"]["acquisition"].items()}
+    def ends(self) -> tuple[Network, ...]:
+        """Each member as a network of its own: of a blend, those at alpha = 1 and alpha = 0."""
+        ones = (1.0,) * len(self.parameters)
+        return tuple(replace(self, members=(member,), alpha=ones) for member in self.members)
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Alpha by parameter name."""
+        names = (parameter.name for parameter in self.parameters)
+        return dict(zip(names, self.alpha, strict=True))
+
+    @property
+    def shares(self) -> list[Float[np.ndarray, " P"]]:
+        """(P,) for each member: its share of each parameter."""
+        alpha = np.array(self.alpha, np.float32)
+        return [alpha, 1 - alpha][: len(self.members)]
+
+    @property
+    def label_range(self) -> Float[np.ndarray, "P 2"]:
+        """Lowest and highest label of each parameter, blended likewise."""
+        ranges = [np.array(member.card.label_range, float) for member in self.members]
+        return sum(
+            share[:, None].astype(float) * span
+            for share, span in zip(self.shares, ranges, strict=True)
+        )  # type: ignore[return-value]  # there is at least one
+
+    def with_alpha(self, alpha: Alpha) -> Network:
+        """The same members, blended otherwise.
+
+        Raises:
+            InputError: if it is a single network, alpha is not from 0 to 1 or names no parameter.
+        """
+        if not self.is_blend:
+            raise InputError(
+                f"alpha: this is a single network, trained on one label ({self.card.label['kind']})"
+                ", so there is nothing to blend; leave alpha out"
+            )
+        names = [parameter.name for parameter in self.parameters]
+        return replace(self, alpha=_alpha_of(alpha, names))
+
+    def without_errors(self) -> Network:
+        """The same network without standard errors: for simulations, and much faster."""
+        return replace(self, standard_errors=False)
 
     def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
         """Refuse settings other than those it was trained for, listing the differences.
@@ -101,163 +184,120 @@ class TrainedNetwork:
         Raises:
             InputError: if a setting is missing, or another.
         """
-        _check_acquisition(self.acquisition, settings)
+        _check_acquisition(self.card.acquisition, settings)
 
     def save(self, path: str | Path) -> None:
-        """Write it as one `.safetensors` file, which is whole or not there.
+        """Write it as one `.safetensors` file, which appears when it is complete.
 
         Raises:
             OSError: if it cannot be written.
         """
-        _save(Path(path), [self], None)
+        arrays = {
+            f"{index}.{name}": values
+            for index, member in enumerate(self.members)
+            for name, values in named(member.weights).items()
+        }
+        header = {
+            "version": VERSION,
+            "alpha": list(self.alpha) if self.is_blend else None,
+            "networks": [
+                {
+                    "architecture": asdict(member.architecture),
+                    "scaling": asdict(member.scaling),
+                    "parameters": [_parameter_to_json(each) for each in self.parameters],
+                    "card": member.card.to_json(),
+                }
+                for member in self.members
+            ],
+        }
+        write_arrays(Path(path), arrays, header)
+
+    def __repr__(self) -> str:
+        names = ", ".join(parameter.name for parameter in self.parameters)
+        labels = " and ".join(member.card.label["kind"] for member in self.members)
+        alpha = ", ".join(f"{name}={alpha:g}" for name, alpha in self.alphas.items())
+        return f"Network({names}; trained on {labels}{f'; alpha {alpha}' * self.is_blend})"
+
+    def _estimate(self, signal: Float[np.ndarray, "N M"], sigma: np.ndarray) -> Estimate:
+        """Check the input, apply the members, and mark where the estimate is in doubt."""
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
+            signal, sigma = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
+        level = sigma_of_voxels(sigma, len(signal), 1)[:, 0]
+        first = self.members[0].scaling
+        status = _input_status(first, self.noise, signal, level)
+        good = np.flatnonzero(status == Status.CONVERGED)
+        values = np.full((len(signal), len(self.parameters)), np.nan, np.float32)
+        outside = np.zeros(len(signal), np.uint8)
+        stats: dict[str, np.ndarray] = {"outside": outside}
+        if self.standard_errors:
+            stats = {"standard_error": np.full_like(values, np.nan), **stats}
+        if len(good):
+            rows = slice(None) if len(good) == len(signal) else good  # a slice copies nothing
+            used = [
+                (member.architecture, member.scaling, member.weights, share)
+                for member, share in zip(self.members, self.shares, strict=True)
+                if share.any()
+            ]
+            found, error, ratio = apply(
+                used, self.noise, signal[rows], level[rows], errors=self.standard_errors
+            )
+            bounds = np.array([p.bounds for p in self.parameters], np.float32).T
+            finite = np.all(np.isfinite(found), axis=1)
+            clipped = np.where(finite[:, None], np.clip(found, *bounds), np.nan)
+            doubts = np.where(finite, self._outside(found, ratio), 0)
+            values[rows], outside[rows] = clipped, doubts
+            if error is not None:  # there is none where a bound holds the estimate
+                stats["standard_error"][rows] = np.where(clipped == found, error, np.nan)
+            estimated = np.where(doubts > 0, Status.EXTRAPOLATED, Status.PREDICTED)
+            status[rows] = np.where(finite, estimated, Status.NOT_FINITE)
+        return Estimate(values, status, stats, self.parameters)
+
+    def _outside(
+        self, found: Float[np.ndarray, "N P"], ratio: Float[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"]:
+        """Why each voxel's estimate is in doubt, as a sum of codes."""
+        low, high = self.card.noise_range
+        noise = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
+        low, high = self.label_range.T
+        slack = _SLACK * (high - low)
+        least, most = low - slack, high + slack
+        scale = self.members[0].scaling.scale
+        if scale is not None:  # an amplitude may be anything: the reference scales it
+            least[scale], most[scale] = -np.inf, np.inf
+        beyond = ((found < least.astype(np.float32)) | (found > most.astype(np.float32))).any(
+            axis=1
+        )
+        return noise * np.uint8(OUTSIDE_NOISE) + beyond * np.uint8(OUTSIDE_RANGE)
 
 
-@dataclass(frozen=True, eq=False)
-class Blend:
-    """The dial: alpha times one network plus (1 - alpha) times another; an `Estimator`.
-
-    Under squared error the best network for the mixed label alpha·mle + (1 - alpha)·gt is this
-    blend of outputs (the mean of a mix is the mix of the means), so bias and variance can be traded
-    when the network is used, for each parameter by itself, without training again. That holds where
-    both were taught the same voxels: exactly so with labels on a bound kept, roughly without.
+def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
+    """A blend of two single networks; see `Network`.
 
     Args:
-        alpha: 1 for the network taught maximum-likelihood estimates (least bias), 0 for the one
-            taught the ground truth (least variance): a number, one for each parameter, or by name
-            (1 for those not named).
-        mle: the network taught maximum-likelihood estimates.
-        gt: the network taught the ground truth.
+        mle: trained on maximum-likelihood labels: alpha = 1, the least bias.
+        gt: trained on the ground truth: alpha = 0, the least variance.
+        alpha: where it stands unless another is given at the call.
 
     Raises:
-        InputError: if alpha is not from 0 to 1, names no parameter, or the networks were trained
-            for different acquisitions or parameters.
-
-    Source: eq. 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
+        InputError: if the networks are blends, or were trained for different acquisitions,
+            parameters or noise models; or alpha is not from 0 to 1 or names no parameter.
     """
-
-    alpha: float | Sequence[float] | Mapping[str, float]
-    mle: TrainedNetwork
-    gt: TrainedNetwork
-
-    def __post_init__(self) -> None:
-        names = [parameter.name for parameter in self.parameters]
-        if names != [parameter.name for parameter in self.gt.parameters]:
-            raise InputError(
-                f"blend: the networks estimate different parameters, {', '.join(names)} and "
-                f"{', '.join(parameter.name for parameter in self.gt.parameters)}"
-            )
-        self.gt.check_acquisition(self.mle.acquisition)
-        if describe_noise(self.gt.noise) != describe_noise(self.mle.noise):
-            raise InputError(
-                f"blend: the networks are for different noise, {self.mle.noise} and {self.gt.noise}"
-            )
-        if isinstance(self.alpha, Mapping):
-            unknown = [name for name in self.alpha if name not in names]
-            if unknown:
-                raise InputError(
-                    f"alpha: no parameter {unknown[0]!r}; there are {', '.join(names)}"
-                )
-            values = np.array(list(self.alpha.values()), float)
-        else:
-            values = np.asarray(self.alpha, float)
-            if values.shape not in ((), (len(names),)):
-                raise InputError(
-                    f"alpha: expected a number, or one for each of {', '.join(names)}, "
-                    f"got {values.size}"
-                )
-        if not np.all((values >= 0) & (values <= 1)):
-            raise InputError(f"alpha: expected a number from 0 to 1, got {self.alpha}")
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What it estimates."""
-        return self.mle.parameters
-
-    @property
-    def noise(self) -> NoiseModel:
-        """The noise model it was trained for."""
-        return self.mle.noise
-
-    @property
-    def alphas(self) -> dict[str, float]:
-        """Alpha by parameter name."""
-        names = [parameter.name for parameter in self.parameters]
-        if isinstance(self.alpha, Mapping):
-            return {name: float(self.alpha.get(name, 1.0)) for name in names}
-        values = np.broadcast_to(np.asarray(self.alpha, float), len(names))
-        return dict(zip(names, values.tolist(), strict=True))
-
-    @property
-    def taught(self) -> Float[np.ndarray, "P 2"]:
-        """Lowest and highest value of each parameter that it was taught, blended likewise."""
-        alpha = np.array(list(self.alphas.values()))[:, None]
-        return alpha * self.mle.taught + (1 - alpha) * self.gt.taught
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """The card of the network at alpha = 1; that at alpha = 0 differs in its label."""
-        return {**self.mle.card, "dial": {"alpha": self.alphas, "gt": self.gt.card["label"]}}
-
-    def with_alpha(self, alpha: float | Sequence[float] | Mapping[str, float]) -> Blend:
-        """The same networks, the dial elsewhere."""
-        return Blend(alpha, self.mle, self.gt)
-
-    def __call__(
-        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N"] | float
-    ) -> Estimate:
-        """Estimate N voxels; see `TrainedNetwork`."""
-        return _estimate(self.members, signal, sigma)
-
-    @property
-    def members(self) -> Members:
-        """The networks that have a part in it, and their share of each parameter."""
-        alpha = np.array(list(self.alphas.values()), np.float32)
-        return [(n, share) for n, share in ((self.mle, alpha), (self.gt, 1 - alpha)) if share.any()]
-
-    @property
-    def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
-        """See `TrainedNetwork`."""
-        return self.mle.acquisition
-
-    def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
-        """See `TrainedNetwork`."""
-        self.mle.check_acquisition(settings)
-
-    def save(self, path: str | Path) -> None:
-        """Write both networks as one `.safetensors` file, which is whole or not there.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        _save(Path(path), [self.mle, self.gt], list(self.alphas.values()))
+    names = [parameter.name for parameter in mle.parameters]
+    if mle.is_blend or gt.is_blend:
+        raise InputError("blend: expected two single networks, got a blend")
+    if names != [parameter.name for parameter in gt.parameters]:
+        raise InputError(
+            f"blend: the networks estimate different parameters, {', '.join(names)} and "
+            f"{', '.join(parameter.name for parameter in gt.parameters)}"
+        )
+    gt.check_acquisition(mle.card.acquisition)
+    if describe_noise(gt.noise) != describe_noise(mle.noise):
+        raise InputError(f"blend: the networks are for different noise, {mle.noise} and {gt.noise}")
+    return replace(mle, members=(*mle.members, *gt.members), alpha=_alpha_of(alpha, names))
 
 
-@dataclass(frozen=True, eq=False)
-class PointEstimates:
-    """The estimates of a network alone, without standard errors: an `Estimator`, and much faster.
-
-    For simulations, which see the scatter itself.
-
-    Args:
-        network: whose values it gives.
-    """
-
-    network: TrainedNetwork | Blend
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What it estimates."""
-        return self.network.parameters
-
-    def __call__(
-        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, "#N"] | float
-    ) -> Estimate:
-        """Estimate N voxels; the stats are those of `TrainedNetwork` less `standard_error`."""
-        return _estimate(self.network.members, signal, sigma, errors=False)
-
-
-def load(path: str | Path, *, noise: NoiseModel | None = None) -> TrainedNetwork | Blend:
-    """Read a network, or a dial of two, that `save` wrote.
+def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
+    """Read a network that `Network.save` wrote.
 
     Args:
         path: the `.safetensors` file.
@@ -273,108 +313,84 @@ def load(path: str | Path, *, noise: NoiseModel | None = None) -> TrainedNetwork
         raise FileNotFoundError(f"{path}: there is no such network file")
     damaged = f"{path}: not a network of labelwise, or damaged; train it again or copy it anew"
     try:
-        arrays, said = read_arrays(path)
-        version = said["version"]
-    except (ValueError, LookupError) as error:
+        arrays, header = read_arrays(path)
+        version = header["version"]
+    except (InputError, LookupError) as error:
         raise InputError(damaged) from error
-    if version == 1:
-        for member in said["networks"]:
-            member["card"] = _upgraded(member["card"])
-    elif version != VERSION:
+    if version not in (1, VERSION):
         raise InputError(
-            f"{path}: version {version} of the network file, this labelwise reads {VERSION}; "
+            f"{path}: version {version} of the network file, this labelwise reads 1 to {VERSION}; "
             "upgrade labelwise, or train the network again"
         )
-    networks = [
-        TrainedNetwork(
-            architecture=Architecture(**member["architecture"]),
-            scaling=_read_scaling(member["scaling"]),
+    members = tuple(
+        Member(
+            architecture=Architecture(**record["architecture"]),
+            scaling=_scaling_from_json(record["scaling"]),
             weights=tuple(
                 (arrays[f"{index}.{layer}.matrix"], arrays[f"{index}.{layer}.bias"])
-                for layer in range(member["architecture"]["depth"] + 1)
+                for layer in range(record["architecture"]["depth"] + 1)
             ),
-            parameters=tuple(_read_parameter(each) for each in member["parameters"]),
-            noise=noise_from(member["card"]["noise"], noise, path),
-            card=member["card"],
+            card=Card.from_json(record["card"], version),
         )
-        for index, member in enumerate(said["networks"])
-    ]
-    return networks[0] if said["alpha"] is None else Blend(said["alpha"], *networks)
+        for index, record in enumerate(header["networks"])
+    )
+    parameters = tuple(_parameter_from_json(each) for each in header["networks"][0]["parameters"])
+    return Network(
+        members,
+        parameters,
+        noise_from(members[0].card.noise, noise, path),
+        (1.0,) * len(parameters)
+        if header["alpha"] is None
+        else _alpha_of(header["alpha"], [parameter.name for parameter in parameters]),
+    )
 
 
-# The sources of labelwise's own models, where they were known by their names alone.
-_VERSION_1 = {
-    "6d05de4f9779dceb19bb06ea80c3944c2e1a1bfb92a7b0338d4610f328fff13e": "adc:ADC",
-    "6e850ebb296280eb69fd68c9805af2dd85036a7bd28219acc8aee490ed0f7244": "ivim:IVIM",
-    "e9095740441f349b38cbc0449a70eb1db8e1d627f7d8c425dbb1c6aca77c2c5f": "kurtosis:Kurtosis",
-    "714efe3a268dad0ced5dc73e1812c46ae0957966d181bfb8f1cb045e63eb0871": "t1_ir:T1InversionRecovery",
-    "8fe1d321f7a3351957836594c2505702a6fc6617b9d97136f753bff772d7507e": "t2:T2",
-    "cf5c0f2bf65a235edec378273f2463f487546aabcc6e05c2cb33121ed067730e": (
-        "t2_biexponential:T2Biexponential"
-    ),
-    "619b50494c21a78cc1d9f7463a20278c97f11581c4a9034cd930ac9501ec2319": "t2_epg:T2EPG",
-}
+def _alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
+    """Alpha of each parameter, after checking it."""
+    if isinstance(alpha, Mapping):
+        unknown = [name for name in alpha if name not in names]
+        if unknown:
+            raise InputError(f"alpha: no parameter {unknown[0]!r}; there are {', '.join(names)}")
+        values = np.array([alpha.get(name, 1.0) for name in names], float)
+    else:
+        values = np.asarray(alpha, float)
+        if values.shape not in ((), (len(names),)):
+            raise InputError(
+                f"alpha: expected a number, or one for each of {', '.join(names)}, "
+                f"got {values.size}"
+            )
+    if not np.all((values >= 0) & (values <= 1)):
+        raise InputError(f"alpha: expected a number from 0 to 1, got {alpha}")
+    return tuple(np.broadcast_to(values, len(names)).tolist())
 
 
-def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a file of version 1, which named classes without the place they come from."""
-    model, known = card["model"], _VERSION_1.get(card["model"]["source"])
-    if known is not None:
-        model = {**model, "class": f"labelwise.models.{known}", "source": None}
-    kinds = {kind.__name__: describe_noise(kind()) for kind in (Rician, Gaussian)}
-    unknown = {"class": card["noise"], "fields": {}, "source": None}
-    return {**card, "model": model, "noise": kinds.get(card["noise"], unknown)}
-
-
-def _save(path: Path, networks: list[TrainedNetwork], alpha: list[float] | None) -> None:
-    arrays = {
-        f"{index}.{name}": values
-        for index, network in enumerate(networks)
-        for name, values in named(network.weights).items()
-    }
-    said = {
-        "version": VERSION,
-        "alpha": alpha,
-        "networks": [
-            {
-                "architecture": asdict(network.architecture),
-                "scaling": asdict(network.scaling),
-                "parameters": [_plain_parameter(each) for each in network.parameters],
-                "card": network.card,
-            }
-            for network in networks
-        ],
-    }
-    write_arrays(path, arrays, said)
-
-
-def _plain_parameter(parameter: Parameter) -> dict[str, Any]:
+def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
     lower, upper = parameter.bounds
     bounds = [lower, upper if math.isfinite(upper) else None]
     return asdict(parameter) | {"bounds": bounds}
 
 
-def _read_parameter(said: Mapping[str, Any]) -> Parameter:
-    lower, upper = said["bounds"]
-    typical = said["typical"]
+def _parameter_from_json(record: Mapping[str, Any]) -> Parameter:
+    lower, upper = record["bounds"]
+    typical = record["typical"]
     return Parameter(
-        said["name"],
-        said["unit"],
+        record["name"],
+        record["unit"],
         (lower, math.inf if upper is None else upper),
-        said["symbol"],
+        record["symbol"],
         None if typical is None else tuple(typical),
     )
 
 
-def _read_scaling(said: Mapping[str, Any]) -> Scaling:
+def _scaling_from_json(record: Mapping[str, Any]) -> Scaling:
     return Scaling(
-        groups=tuple(tuple(group) for group in said["groups"]),
-        reference=tuple(said["reference"]),
-        scale=said["scale"],
-        conditioned=said["conditioned"],
-        centre=tuple(said["centre"]),
-        spread=tuple(said["spread"]),
-        unit=tuple(said["unit"]),
+        groups=tuple(tuple(group) for group in record["groups"]),
+        reference=tuple(record["reference"]),
+        scale=record["scale"],
+        conditioned=record["conditioned"],
+        centre=tuple(record["centre"]),
+        spread=tuple(record["spread"]),
+        unit=tuple(record["unit"]),
     )
 
 
@@ -383,7 +399,8 @@ def _check_acquisition(
 ) -> None:
     differences = []
     for name, values in trained.items():
-        factor, unit = _SPOKEN.get(name, (1, ""))
+        known = SETTINGS.get(name)
+        factor, unit = (known.factor, f" {known.unit}") if known else (1, "")
         given = settings.get(name)
         if given is None:
             differences.append(f"{name} is missing")
@@ -406,63 +423,6 @@ def _check_acquisition(
         )
 
 
-Members = list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]]
-"""Networks and the share of each parameter that is taken from them."""
-
-
-def _estimate(
-    shares: Members,
-    signal: Float[np.ndarray, "N M"],
-    sigma: Float[np.ndarray, "#N"] | float,
-    *,
-    errors: bool = True,
-) -> Estimate:
-    """Check the input, apply the networks, and say where the answer is to be doubted."""
-    network = shares[0][0]
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
-        signal, level = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
-    level = _checked(network.scaling.measurements, signal, level)
-    noise = network.noise
-    status = _input_status(network.scaling, noise, signal, level)
-    good = np.flatnonzero(status == Status.CONVERGED)
-    values = np.full((len(signal), len(network.parameters)), np.nan, np.float32)
-    outside = np.zeros(len(signal), np.uint8)
-    stats: dict[str, np.ndarray] = {"outside": outside}
-    if errors:
-        stats = {"standard_error": np.full_like(values, np.nan), **stats}
-    if len(good):
-        members = [Member(n.architecture, n.scaling, n.weights, share) for n, share in shares]
-        rows = slice(None) if len(good) == len(signal) else good  # a slice copies nothing
-        found, error, ratio = apply(members, noise, signal[rows], level[rows], errors=errors)
-        bounds = np.array([p.bounds for p in network.parameters], np.float32).T
-        finite = np.all(np.isfinite(found), axis=1)
-        kept = np.where(finite[:, None], np.clip(found, *bounds), np.nan)
-        doubts = np.where(finite, _outside(shares, found, ratio), 0)
-        said = np.where(doubts > 0, Status.EXTRAPOLATED, Status.PREDICTED)
-        values[rows], outside[rows] = kept, doubts
-        if error is not None:  # there is none where a bound holds the estimate
-            stats["standard_error"][rows] = np.where(kept == found, error, np.nan)
-        status[rows] = np.where(finite, said, Status.NOT_FINITE)
-    return Estimate(values, status, stats)
-
-
-def _checked(
-    measurements: int, signal: Float[np.ndarray, "N M"], level: np.ndarray
-) -> Float[np.ndarray, " N"]:
-    """The sigma of each voxel, after refusing shapes that do not fit."""
-    if signal.ndim != 2 or signal.shape[1] != measurements:
-        raise InputError(
-            f"signal: expected (N, {measurements}), one column per measurement the network was "
-            f"trained for, got {signal.shape}"
-        )
-    voxels, shape = len(signal), level.shape
-    if level.ndim == 2 and level.shape[1] == 1:
-        level = level[:, 0]
-    if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, voxels)):
-        raise InputError(f"sigma: expected a number or ({voxels},), got {shape}")
-    return np.broadcast_to(level, voxels)
-
-
 def _input_status(
     scaling: Scaling,
     noise: NoiseModel,
@@ -477,30 +437,3 @@ def _input_status(
         reference = signal[:, list(scaling.reference)].mean(axis=1)
     empty = (status == Status.CONVERGED) & ~(reference > 0)
     return np.where(empty, np.uint8(Status.NO_REFERENCE), status)
-
-
-def _outside(
-    shares: Members,
-    found: Float[np.ndarray, "N P"],
-    ratio: Float[np.ndarray, " N"],
-) -> Int[np.ndarray, " N"]:
-    """What each voxel is outside of, as a sum of codes."""
-    low, high = shares[0][0].card["noise_range"]
-    noise = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
-    least, most = _ranges(shares)
-    beyond = ((found < least) | (found > most)).any(axis=1)
-    return noise * np.uint8(OUTSIDE_NOISE) + beyond * np.uint8(OUTSIDE_RANGE)
-
-
-def _ranges(
-    shares: Members,
-) -> Float[np.ndarray, "2 P"]:
-    """How far estimates may go before they count as outside; open for what the reference scales."""
-    spans = np.stack([share[:, None] * each.taught for each, share in shares])
-    low, high = spans.sum(axis=0).T
-    slack = _SLACK * (high - low)
-    ranges = np.stack([low - slack, high + slack])
-    scale = shares[0][0].scaling.scale
-    if scale is not None:
-        ranges[:, scale] = -np.inf, np.inf
-    return ranges.astype(np.float32)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from labelwise.io.files import write_whole
 from labelwise.networks.mlp import Scaling
-from labelwise.networks.network import Blend, TrainedNetwork
+from labelwise.networks.network import Member, Network
 from labelwise.types import InputError
 
 OPSET = 17
@@ -20,7 +20,7 @@ _FORMAT = 8
 _ACTIVATIONS = {"elu": "Elu", "relu": "Relu", "tanh": "Tanh", "softplus": "Softplus"}
 
 
-def export_onnx(network: TrainedNetwork | Blend, path: str | Path) -> None:
+def export_onnx(network: Network, path: str | Path) -> None:
     """Write a network, or a dial as it is set, as one ONNX graph.
 
     The inputs are `signal` (N, M) and `sigma` (N, 1), noise of one channel in the signal's unit;
@@ -56,46 +56,36 @@ def export_onnx(network: TrainedNetwork | Blend, path: str | Path) -> None:
             "pip install 'labelwise[onnx]'"
         ) from error
     graph = _Graph(onnx)
-    shares = [graph.share(member, alpha) for member, alpha in _members(network)]
+    members = zip(network.members, network.shares, strict=True)
+    shares = [graph.share(member, share) for member, share in members if share.any()]
     lower, upper = np.array([p.bounds for p in network.parameters], np.float32).T
     upper = np.minimum(upper, np.finfo(np.float32).max)
     within = graph.node("Max", graph.node("Sum", *shares), lower)
     graph.node("Min", within, upper, name="params")
-    one = network.mle if isinstance(network, Blend) else network
+    measurements = network.members[0].scaling.measurements
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "labelwise",
-            [graph.array("signal", one.scaling.measurements), graph.array("sigma", 1)],
+            [graph.array("signal", measurements), graph.array("sigma", 1)],
             [graph.array("params", len(network.parameters))],
             graph.constants,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=_FORMAT,
         producer_name="labelwise",
-        producer_version=network.card["versions"]["labelwise"],
+        producer_version=network.card.versions["labelwise"],
     )
     said = {
-        "card": network.card,
+        "card": network.card.to_json(),
         "parameters": [{"name": p.name, "unit": p.unit} for p in network.parameters],
-        "acquisition": network.card["model"]["acquisition"],
+        "acquisition": network.card.model["acquisition"],
     }
     onnx.helper.set_model_props(
         model, {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
     )
     onnx.checker.check_model(model, full_check=True)
     write_whole(Path(path), model.SerializeToString(deterministic=True))
-
-
-def _members(
-    network: TrainedNetwork | Blend,
-) -> list[tuple[TrainedNetwork, Float[np.ndarray, " P"]]]:
-    """The networks whose outputs are added, and how much of each parameter comes from each."""
-    if isinstance(network, TrainedNetwork):
-        return [(network, np.ones(len(network.parameters), np.float32))]
-    alpha = np.array(list(network.alphas.values()), np.float32)
-    both = [(network.mle, alpha), (network.gt, 1 - alpha)]
-    return [(member, share) for member, share in both if share.any()]
 
 
 class _Graph:
@@ -126,7 +116,7 @@ class _Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(values, name))
         return name
 
-    def share(self, network: TrainedNetwork, alpha: Float[np.ndarray, " P"]) -> str:
+    def share(self, network: Member, alpha: Float[np.ndarray, " P"]) -> str:
         """alpha times what one network says, (N, P) in the parameters' units."""
         scaling = network.scaling
         reference = self._reference(scaling)

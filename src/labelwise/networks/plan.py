@@ -1,9 +1,10 @@
-"""What networks are to learn: everything that decides what they become, in one record."""
+"""The plan of a training: everything that determines the trained networks, in one record."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,10 @@ from labelwise.io.files import digest
 from labelwise.models.base import SignalModel
 from labelwise.models.find import describe_model
 from labelwise.networks.cache import code_of
-from labelwise.networks.labels import Mix
+from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.mlp import Weights, named
 from labelwise.networks.recipe import Recipe
-from labelwise.noise import NoiseModel, describe_noise
+from labelwise.noise import NOISES, NoiseModel, describe_noise
 from labelwise.priors import Prior
 from labelwise.simulation import Sigma
 from labelwise.types import InputError, LabelSource
@@ -44,9 +45,54 @@ class SelfSupervised:
         return {"kind": "self-supervised", "loss": loss}
 
 
+LABELS = "mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, mix:ALPHA or blend"
+
+
+def labels_named(
+    name: str, model: SignalModel, noise: NoiseModel, start: Literal["truth", "search"] = "truth"
+) -> tuple[LabelSource | SelfSupervised, ...]:
+    """The label of a name, or the two of a blend.
+
+    Args:
+        name: `mle-NOISE` (maximum likelihood under that noise model: `mle-rician`), `mle` (under
+            the simulated one), `gt` (ground truth), `selfsup` (no label: the loss compares
+            signals), `selfsup-NOISE` (by the likelihood), `mix:ALPHA` (ALPHA of `mle`, the rest
+            `gt`) or `blend` (`mle` and `gt`, blended in use; also `dial`).
+        model: what is fitted.
+        noise: the simulated noise.
+        start: where fits start.
+
+    Raises:
+        InputError: if there is no such label.
+    """
+    kind, _, of = name.partition("-")
+    if of in NOISES and kind == "mle":
+        return (MLE(model, NOISES[of](), start),)
+    if of in NOISES and kind == "selfsup":
+        return (SelfSupervised(NOISES[of]()),)
+    if name == "selfsup":
+        return (SelfSupervised(),)
+    if name == "gt":
+        return (GroundTruth(),)
+    if name == "mle":
+        return (MLE(model, noise, start),)
+    if name in ("blend", "dial"):
+        return MLE(model, noise, start), GroundTruth()
+    kind, _, text = name.partition(":")
+    if kind != "mix":
+        raise InputError(f"label {name}: expected {LABELS}")
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not 0 <= alpha <= 1:
+        raise InputError(f"label {name}: expected mix:ALPHA, ALPHA from 0 to 1")
+    return (Mix(alpha, MLE(model, noise, start), GroundTruth()),)
+
+
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What networks are to learn.
+class TrainingPlan:
+    """What determines trained networks: the simulation, the labels, the recipe and the seed.
 
     Args:
         model: the signal model with its acquisition.
@@ -54,8 +100,8 @@ class Lesson:
         prior: where the simulated parameters come from.
         sigma: noise of one channel where the amplitude is about 1 (1 / SNR); or the lowest and
             highest of a range, for one network that is told the noise level of each voxel.
-        labels: what each network is taught.
-        recipe: how; `recipe.signals` voxels are simulated.
+        labels: one network is trained on each.
+        recipe: how it is trained; `recipe.signals` voxels are simulated.
         seed: of everything random.
         normalise: divide each voxel by its own reference (the mean at b = 0), as in vivo; without
             it the network expects the amplitudes that were simulated.
@@ -158,7 +204,7 @@ class Lesson:
 
     @property
     def fingerprint(self) -> str:
-        """The name of what it makes: of the lesson, and of the code that teaches it."""
+        """A hash of the plan and of the code that carries it out, for caches and checkpoints."""
         record = [self.describe(), code_of("labelwise.networks.train", "labelwise.models")]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -1,9 +1,9 @@
-"""From a lesson to trained networks: simulate, label, train, write the card."""
+"""From a training plan to trained networks: simulate, label, train, write the cards."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,85 +18,81 @@ from labelwise.formatting import plain
 from labelwise.io.files import canonical, digest
 from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks.cache import cached
+from labelwise.networks.card import Card
 from labelwise.networks.labels import GroundTruth, label_report, usable
 from labelwise.networks.mlp import Architecture, Scaling, Weights, fit_scaling
-from labelwise.networks.network import TrainedNetwork
-from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.network import Member, Network, blend
+from labelwise.networks.plan import SelfSupervised, TrainingPlan, labels_named
+from labelwise.networks.recipe import Recipe
 from labelwise.networks.reference import measurement_groups, reference_measurements
-from labelwise.networks.training import Examples, Objective, Trained, supervised, train
-from labelwise.noise import NoiseModel
+from labelwise.networks.training import Examples, Objective, TrainingResult, optimise, supervised
+from labelwise.noise import NoiseModel, Rician
+from labelwise.priors import Prior, Uniform
 from labelwise.simulation import simulate
-from labelwise.types import InputError, LabelSource, Voxels
-
-Tell = Callable[[str, int, int, str], None]
-"""(stage, done, total, words): how far a lesson is."""
+from labelwise.types import InputError, LabelSource, Progress, Voxels, no_progress
 
 _SCALING_VOXELS = 20_000
-_TAUGHT = (0.05, 99.95)  # percentiles of the labels: the range that a network was taught
-_NOISE = (1, 99)  # percentiles of sigma / reference: the noise levels that it has seen
+_LABEL_RANGE = (0.05, 99.95)  # percentiles of the labels
+_NOISE_RANGE = (1, 99)  # percentiles of sigma / reference
 
 
-def teach(
-    lesson: Lesson,
+def train_networks(
+    plan: TrainingPlan,
     *,
     cache: Path | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    tell: Tell | None = None,
-) -> list[TrainedNetwork]:
-    """Simulate, label and train: one network for each label of the lesson, in their order.
+    progress: Progress | None = None,
+) -> list[Network]:
+    """Simulate, label and train: one network for each label of a plan, in their order.
 
     Args:
-        lesson: what to learn.
+        plan: what determines the networks.
         cache: folder in which labels made by fitting are kept; None to keep none.
-        checkpoint: where an interrupted training leaves what it needs to go on: files whose names
-            begin like this.
-        resume: go on from there; the networks are the same to the byte.
-        tell: called as the work goes on.
+        checkpoint: where an interrupted training leaves its state: files whose names begin like
+            this.
+        resume: continue from there; the networks are the same to the byte.
+        progress: called as the work goes on.
 
     Raises:
         InputError: if a label has no usable voxel, every restart of a network diverged, or the
-            checkpoint is of another lesson.
+            checkpoint is of another plan.
     """
-    room = _Classroom(lesson, cache, tell or _silent)
-    taught = [room.taught(*each) for each in zip(lesson.labels, lesson.rows, strict=True)]
-    results: dict[int, Trained] = {}
-    start, left = lesson.start, []
+    training_set = _TrainingSet(plan, cache, progress or no_progress)
+    targets = [training_set.targets(*each) for each in zip(plan.labels, plan.rows, strict=True)]
+    results: dict[int, TrainingResult] = {}
+    start, left = plan.start, []
 
-    def train_together(stage: str, name: str, lessons: list[_Taught], start: Weights | None):
+    def train_together(stage: str, name: str, together: list[_Targets], start: Weights | None):
         at = None
         if checkpoint is not None:
             left.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
-        return room.train(lessons, start, stage, at, resume)
+        return training_set.train(together, start, stage, at, resume)
 
-    if lesson.recipe.shared_start and start is None:
-        truth = room.taught(GroundTruth())
-        (chosen,) = train_together("choosing first weights", "first", [truth], None)
-        start = _weights_of(chosen, truth)
-        # what is taught the truth has been trained by that
+    if plan.recipe.shared_start and start is None:
+        truth = training_set.targets(GroundTruth())
+        (first,) = train_together("choosing first weights", "first", [truth], None)
+        start = _weights_of(first, truth)
+        # the network for the ground truth has been trained by that
         results = {
-            i: chosen
-            for i, each in enumerate(taught)
+            i: first
+            for i, each in enumerate(targets)
             if (each.label, each.weights) == (truth.label, truth.weights)
         }
-    for kind in dict.fromkeys(each.kind for each in taught):
-        alike = [i for i, each in enumerate(taught) if each.kind == kind and i not in results]
+    for kind in dict.fromkeys(each.kind for each in targets):
+        alike = [i for i, each in enumerate(targets) if each.kind == kind and i not in results]
         if alike:
-            ended = train_together("training", kind, [taught[i] for i in alike], start)
+            ended = train_together("training", kind, [targets[i] for i in alike], start)
             results |= dict(zip(alike, ended, strict=True))
-    networks = [room.network(each, results[i]) for i, each in enumerate(taught)]
+    networks = [training_set.network(each, results[i]) for i, each in enumerate(targets)]
     for path in left:
         path.unlink(missing_ok=True)
     return networks
 
 
-def _silent(stage: str, done: int, total: int, words: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, eq=False)
-class _Taught:
-    """What one network is taught: targets (N, T), the voxels that count, and what to say of it."""
+class _Targets:
+    """What one network is trained on: targets (N, T), the usable voxels, and facts for its card."""
 
     label: LabelSource | SelfSupervised
     kind: str  # networks of one kind have one objective
@@ -108,159 +104,163 @@ class _Taught:
     span: Float[np.ndarray, "P 2"]
 
 
-class _Classroom:
-    """The simulated voxels of a lesson and their scaling, which all its networks share."""
+class _TrainingSet:
+    """The simulated voxels of a plan and their scaling, which all its networks share."""
 
-    def __init__(self, lesson: Lesson, cache: Path | None, tell: Tell) -> None:
-        self.lesson, self.cache, self.tell = lesson, cache, tell
-        recipe = lesson.recipe
-        tell("simulating", 0, recipe.signals, "")
+    def __init__(self, plan: TrainingPlan, cache: Path | None, progress: Progress) -> None:
+        self.plan, self.cache, self.progress = plan, cache, progress
+        recipe = plan.recipe
+        progress("simulating", 0, recipe.signals, "")
         self.voxels = simulate(
-            lesson.model,
-            lesson.noise,
-            lesson.prior,
-            lesson.sigma,
+            plan.model,
+            plan.noise,
+            plan.prior,
+            plan.sigma,
             recipe.signals,
-            jax.random.key(lesson.seed),
+            jax.random.key(plan.seed),
         )
-        self.scaling = _scaling(lesson, self.voxels)
+        self.scaling = _scaling(plan, self.voxels)
         self.inputs, self.reference = _seen(self.scaling, self.voxels)
         self.valid = np.isfinite(self.inputs).all(axis=1) & (self.reference > 0)
         self.architecture = Architecture(
             inputs=self.inputs.shape[1],
-            outputs=len(lesson.parameters),
+            outputs=len(plan.parameters),
             width=recipe.width or len(self.scaling.groups),
             depth=recipe.depth,
             activation=recipe.activation,
         )
 
-    def taught(
+    def targets(
         self, label: LabelSource | SelfSupervised, weights: tuple[float, ...] | None = None
-    ) -> _Taught:
-        """The label of every voxel, as the networks see it."""
+    ) -> _Targets:
+        """The label of every voxel, in the units of the network's output."""
         if isinstance(label, SelfSupervised):
-            return self._self_taught(label)
-        said = label.describe()["kind"]
-        self.tell("labelling", 0, len(self.voxels), said)
+            return self._self_supervised(label)
+        kind = label.describe()["kind"]
+        self.progress("labelling", 0, len(self.voxels), kind)
         keep = None if isinstance(label, GroundTruth) else self.cache
         estimate = cached(label, self.voxels, keep, {"for": "training"})
-        mask = usable(estimate, self.lesson.on_bound) & self.valid
-        held = self.lesson.recipe.validation_voxels
+        mask = usable(estimate, self.plan.on_bound) & self.valid
+        held = self.plan.recipe.validation_voxels
         if not mask[-held:].any() or not mask[:-held].any():
             raise InputError(
                 f"labels: of {len(mask)} simulated voxels, none to train or to validate with has "
-                f"a usable {said} label; lower the noise, narrow the prior, widen the bounds, or "
+                f"a usable {kind} label; lower the noise, narrow the prior, widen the bounds, or "
                 "keep labels on a bound"
             )
         targets = self.scaling.targets(jnp.asarray(estimate.values.T), jnp.asarray(self.reference))
-        return _Taught(
+        return _Targets(
             label=label,
             kind="labels",
-            objective=supervised(self.lesson.recipe.loss),
+            objective=supervised(self.plan.recipe.loss),
             targets=np.asarray(targets, np.float32).T,
             usable=mask,
-            report=label_report(estimate, self.lesson.model.parameters),
+            report=label_report(estimate, self.plan.model.parameters),
             weights=weights,
-            span=np.percentile(estimate.values[mask], _TAUGHT, axis=0).T,
+            span=np.percentile(estimate.values[mask], _LABEL_RANGE, axis=0).T,
         )
 
-    def _self_taught(self, label: SelfSupervised) -> _Taught:
-        """The signal and its noise, relative to the reference, are what outputs are judged by."""
+    def _self_supervised(self, label: SelfSupervised) -> _Targets:
+        """The targets are the signal and its noise, relative to the reference."""
         targets = np.concatenate([self.voxels.signal, self.voxels.sigma[:, None]], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             targets /= self.reference[:, None]
         unit = np.array(self.scaling.unit, np.float32)[:, None]
-        return _Taught(
+        return _Targets(
             label=label,
             kind=f"self-{digest({}, canonical(label.describe(), 'label'))[:8]}",
-            objective=_signal_loss(self.lesson.model, label.noise, unit),
+            objective=_signal_loss(self.plan.model, label.noise, unit),
             targets=np.where(self.valid[:, None], targets, 1).astype(np.float32),
             usable=self.valid,
             report=None,
             weights=None,
-            span=self.lesson.prior.ranges,
+            span=self.plan.prior.ranges,
         )
 
     def train(
         self,
-        taught: Sequence[_Taught],
+        targets: Sequence[_Targets],
         start: Weights | None,
         stage: str,
         checkpoint: Path | None,
         resume: bool,
-    ) -> list[Trained]:
+    ) -> list[TrainingResult]:
         """Networks with one objective, side by side."""
-        lesson = self.lesson
+        plan = self.plan
         unit = np.array(self.scaling.unit)
         ones = np.ones_like(unit)
-        self.tell(stage, 0, lesson.recipe.epochs, "compiling")
-        return train(
+        self.progress(stage, 0, plan.recipe.epochs, "compiling")
+        return optimise(
             Examples(
                 inputs=self.inputs,
-                targets=np.stack([each.targets for each in taught]),
-                usable=np.stack([each.usable for each in taught]),
+                targets=np.stack([each.targets for each in targets]),
+                usable=np.stack([each.usable for each in targets]),
                 weights=np.stack(
-                    [ones if each.weights is None else unit * each.weights for each in taught]
+                    [ones if each.weights is None else unit * each.weights for each in targets]
                 ),
             ),
             self.architecture,
-            taught[0].objective,
-            lesson.recipe,
-            lesson.seed,
+            targets[0].objective,
+            plan.recipe,
+            plan.seed,
             start=start,
             checkpoint=checkpoint,
             resume=resume,
-            fingerprint=lesson.fingerprint,
-            progress=lambda epoch, loss: self.tell(
-                stage, epoch, lesson.recipe.epochs, f"validation loss {loss:.5f}"
+            fingerprint=plan.fingerprint,
+            progress=lambda epoch, loss: self.progress(
+                stage, epoch, plan.recipe.epochs, f"validation loss {loss:.5f}"
             ),
         )
 
-    def network(self, taught: _Taught, result: Trained) -> TrainedNetwork:
+    def network(self, targets: _Targets, result: TrainingResult) -> Network:
         """A trained network with its card."""
-        lesson = self.lesson
-        said = lesson.describe()
+        plan = self.plan
+        record = plan.describe()
         ratio = self.voxels.sigma[self.valid] / self.reference[self.valid]
         shared = ("model", "noise", "prior", "sigma", "on_bound", "recipe", "seed")
-        card = {
-            **{name: said[name] for name in shared},
-            "weights": plain(taught.weights),
-            "label": taught.label.describe(),
-            "label_report": taught.report,
-            "normalised": bool(self.scaling.reference),
-            "noise_range": np.percentile(ratio, _NOISE).tolist(),
-            "ranges": lesson.prior.ranges.tolist(),
-            "taught": taught.span.tolist(),
-            "validation": {
+        card = Card(
+            **{name: record[name] for name in shared},
+            weights=plain(targets.weights),
+            label=targets.label.describe(),
+            label_report=targets.report,
+            label_range=targets.span.tolist(),
+            ranges=plan.prior.ranges.tolist(),
+            noise_range=np.percentile(ratio, _NOISE_RANGE).tolist(),
+            normalised=bool(self.scaling.reference),
+            validation={
                 "loss": result.loss,
                 "epoch": result.epoch,
                 "restarts": [float(x) if np.isfinite(x) else None for x in result.losses],
                 "ended": list(result.reasons),
             },
-            "versions": {
+            versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("labelwise", "jax", "numpy")},
             },
-        }
-        weights = _weights_of(result, taught)
-        return TrainedNetwork(
-            self.architecture, self.scaling, weights, lesson.model.parameters, lesson.noise, card
+        )
+        weights = _weights_of(result, targets)
+        parameters = plan.model.parameters
+        return Network(
+            (Member(self.architecture, self.scaling, weights, card),),
+            parameters,
+            plan.noise,
+            (1.0,) * len(parameters),
         )
 
 
-def _weights_of(result: Trained, taught: _Taught) -> Weights:
+def _weights_of(result: TrainingResult, targets: _Targets) -> Weights:
     if result.weights is None:
         raise InputError(
-            f"training on {taught.label.describe()['kind']} labels: every restart ended without a "
+            f"training on {targets.label.describe()['kind']} labels: every restart ended without a "
             f"finite validation loss ({result.reasons[0]}); lower the rate of the recipe"
         )
     return result.weights
 
 
-def _scaling(lesson: Lesson, voxels: Voxels) -> Scaling:
+def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
     assert voxels.params is not None
     few = slice(0, _SCALING_VOXELS)
-    reference = reference_measurements(lesson.model) if lesson.normalise else ()
+    reference = reference_measurements(plan.model) if plan.normalise else ()
     signal, sigma, params = voxels.signal[few], voxels.sigma[few], voxels.params[few]
     if reference:
         some = signal[:, list(reference)].mean(axis=1) > 0
@@ -269,10 +269,10 @@ def _scaling(lesson: Lesson, voxels: Voxels) -> Scaling:
         signal,
         sigma,
         params,
-        groups=measurement_groups(lesson.model),
+        groups=measurement_groups(plan.model),
         reference=reference,
-        scale=scale_parameter(lesson.model),
-        conditioned=lesson.conditioned,
+        scale=scale_parameter(plan.model),
+        conditioned=plan.conditioned,
     )
 
 
@@ -301,3 +301,60 @@ def _signal_loss(
         return jnp.sum(noise.nll(clean, data, sigma), axis=0)
 
     return objective
+
+
+def train(
+    model: SignalModel,
+    *,
+    snr: float | tuple[float, float],
+    noise: NoiseModel | None = None,
+    label: str = "blend",
+    prior: Prior | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Network:
+    """Train a network for an acquisition, or the two of a blend.
+
+    Args:
+        model: the signal model with its acquisition.
+        snr: S0 over the noise of one channel; lowest and highest for one network that takes the
+            noise level of each voxel into account.
+        noise: of the simulated signals; `Rician()` if None.
+        label: see `label_named`; `"blend"` for alpha to be chosen in use.
+        prior: of the simulated parameters; each parameter's typical range if None.
+        recipe: how to train; `Recipe.fast()`, or for a range of SNR `Recipe.every_level()`, if
+            None.
+        seed: of everything random.
+        progress: called as the work goes on.
+
+    Raises:
+        InputError: if an argument is not possible, or see `train_networks`.
+
+    Example:
+        >>> import labelwise as lw
+        >>> recipe = lw.Recipe.fast(signals=500, batch=50, epochs=1, restarts=1, warmup=1)
+        >>> network = train(lw.ADC([0, 0.5, 1.0]), snr=30, recipe=recipe)
+        >>> network([1.0, 0.7, 0.5], sigma=1 / 30, alpha=0.5).names
+        ('S0', 'ADC')
+    """
+    levels = np.sort(1 / np.atleast_1d(np.asarray(snr, float)))
+    if len(levels) > 2 or not np.all((levels > 0) & (levels < np.inf)):
+        raise InputError(f"snr: expected a positive number, or (lowest, highest), got {snr!r}")
+    several = len(levels) == 2
+    noise = noise or Rician()
+    plan = TrainingPlan(
+        model=model,
+        noise=noise,
+        prior=prior or Uniform.typical(model),
+        sigma=(float(levels[0]), float(levels[1])) if several else float(levels[0]),
+        labels=labels_named(label, model, noise),
+        recipe=recipe or (Recipe.every_level() if several else Recipe.fast()),
+        seed=seed,
+    )
+    return joined(train_networks(plan, progress=progress))
+
+
+def joined(networks: Sequence[Network]) -> Network:
+    """The only network, or the blend of two."""
+    return networks[0] if len(networks) == 1 else blend(networks[0], networks[1])

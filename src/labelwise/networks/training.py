@@ -77,7 +77,7 @@ class Lanes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainingResult:
     """What became of the restarts of one label.
 
     Args:
@@ -97,7 +97,7 @@ class Trained:
     history: Float[np.ndarray, "E R"]
 
 
-def train(
+def optimise(
     examples: Examples,
     architecture: Architecture,
     objective: Objective,
@@ -109,7 +109,7 @@ def train(
     resume: bool = False,
     fingerprint: str = "",
     progress: Callable[[int, float], None] | None = None,
-) -> list[Trained]:
+) -> list[TrainingResult]:
     """Train `recipe.restarts` networks for each of K labels.
 
     Args:
@@ -322,7 +322,7 @@ def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
     return jnp.sum(sums, axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
 
 
-def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[Trained]:
+def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[TrainingResult]:
     lanes = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
     results = []
     for label in range(labels):
@@ -335,7 +335,7 @@ def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[T
             for verdict, epoch in zip(lanes.verdict[mine], lanes.best_epoch[mine], strict=True)
         )
         results.append(
-            Trained(
+            TrainingResult(
                 weights=_lane(lanes.best, chosen) if found else None,
                 loss=float(lanes.best_loss[chosen]),
                 epoch=int(lanes.best_epoch[chosen]) + 1,

@@ -14,7 +14,6 @@ from labelwise.formatting import plain
 from labelwise.io.files import digest
 from labelwise.networks.labels import MLE
 from labelwise.networks.mlp import named
-from labelwise.networks.network import Blend
 from labelwise.simulation import simulate
 from labelwise.study import methods as names
 from labelwise.study.config import Study
@@ -91,9 +90,10 @@ def evaluate_networks(
 
 def contents(network: Network) -> Any:
     """What a network is, as JSON data: the same estimates come from the same."""
-    if isinstance(network, Blend):
-        return [network.alphas, contents(network.mle), contents(network.gt)]
-    return [digest(named(network.weights)), plain(vars(network.scaling)), repr(network.parameters)]
+    members = [
+        [digest(named(member.weights)), plain(vars(member.scaling))] for member in network.members
+    ]
+    return [network.alphas, members, repr(network.parameters)]
 
 
 def measure_speed(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.mlp import Weights
-from labelwise.networks.network import Blend, PointEstimates, TrainedNetwork
-from labelwise.networks.plan import Lesson, SelfSupervised
+from labelwise.networks.network import Network, blend
+from labelwise.networks.plan import SelfSupervised, TrainingPlan
 from labelwise.noise import Gaussian, Rician
 from labelwise.study import methods as names
 from labelwise.study.config import Study
@@ -16,7 +16,6 @@ from labelwise.study.stages import Stages
 from labelwise.types import LabelSource
 
 Label = LabelSource | SelfSupervised
-Network = TrainedNetwork | Blend
 
 _VARIANT_RESTARTS = 2
 
@@ -118,10 +117,10 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
     def networks(
         level: str,
         sigma: float | tuple[float, float],
-        chosen: TrainedNetwork | None,
+        chosen: Network | None,
         start: Weights | None,
     ) -> dict[str, Network]:
-        here: dict[str, TrainedNetwork] = {} if chosen is None else {names.GT: chosen}
+        here: dict[str, Network] = {} if chosen is None else {names.GT: chosen}
         lessons = []
         for course in courses(study):
             if training > 0 and (course.wide or course.deep):
@@ -143,7 +142,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         stage = f"first weights, SNR {highest:g}{suffix}"
         lessons = [(replace(lesson, recipe=recipe), [names.GT])]
         first = stages.networks(stage, lessons)[names.GT]
-    start = None if first is None else first.weights
+    start = None if first is None else first.members[0].weights
     return {  # at the highest SNR the chosen network is the one taught the truth
         snr: networks(
             f"SNR {snr:g}",
@@ -155,16 +154,16 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
     }
 
 
-def points(networks: Mapping[str, Network]) -> dict[str, PointEstimates]:
+def points(networks: Mapping[str, Network]) -> dict[str, Network]:
     """The same networks without standard errors, which simulations do not need."""
-    return {name: PointEstimates(network) for name, network in networks.items()}
+    return {name: network.without_errors() for name, network in networks.items()}
 
 
-def _dial(study: Study, here: Mapping[str, TrainedNetwork]) -> dict[str, Blend]:
+def _dial(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
     fitted, truth = here.get(likely(study)), here.get(names.GT)
     if fitted is None or truth is None:
         return {}
-    return {names.dial(alpha): Blend(alpha, fitted, truth) for alpha in study.dial}
+    return {names.dial(alpha): blend(fitted, truth, alpha) for alpha in study.dial}
 
 
 def _lesson(
@@ -173,7 +172,7 @@ def _lesson(
     sigma: float | tuple[float, float],
     seed: int,
     start: Weights | None,
-) -> Lesson:
+) -> TrainingPlan:
     recipe = replace(study.recipe, loss=course.loss)
     if course.wide or course.deep:  # the paper's first weights are of another shape
         start = None
@@ -184,7 +183,7 @@ def _lesson(
             restarts=min(recipe.restarts, _VARIANT_RESTARTS),
             shared_start=False,
         )
-    return Lesson(
+    return TrainingPlan(
         model=study.model,
         noise=study.noise,
         prior=study.prior,

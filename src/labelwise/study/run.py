@@ -21,8 +21,6 @@ import xarray as xr
 from labelwise.io.files import write_whole
 from labelwise.io.results import as_json
 from labelwise.models import IVIM
-from labelwise.networks.network import TrainedNetwork
-from labelwise.networks.train import Tell
 from labelwise.study.claims import QUESTIONS
 from labelwise.study.claims.judging import judge
 from labelwise.study.config import Study, to_toml
@@ -35,7 +33,7 @@ from labelwise.study.report import text as told
 from labelwise.study.report.page import render
 from labelwise.study.scan import Assessed, Scan, assess_scan, phantom
 from labelwise.study.stages import Stages, opened
-from labelwise.types import InputError
+from labelwise.types import InputError, Progress
 
 MARK = "# As labelwise ran it; copy it to change it.\n"
 """The first line of our `study.toml`, which tells it from a person's own."""
@@ -68,7 +66,7 @@ def run_study(
     scan: Scan | None = None,
     command: str = "",
     overwrite: bool = False,
-    tell: Tell | None = None,
+    tell: Progress | None = None,
 ) -> Outcome:
     """Run a study and write its report; one that was interrupted goes on.
 
@@ -212,7 +210,7 @@ def _save(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
         place = folder / f"snr_{snr:g}"
         place.mkdir(parents=True, exist_ok=True)
         for name, network in networks.items():
-            if isinstance(network, TrainedNetwork):
+            if not network.is_blend:
                 slug = "_".join("".join(c if c.isalnum() else " " for c in name).lower().split())
                 network.save(place / f"{slug}.safetensors")
 

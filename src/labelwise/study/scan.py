@@ -22,7 +22,7 @@ from labelwise.io.noise_level import NoiseLevel
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
 from labelwise.models.find import describe_model
-from labelwise.networks.blend import dial_lesson, noise_levels
+from labelwise.networks.blend import blend_plan, noise_levels
 from labelwise.noise import NoiseModel, describe_noise
 from labelwise.phantoms.pelvis import pelvis as simulate_pelvis
 from labelwise.phantoms.pelvis import write
@@ -176,7 +176,7 @@ def study_of(
     prior = Uniform.typical(one, **ranges)
     single = scan.repeats.of(scan.signal)[:, 0]
     levels = noise_levels(one, single, scan.sigma)
-    lesson = dial_lesson(one, noise, levels, prior)
+    lesson = blend_plan(one, noise, levels, prior)
     assert isinstance(lesson.sigma, tuple)
     ivim = isinstance(one, IVIM)
     free = len(one.parameters)

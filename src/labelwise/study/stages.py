@@ -26,11 +26,11 @@ from labelwise.fitting import available_cores
 from labelwise.formatting import plain
 from labelwise.io.files import canonical, read_arrays, write_arrays
 from labelwise.networks.cache import code_of
-from labelwise.networks.network import TrainedNetwork, load
-from labelwise.networks.plan import Lesson
-from labelwise.networks.train import Tell, teach
+from labelwise.networks.network import Network, load
+from labelwise.networks.plan import TrainingPlan
+from labelwise.networks.train import train_networks
 from labelwise.study.records import Lap
-from labelwise.types import InputError
+from labelwise.types import InputError, Progress
 
 try:
     import fcntl
@@ -38,7 +38,7 @@ except ImportError:  # Windows
     fcntl = None
 
 Result = TypeVar("Result")
-Networks = dict[str, TrainedNetwork]
+Networks = dict[str, Network]
 
 _RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
 _CODE = ("labelwise.study.evaluation", "labelwise.study.scan", "labelwise.models")
@@ -53,13 +53,15 @@ class Stages:
         labels: folder in which labels made by fitting are kept.
     """
 
-    def __init__(self, folder: Path, tell: Tell, labels: Path) -> None:
+    def __init__(self, folder: Path, tell: Progress, labels: Path) -> None:
         self.folder, self.tell = folder, tell
         self.labels = labels
         self.laps: list[Lap] = []
         self._stopped = threading.Event()
 
-    def networks(self, stage: str, lessons: Sequence[tuple[Lesson, Sequence[str]]]) -> Networks:
+    def networks(
+        self, stage: str, lessons: Sequence[tuple[TrainingPlan, Sequence[str]]]
+    ) -> Networks:
         """The networks that some lessons teach, by the names of their labels; side by side.
 
         A lesson with few networks leaves cores idle, so several are taught at once. What is
@@ -76,12 +78,12 @@ class Stages:
             checkpoint = self.folder / f".training-{keys[index]}"
 
             def make() -> Networks:
-                taught = teach(
+                taught = train_networks(
                     lesson,
                     cache=self.labels,
                     checkpoint=checkpoint,
                     resume=True,
-                    tell=self._heard(stage),
+                    progress=self._heard(stage),
                 )
                 return dict(zip(names, taught, strict=True))
 
@@ -176,7 +178,7 @@ class Stages:
         partial.rename(place)
         return read(place), seconds, False  # what a run that finds it has: the same bytes
 
-    def _heard(self, stage: str) -> Tell:
+    def _heard(self, stage: str) -> Progress:
         """What a lesson tells, under the name of the stage, until one of several has failed."""
 
         def tell(what: str, done: int, total: int, words: str) -> None:
@@ -192,9 +194,9 @@ def _write_networks(networks: Networks, folder: Path) -> None:
         network.save(folder / f"{index:02}.safetensors")
 
 
-def _network(path: Path) -> TrainedNetwork:
+def _network(path: Path) -> Network:
     network = load(path)
-    if not isinstance(network, TrainedNetwork):
+    if network.is_blend:
         raise InputError(f"{path}: expected a single network")
     return network
 
@@ -229,7 +231,7 @@ def _read_dataset(folder: Path) -> xr.Dataset:
 
 
 @contextmanager
-def opened(folder: Path, tell: Tell) -> Iterator[Stages]:
+def opened(folder: Path, tell: Progress) -> Iterator[Stages]:
     """The stages kept in a folder, which one run at a time may use.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from labelwise.fitting import available_cores
 from labelwise.formatting import short_name, with_error
 from labelwise.models import IVIM
-from labelwise.networks.network import TrainedNetwork
+from labelwise.networks.network import Network
 from labelwise.study import methods as names
 from labelwise.study.config import Study
 from labelwise.study.evidence import Evidence
@@ -92,12 +92,10 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
     rows = []
     snrs = [min(study.snrs)] if study.levels else list(study.snrs)
     for name in by_snr[snrs[0]]:
-        members = [
-            network for snr in snrs if isinstance(network := by_snr[snr][name], TrainedNetwork)
-        ]
+        members = [network for snr in snrs if not (network := by_snr[snr][name]).is_blend]
         if not members:
             continue
-        said = members[0].card["label"]
+        said = members[0].card.label
         space = "X (signals)" if said["kind"] == "self-supervised" else "Y (parameters)"
         label, noise = said["kind"], "N/A"
         if said["kind"] == "maximum likelihood":
@@ -107,9 +105,9 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
             noise = short_name(said["a"]["noise"])
         elif said["kind"] == "self-supervised":
             label = "N/A"
-        reports = [member.card["label_report"] for member in members]
+        reports = [member.card.label_report for member in members]
         usable = [f"{_usable(r, study):.1%}" if r else "all" for r in reports]
-        epochs = [str(member.card["validation"]["epoch"]) for member in members]
+        epochs = [str(member.card.validation["epoch"]) for member in members]
         rows.append((name, space, label, noise, *(", ".join(cells) for cells in (usable, epochs))))
     level = "all levels" if study.levels else ", ".join(f"{snr:g}" for snr in snrs)
     return [
@@ -238,10 +236,10 @@ def _stopping(study: Study, networks: Mapping[float, Mapping[str, Network]]) -> 
         network.card
         for by_name in networks.values()
         for network in by_name.values()
-        if isinstance(network, TrainedNetwork)
+        if not network.is_blend
     ]
     whole = sum(
-        all("last epoch" in reason for reason in card["validation"]["ended"]) for card in cards
+        all("last epoch" in reason for reason in card.validation["ended"]) for card in cards
     )
     recipe = study.recipe
     stop = f"after {recipe.epochs} epochs"
