@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from labelwise.fitting.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
     from labelwise.fitting.maximum_likelihood import fit as fit
     from labelwise.io.acquisition import read_bvals as read_bvals
-    from labelwise.mapping.run import fit_image as fit_image
-    from labelwise.mapping.run import map_image as map_image
+    from labelwise.mapping.images import fit_image as fit_image
+    from labelwise.mapping.images import map_image as map_image
     from labelwise.models.adc import ADC as ADC
     from labelwise.models.base import SelfStarting as SelfStarting
     from labelwise.models.base import SignalModel as SignalModel
@@ -65,7 +65,7 @@ _HOMES = {
     "fitting.compiler": ("use_fused_kernels",),
     "fitting.maximum_likelihood": ("MaximumLikelihood", "fit"),
     "io.acquisition": ("read_bvals",),
-    "mapping.run": ("fit_image", "map_image"),
+    "mapping.images": ("fit_image", "map_image"),
     "models.adc": ("ADC",),
     "models.base": ("SelfStarting", "SignalModel", "per_measurement"),
     "models.check": ("check_signal_model",),

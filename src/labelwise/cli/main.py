@@ -172,29 +172,28 @@ def fit(
     """
     source, limits = given.sigma_source(sigma), given.ranges(bounds or [], "--bounds")
 
-    from labelwise.mapping.request import FitRequest
-    from labelwise.mapping.run import fit_image
+    from labelwise.mapping.images import fit_image
 
     given.keep_compiled_programs()
     settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    request = FitRequest(
-        image=image,
-        model=settings.model(model),
-        noise=given.noise_model(noise),
-        sigma=source,
-        folder=out,
-        mask=mask,
-        bounds=limits,
-        average=average.value if average else None,
-        b_tolerance=b_tolerance / 1000,
-        max_iterations=max_iterations,
-        threads=threads,
-        overwrite=overwrite,
-        sources=settings.sources,
-        command=context.meta[_COMMAND],
-    )
     with _bar(quiet or as_json) as bar:
-        report = fit_image(request, lambda done, total: bar("fitting", done, total, ""))
+        report = fit_image(
+            image,
+            settings.model(model),
+            sigma=source,
+            out=out,
+            mask=mask,
+            noise=given.noise_model(noise),
+            bounds=limits,
+            average=average.value if average else None,
+            b_tolerance=b_tolerance / 1000,
+            max_iterations=max_iterations,
+            threads=threads,
+            overwrite=overwrite,
+            sources=settings.sources,
+            command=context.meta[_COMMAND],
+            progress=bar,
+        )
     _show(report, quiet, as_json)
 
 
@@ -258,31 +257,30 @@ def map_(
     source, spans = given.sigma_source(sigma), given.ranges(prior or [], "--prior")
     dial = given.alphas(alpha or [])
 
-    from labelwise.mapping.choice import find_network, model_of
-    from labelwise.mapping.request import MapRequest
-    from labelwise.mapping.run import map_image
+    from labelwise.mapping.by_network import model_of
+    from labelwise.mapping.images import map_image
 
     given.keep_compiled_programs()
     settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    request = MapRequest(
-        image=image,
-        model=settings.model(model or model_of(net)),
-        noise=given.noise_model(noise),
-        sigma=source,
-        folder=out,
-        mask=mask,
-        net=net,
-        alpha=dial,
-        ranges=spans,
-        b_tolerance=b_tolerance / 1000,
-        threads=threads,
-        overwrite=overwrite,
-        sources=settings.sources,
-        command=context.meta[_COMMAND],
-    )
-    network = find_network(request, given.cache_folder("networks"))
     with _bar(quiet or as_json) as bar:
-        report = map_image(request, network, bar)
+        report = map_image(
+            image,
+            settings.model(model or model_of(net)),
+            sigma=source,
+            out=out,
+            mask=mask,
+            noise=given.noise_model(noise),
+            net=net,
+            alpha=dial,
+            ranges=spans,
+            b_tolerance=b_tolerance / 1000,
+            threads=threads,
+            overwrite=overwrite,
+            cache=given.cache_folder("networks"),
+            sources=settings.sources,
+            command=context.meta[_COMMAND],
+            progress=bar,
+        )
     _show(report, quiet, as_json)
 
 

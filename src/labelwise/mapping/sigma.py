@@ -55,7 +55,7 @@ def noise_level(
 
 
 def _from_repeats(request: Request, series: Series, inside: Bool[np.ndarray, " V"]) -> NoiseLevel:
-    groups, where = request.equal, "with equal settings"
+    groups, where = request.equal_volumes, "with equal settings"
     b = request.acquisition.get("b")
     if b is not None:
         groups = [group for group in groups if zero_b(b[group], request.b_tolerance).all()]

@@ -1,0 +1,246 @@
+"""Maps by a network: one from a file, or one that is trained for the series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from labelwise.fitting.goodness import goodness
+from labelwise.formatting import told_apart
+from labelwise.mapping.maps import maps_of_network
+from labelwise.mapping.method import Clock, Prepared, Sample
+from labelwise.mapping.request import Groups, Request
+from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_training
+from labelwise.models.find import name_of, refuse_other_model
+from labelwise.networks.blend import noise_levels, trained_blend
+from labelwise.networks.card import Card
+from labelwise.networks.network import OUTSIDE_SIGNAL, Network, load
+from labelwise.noise import describe_noise
+from labelwise.priors import Uniform
+from labelwise.types import Estimate, InputError, Parameter, Progress
+
+NETWORK = "net.safetensors"
+"""The network that was trained for a run, in the folder of its maps."""
+
+_ENDS = (2, 98)  # percentiles of the noise levels in a report
+_MISSED = 3.0  # a residual above this is not noise: about 1 is expected
+
+
+@dataclass(frozen=True)
+class ByNetwork:
+    """A network in every voxel; a `Method`.
+
+    Args:
+        net: the file of the network; if None, one is trained for the images.
+        alpha: from 0 (least variance) to 1 (least bias), a number or by parameter's name; the
+            network's own if None.
+        ranges: replaces ranges of the simulated parameters by name, in their units, where a network
+            is trained.
+        cache: the folder where networks that are trained are kept; nowhere if None.
+    """
+
+    net: Path | None = None
+    alpha: float | Mapping[str, float] | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    cache: Path | None = None
+    loaded: Network | None = None
+
+    stage = "map"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is written besides the maps."""
+        return () if self.net else (NETWORK,)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The network's file."""
+        return (self.net,) if self.net else ()
+
+    def groups(self, request: Request) -> Groups:
+        """Each volume is a measurement of its own: the network was trained on them as they are."""
+        return request.single_volumes
+
+    def maps(self, parameters: tuple[Parameter, ...]):
+        """What is written for each voxel."""
+        return maps_of_network(parameters)
+
+    def check(self, request: Request) -> list[str]:
+        """Nothing to note; options that contradict each other are refused.
+
+        Raises:
+            InputError: if alpha is not between 0 and 1 or names no parameter, or a network that
+                is trained already is given another prior.
+        """
+        names = [parameter.name for parameter in request.model.parameters]
+        chosen = self.alpha if isinstance(self.alpha, Mapping) else {"": self.alpha}
+        for name, alpha in chosen.items():
+            if name and name not in names:
+                raise InputError(f"alpha: no parameter {name!r}; the model has {', '.join(names)}")
+            if alpha is not None and not 0 <= alpha <= 1:
+                raise InputError(
+                    f"alpha: expected a number from 0 (least scatter) to 1 (least bias), "
+                    f"got {alpha:g}"
+                )
+        if self.net and self.ranges:
+            raise InputError(
+                f"prior: {self.net.name} was trained already, so --prior cannot change it; leave "
+                "out one of the two"
+            )
+        return []
+
+    def settings(self, request: Request) -> dict[str, Any]:
+        """Nothing that is known before the network is."""
+        return {}
+
+    def begin(self, request: Request) -> ByNetwork:
+        """Load the network, and refuse one for another acquisition, model or noise."""
+        if self.net is None:
+            Uniform.typical(request.model, **self.ranges)  # refuses impossible ranges
+            return self
+        network = load(self.net, noise=request.noise)
+        _check(request, self.net, network.card)
+        network.check_acquisition(request.acquisition)
+        if self.alpha is not None:
+            if not network.is_blend:
+                raise InputError(
+                    f"alpha: {self.net.name} holds a single network, trained on one kind of label, "
+                    "so there is nothing to choose between; leave --alpha out"
+                )
+            network = network.with_alpha(self.alpha)
+        return replace(self, loaded=network)
+
+    def prepare(
+        self, request: Request, sample: Sample, progress: Progress, clock: Clock
+    ) -> Prepared:
+        """The network, compiled: loaded already, from the cache, or trained now."""
+        signal, sigma = sample()
+        clock.lap("prepare")
+        if self.loaded is not None and self.net is not None:
+            network = self.loaded
+            use = _use(network, "file", self.net, {}, signal, sigma)
+            (low, high), (least, most) = use.trained, use.image
+            if not network.card.normalised and (most < low / 2 or least > high * 2):
+                raise InputError(
+                    f"{self.net}: was trained with --absolute, for sigma {low:.3g} to {high:.3g} "
+                    f"and signals of that unit, but sigma is {least:.3g} to {most:.3g} here; bring "
+                    "the images to that unit, or train without --absolute"
+                )
+        else:
+            network, use = self._trained(request, signal, sigma, progress)
+        clock.lap("train")
+
+        def step(signal, sigma):
+            sigma = np.broadcast_to(sigma[:, 0], len(signal))
+            part = network(signal, sigma)
+            nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
+            missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
+            stats = {
+                "standard_error": part.stats["standard_error"],
+                "outside": part.stats["outside"] | missed,
+                "nll": nll,
+                "residual": residual,
+            }
+            return Estimate(part.values, part.status, stats, request.model.parameters)
+
+        if len(signal):
+            step(signal[:1], sigma[:1, None])  # compiles: every block has the same shape inside
+        clock.lap("start")
+        return Prepared(step, request.model.parameters, request.workers, network, use)
+
+    def limits(self, estimate: Estimate, prepared: Prepared) -> dict[str, np.ndarray]:
+        """By parameter, -1 where a value is below the range of the labels, +1 above."""
+        assert prepared.use is not None
+        return beyond_ranges(estimate, estimate.names, prepared.use)
+
+    def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
+        """Voxels outside of the training's range."""
+        assert prepared.use is not None
+        return outside_training(estimate, summary, prepared.use)
+
+    def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
+        if not len(signal):
+            raise InputError(
+                f"{request.image}: no voxel inside the mask can be used, so there is no noise "
+                "level to train a network for"
+            )
+        prior = Uniform.typical(request.model, **self.ranges)
+        levels = noise_levels(request.model, signal, sigma)
+        network, how = trained_blend(
+            request.model, request.noise, levels, prior, cache=self.cache, progress=progress
+        )
+        if self.alpha is not None:
+            network = network.with_alpha(self.alpha)
+        origin = "cache" if how["cached"] else "trained"
+        kept = Path(how["path"]) if how["path"] else None
+        return network, _use(network, origin, kept, how["seconds"], signal, sigma)
+
+
+def model_of(path: Path | None) -> str:
+    """The name of the model that a network file was trained for.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if no file is given, or its model has no name.
+    """
+    if path is None:
+        raise InputError(
+            "--model is required: a name from `labelwise models` (ivim), or your own: FILE.py:Class"
+        )
+    return name_of(load(path).card.model, path)
+
+
+def _use(
+    network: Network,
+    origin: Literal["file", "trained", "cache"],
+    path: Path | None,
+    seconds: Mapping[str, float],
+    signal: Float[np.ndarray, "n M"],
+    sigma: Float[np.ndarray, " n"],
+) -> NetworkUse:
+    """What a report says of a network, and of some voxels of the series."""
+    card = network.card
+    scaling = network.members[0].scaling
+    reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
+    with np.errstate(divide="ignore"):
+        levels = np.broadcast_to(sigma / reference, len(sigma))
+    spans = {
+        parameter.name: _pair(span)
+        for index, (parameter, span) in enumerate(
+            zip(network.parameters, network.label_range, strict=True)
+        )
+        if index != scaling.scale
+    }
+    return NetworkUse(
+        origin=origin,
+        path=path,
+        alpha=network.alphas if network.is_blend else None,
+        trained=_pair(card.noise_range),
+        image=_pair(np.percentile(levels, _ENDS)) if len(levels) else (math.nan, math.nan),
+        ranges=spans,
+        seconds=seconds,
+        card=card.to_json(),
+    )
+
+
+def _pair(numbers) -> tuple[float, float]:
+    low, high = (float(number) for number in numbers)
+    return low, high
+
+
+def _check(request: Request, path: Path, card: Card) -> None:
+    """Refuse a network of another model or noise; its acquisition is checked elsewhere."""
+    refuse_other_model(request.model, card.model, path)
+    ours, theirs = describe_noise(request.noise), card.noise
+    if theirs != ours:
+        trained, asked = told_apart(theirs, ours)
+        raise InputError(
+            f"{path}: was trained for {trained} noise, not for {asked}; choose that --noise, or "
+            "another network"
+        )

@@ -1,0 +1,93 @@
+"""What is checked before a run, and what is recorded of it: `check`, `provenance`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelwise.formatting import in_words
+from labelwise.io.nifti import Series, file_hash
+from labelwise.mapping.method import Method
+from labelwise.mapping.request import Request, describe_settings, equation
+from labelwise.models.base import measurements
+from labelwise.noise import describe_noise
+from labelwise.types import InputError, class_name
+
+
+def inputs(request: Request, method: Method) -> list[Path]:
+    """Every file that is read, once."""
+    given = [request.image, *request.sources.values(), request.mask, request.sigma, *method.inputs]
+    return list(dict.fromkeys(path for path in given if isinstance(path, Path)))
+
+
+def check(request: Request, method: Method, series: Series) -> list[str]:
+    """Refuse what cannot be estimated; return notes on what may be a mistake.
+
+    Raises:
+        InputError: if the settings do not fit the series, or cannot determine the parameters.
+    """
+    names = list(request.acquisition)
+    count, words = measurements(request.model), request.words
+    source = request.sources.get(names[0])
+    if count != series.volumes:
+        raise InputError(
+            f"{words}: {count} in {source.name if source else 'the list given'}, but "
+            f"{series.path.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
+        )
+    if not isinstance(request.sigma, str | Path) and not 0 < request.sigma < np.inf:
+        raise InputError(f"sigma: expected a positive number, got {request.sigma:g}")
+    parameters = [parameter.name for parameter in request.model.parameters]
+    measured, distinct = len(method.groups(request)), len(request.equal_volumes)
+    needs = f"{len(parameters)} parameters ({', '.join(parameters)})"
+    if distinct == 1:
+        raise InputError(
+            f"{words}: all {count} are the same; {needs} need measurements at different ones"
+        )
+    if measured < len(parameters):
+        raise InputError(
+            f"{series.path.name}: {measured} measurements cannot determine {needs}; acquire "
+            "more, or choose a model with fewer parameters"
+        )
+    notes = []
+    if distinct < len(parameters):
+        notes.append(
+            f"{words}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "
+            "large standard errors"
+        )
+    return [*notes, *method.check(request)]
+
+
+def provenance(request: Request, method: Method) -> dict[str, Any]:
+    """Everything about the run that was known before it: what a sidecar must contain."""
+    kind = type(request.model)
+    own = method.settings(request)
+    return {
+        "command": request.command,
+        "model": {
+            "class": class_name(kind),
+            "equation": equation(kind),
+            "constants": {
+                each.name: getattr(request.model, each.name)
+                for each in fields(request.model)
+                if each.name not in request.acquisition
+                and isinstance(getattr(request.model, each.name), int | float | str)
+            },
+        },
+        "noise": in_words(describe_noise(request.noise)),
+        **own,
+        "acquisition": {
+            "settings": describe_settings(request.acquisition),
+            "b_tolerance": {"unit": "s/mm²", "value": 1000 * request.b_tolerance},
+            **own.get("acquisition", {}),
+        },
+        "inputs": {str(path): file_hash(path) for path in inputs(request, method)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("labelwise", "jax", "numpy", "nibabel")},
+        },
+    }

@@ -1,0 +1,168 @@
+"""Maps of images by one call: `fit_image` and `map_image`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from labelwise.mapping.by_fit import ByFit
+from labelwise.mapping.by_network import ByNetwork
+from labelwise.mapping.request import Request
+from labelwise.mapping.run import run
+from labelwise.mapping.summary import Report
+from labelwise.models import SignalModel
+from labelwise.noise import NoiseModel, Rician
+from labelwise.types import Progress
+
+Sigma = float | str | Path
+Place = str | Path
+
+
+def fit_image(
+    image: Place,
+    model: SignalModel,
+    *,
+    sigma: Sigma,
+    out: Place,
+    mask: Place | None = None,
+    noise: NoiseModel | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    average: Literal["geometric", "arithmetic"] | None = None,
+    b_tolerance: float = 0.001,
+    max_iterations: int = 200,
+    threads: int | None = None,
+    overwrite: bool = False,
+    sources: Mapping[str, Path] | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Fit a signal model to every voxel of a series by maximum likelihood, and write the maps.
+
+    Written are, for each parameter, its map and its standard error; for each voxel the status, the
+    parameters on a bound, the negative log-likelihood, the residual and the iterations; a JSON
+    sidecar for each map; `run.json`, the record of the run; and the picture `maps.png`. They appear
+    together when all is done. A voxel that failed is NaN, and its status holds the reason.
+
+    Args:
+        image: the 4D NIfTI series.
+        model: the signal model with one setting per volume.
+        sigma: noise of one channel in the image's unit: a number, the path of a map of it,
+            `"repeats"` or `"background"`.
+        out: the folder for the maps; made if missing.
+        mask: the NIfTI mask of the voxels to fit; all of them if None.
+        noise: `Rician()` if None.
+        bounds: replaces bounds of parameters by name, in their units.
+        average: fit the average of volumes with equal settings instead of each of them.
+        b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
+        max_iterations: a voxel that needs more is given up as NOT_CONVERGED.
+        threads: how many cores to use; all of them if None.
+        overwrite: replace maps that are in the folder already.
+        sources: the files that the settings came from, by name of the setting, for the record.
+        command: what was typed, for the record.
+        progress: called as the work goes on.
+
+    Returns:
+        What became of the voxels, in numbers.
+
+    Raises:
+        InputError: if images, acquisition, mask, bounds and sigma do not fit each other.
+        OSError: if a file cannot be read or written.
+
+    Warns:
+        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+    """
+    request = Request(
+        Path(image),
+        model,
+        noise or Rician(),
+        _sigma(sigma),
+        Path(out),
+        mask=None if mask is None else Path(mask),
+        b_tolerance=b_tolerance,
+        threads=threads,
+        overwrite=overwrite,
+        sources=sources or {},
+        command=command,
+    )
+    return run(request, ByFit(bounds or {}, average, max_iterations), progress)
+
+
+def map_image(
+    image: Place,
+    model: SignalModel,
+    *,
+    sigma: Sigma,
+    out: Place,
+    mask: Place | None = None,
+    noise: NoiseModel | None = None,
+    net: Place | None = None,
+    alpha: float | Mapping[str, float] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    b_tolerance: float = 0.001,
+    threads: int | None = None,
+    overwrite: bool = False,
+    cache: Place | None = None,
+    sources: Mapping[str, Path] | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Map every voxel of a series by a network, trained for it unless one is given.
+
+    Written is what `fit_image` writes, but for iterations and bounds: instead, `outside` is not 0
+    where a voxel is outside of the training's range. A network that was trained is written too, as
+    `net.safetensors`.
+
+    Args:
+        image: see `fit_image`, as for all arguments that are not listed here.
+        model: see `fit_image`.
+        sigma: see `fit_image`.
+        out: see `fit_image`.
+        mask: see `fit_image`.
+        noise: see `fit_image`.
+        net: the file of a network; one is trained for the images if None.
+        alpha: from 0 (least variance) to 1 (least bias), a number or by parameter's name; the
+            network's own, 1 if it is trained, if None.
+        ranges: replaces ranges of the simulated parameters by name, where a network is trained.
+        b_tolerance: see `fit_image`.
+        threads: see `fit_image`.
+        overwrite: see `fit_image`.
+        cache: the folder where trained networks are kept for series like this one; nowhere if None.
+        sources: see `fit_image`.
+        command: see `fit_image`.
+        progress: see `fit_image`.
+
+    Raises:
+        InputError: if images, acquisition, mask, network and sigma do not fit each other.
+        OSError: if a file cannot be read or written.
+
+    Warns:
+        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+    """
+    request = Request(
+        Path(image),
+        model,
+        noise or Rician(),
+        _sigma(sigma),
+        Path(out),
+        mask=None if mask is None else Path(mask),
+        b_tolerance=b_tolerance,
+        threads=threads,
+        overwrite=overwrite,
+        sources=sources or {},
+        command=command,
+    )
+    method = ByNetwork(
+        None if net is None else Path(net),
+        alpha,
+        ranges or {},
+        None if cache is None else Path(cache),
+    )
+    return run(request, method, progress)
+
+
+def _sigma(sigma: Sigma):
+    """A number, the name of a method, or the path of a map."""
+    if isinstance(sigma, str) and sigma not in ("repeats", "background"):
+        return Path(sigma)
+    return sigma
