@@ -9,14 +9,26 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ive
 
-from labelwise import Gaussian, Rician
-from labelwise.noise import bessel_ratio, bessel_ratio_slope, log_i0e
+from labelwise import Gaussian, NoncentralChi, Rician
+from labelwise.noise import (
+    NOISES as BY_NAME,
+)
+from labelwise.noise import (
+    bessel_ratio,
+    bessel_ratio_slope,
+    describe_noise,
+    log_i0e,
+    name_of_noise,
+    noise_from,
+    noise_named,
+)
+from labelwise.types import InputError
 
 NOISES = [Gaussian(), Rician()]
 SNRS = [0.0, 0.3, 1.0, 2.5, 10.0, 300.0]
 Z = np.concatenate([[0.0], np.geomspace(1e-6, 1e6, 400), [3.75, 29.999, 30.001]])
 
-each_noise = pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
+each_noise = pytest.mark.parametrize("noise", NOISES, ids=name_of_noise)
 each_snr = pytest.mark.parametrize("snr", SNRS)
 cheap = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -262,3 +274,100 @@ def test_rician_becomes_gaussian_at_high_snr():
         signal, data = jnp.float64(1000.0), jnp.linspace(996.0, 1004.0, 9)
         gap = Rician().log_density(signal, data, 1.0) - Gaussian().log_density(signal, data, 1.0)
     np.testing.assert_allclose(gap, 0, atol=5e-3)
+
+
+# --- several coils, against scipy's noncentral chi-squared
+
+
+@pytest.mark.parametrize("coils", [1, 4, 16])
+class TestNoncentralChi:
+    SIGNAL = np.array([0.0, 0.3, 1.0, 3.0, 12.0, 60.0])
+    SIGMA = 2.0
+
+    def test_log_density(self, coils):
+        signal = self.SIGMA * self.SIGNAL[1:, None]
+        data = np.linspace(0.5, 160, 400)
+        found = NoncentralChi(coils).log_density(signal, data, self.SIGMA)
+        square = stats.ncx2.logpdf((data / self.SIGMA) ** 2, 2 * coils, (signal / self.SIGMA) ** 2)
+        expected = square + np.log(2 * data / self.SIGMA**2)
+        likely = expected > -50
+        np.testing.assert_allclose(np.asarray(found)[likely], expected[likely], atol=2e-4)
+
+    def test_mean_and_variance(self, coils):
+        noise, scaled = NoncentralChi(coils), self.SIGMA * self.SIGNAL[1:]
+        mean = np.array(
+            [stats.ncx2.expect(np.sqrt, (2 * coils, s**2), lb=0) for s in self.SIGNAL[1:]]
+        )
+        found = np.asarray(noise.mean(scaled, self.SIGMA))
+        np.testing.assert_allclose(found, self.SIGMA * mean, rtol=1e-5)
+        square = self.SIGNAL[1:] ** 2 + 2 * coils
+        variance = np.asarray(noise.variance(scaled, self.SIGMA)) / self.SIGMA**2
+        np.testing.assert_allclose(variance, square - mean**2, rtol=2e-3, atol=1e-4)
+
+    def test_samples_have_these_moments_a_mean_score_of_0_and_this_information(self, coils):
+        noise, sigma = NoncentralChi(coils), jnp.float32(self.SIGMA)
+        clean = jnp.asarray(np.repeat(sigma * self.SIGNAL[1:, None], 200_000, axis=1), jnp.float32)
+        data = np.asarray(noise.sample(jax.random.key(coils), clean, sigma), float)
+        score = np.asarray(jax.jit(noise.score_and_curvature)(clean, data, sigma)[0], float)
+        error = data.std(axis=1) / np.sqrt(data.shape[1])
+        assert np.all(
+            abs(data.mean(axis=1) - np.asarray(noise.mean(clean[:, 0], sigma))) < 4 * error
+        )
+        error = score.std(axis=1) / np.sqrt(data.shape[1])
+        assert np.all(abs(score.mean(axis=1)) < 4 * error)
+        information = np.asarray(noise.information(clean[:, 0], sigma))
+        np.testing.assert_allclose(score.var(axis=1), information, rtol=0.02)
+
+    def test_score_is_the_slope_of_the_nll(self, coils):
+        noise = NoncentralChi(coils)
+        data = np.linspace(0.1, 20, 60)
+        with jax.enable_x64(True):
+            for signal in (0.2, 2.0, 15.0):
+                step = 1e-4
+                ends = [np.asarray(noise.nll(signal + d, data, self.SIGMA)) for d in (-step, step)]
+                score, curvature = noise.score_and_curvature(signal, data, self.SIGMA)
+                np.testing.assert_allclose(score, (ends[1] - ends[0]) / (2 * step), atol=1e-5)
+                assert np.all(np.asarray(curvature) > 0)
+
+    def test_nothing_is_nan(self, coils):
+        z = np.r_[0.0, np.geomspace(1e-6, 1e6, 100)].astype(np.float32)
+        for found in NoncentralChi(coils).score_and_curvature(z, np.float32(1.0), np.float32(1.0)):
+            assert np.isfinite(np.asarray(found)).all()
+        assert np.isfinite(np.asarray(NoncentralChi(coils).nll(z, 1.0, 1.0))).all()
+
+
+# --- names and identities
+
+
+@pytest.mark.parametrize("noise", [*NOISES, NoncentralChi(4)], ids=name_of_noise)
+def test_each_has_a_name_and_comes_back_from_its_description(noise):
+    again = noise_named(name_of_noise(noise))
+    assert describe_noise(again) == describe_noise(noise)
+    assert noise_from(describe_noise(noise), None, "a file") == noise
+    assert name_of_noise(noise).partition(":")[0] in BY_NAME
+
+
+def test_models_with_other_settings_are_others():
+    assert describe_noise(NoncentralChi(4)) != describe_noise(NoncentralChi(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("poisson", "expected rician, gaussian, noncentral-chi"),
+        ("noncentral-chi:two", "number of coils"),
+        ("noncentral-chi:0", "number of coils"),
+        ("rician:4", "number of coils"),
+    ],
+)
+def test_what_is_no_noise_model_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        noise_named(name)
+
+
+def test_one_coil_is_rician():
+    signal, data = np.linspace(0, 30, 50), np.linspace(0.1, 31, 50)
+    one, rician = NoncentralChi(1), Rician()
+    np.testing.assert_allclose(one.nll(signal, data, 1.0), rician.nll(signal, data, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(one.mean(signal, 1.0), rician.mean(signal, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(one.signal_of(data, 1.0), rician.signal_of(data, 1.0))

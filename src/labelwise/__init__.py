@@ -1,4 +1,4 @@
-"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks trained on labels.
+"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks.
 
 Everything in `labelwise.__all__` is imported when it is first used.
 """
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from labelwise.networks.train import train_networks as train_networks
     from labelwise.noise import Gaussian as Gaussian
     from labelwise.noise import NoiseModel as NoiseModel
+    from labelwise.noise import NoncentralChi as NoncentralChi
     from labelwise.noise import Rician as Rician
     from labelwise.priors import Empirical as Empirical
     from labelwise.priors import Grid as Grid
@@ -80,7 +81,7 @@ _HOMES = {
     "networks.plan": ("SelfSupervised", "TrainingPlan"),
     "networks.recipe": ("Recipe",),
     "networks.train": ("train", "train_networks"),
-    "noise": ("Gaussian", "NoiseModel", "Rician"),
+    "noise": ("Gaussian", "NoiseModel", "NoncentralChi", "Rician"),
     "priors": ("Empirical", "Grid", "Normal", "Tissue", "Uniform"),
     "simulation": ("simulate",),
     "types": (

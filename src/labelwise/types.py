@@ -42,41 +42,40 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """A quantity that an acquisition varies: its unit in files and in models.
+    """A quantity that an acquisition varies, with its units in files and in models.
 
     Args:
         words: what messages call its values.
         unit: in files, options and messages.
-        factor: what a value in a model's unit is multiplied by to have it in that unit.
-        plausible: lowest and highest expected value of an acquisition's largest, in that unit.
-        possible: the same; beyond them the unit must be another.
-        mistake: how values of another unit come about, and the remedy.
+        model_unit: in models.
+        factor: of a value in `model_unit`, to have it in `unit`.
+        plausible: lowest and highest expected value of an acquisition's largest, in `unit`.
+        possible: the same; beyond them the values are in another unit.
+        mistake: the remedy for values in another unit.
     """
 
     words: str
     unit: str
+    model_unit: str
     factor: float
     plausible: tuple[float, float]
     possible: tuple[float, float]
     mistake: str
 
 
+_FROM_SECONDS = "times in seconds have to be multiplied by 1000"
 SETTINGS = {
     "b": Setting(
-        *("b-values", "s/mm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
-        "a model takes b in ms/µm²: divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read a .bval "
-        "file by labelwise.read_bvals",
+        *("b-values", "s/mm²", "ms/µm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
+        "divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read the .bval file by "
+        "labelwise.read_bvals, which does",
     ),
-    "te": Setting(
-        *("echo times", "ms", 1.0, (1.0, 10_000.0), (0.5, 1e6)),
-        "multiply seconds by 1000",
-    ),
+    "te": Setting("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS),
     "ti": Setting(
-        *("inversion times", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6)),
-        "multiply seconds by 1000",
+        "inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS
     ),
 }
-"""The settings whose units are known, by name; others are in whatever unit the model says."""
+"""The settings whose units are known, by name; others are in the unit that their model states."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
+from labelwise.mapping.choice import find_network, model_of
 
 from helpers import SHAPE, SIGMA, TRUTH, B, inside
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
-from labelwise.mapping.choice import find_network, model_of
 from labelwise.mapping.request import FitRequest, MapRequest
 from labelwise.mapping.run import fit_image, map_image
 from labelwise.mapping.summary import NetworkUse

@@ -144,7 +144,7 @@ def fit(
     ti: given.InversionTimes = None,
     acquisition: given.Table = None,
     mask: given.Mask = None,
-    noise: given.Noise = given.NoiseName.RICIAN,
+    noise: given.Noise = "rician",
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -238,7 +238,7 @@ def map_(
             help="Train for another range of a parameter, such as D_fast=5:100; may be repeated.",
         ),
     ] = None,
-    noise: given.Noise = given.NoiseName.RICIAN,
+    noise: given.Noise = "rician",
     b_tolerance: given.Tolerance = 1.0,
     threads: Annotated[
         int | None,

@@ -78,7 +78,7 @@ def train(
             "mix:0.5 (half mle, half gt), or dial: mle and gt, to be blended when used."
         ),
     ] = "dial",
-    noise: given.Noise = given.NoiseName.RICIAN,
+    noise: given.Noise = "rician",
     prior: Annotated[
         list[str] | None,
         typer.Option(

@@ -28,13 +28,6 @@ _SIGMA = (
 )
 
 
-class NoiseName(StrEnum):
-    """The noise models."""
-
-    RICIAN = "rician"
-    GAUSSIAN = "gaussian"
-
-
 class AverageName(StrEnum):
     """How measurements with equal settings are averaged."""
 
@@ -71,7 +64,14 @@ Table = Annotated[
 Mask = Annotated[
     Path | None, typer.Option(help="NIfTI mask of the voxels to use; all of them if left out.")
 ]
-Noise = Annotated[NoiseName, typer.Option(help="Rician for magnitude images.")]
+Noise = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="rician (magnitude images), gaussian, or noncentral-chi:COILS (the root of the sum of "
+        "squares of several coils).",
+    ),
+]
 Tolerance = Annotated[
     float,
     typer.Option(min=0, help="s/mm²: b-values this close are equal, b up to this is b = 0."),
@@ -162,11 +162,11 @@ class Acquisition:
         return made
 
 
-def noise_model(name: NoiseName) -> NoiseModel:
+def noise_model(name: str) -> NoiseModel:
     """The noise model of that name."""
-    from labelwise.noise import NOISES
+    from labelwise.noise import noise_named
 
-    return NOISES[name]()
+    return noise_named(name)
 
 
 def sigma_source(text: str | None) -> Any:

@@ -125,7 +125,7 @@ def invivo(
             metavar="NAME=LOW:HIGH", help="Train for another range of a parameter; may be repeated."
         ),
     ] = None,
-    noise: given.Noise = given.NoiseName.RICIAN,
+    noise: given.Noise = "rician",
     b_tolerance: given.Tolerance = 1.0,
     quick: Quick = False,
     trainings: Trainings = None,

@@ -17,14 +17,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.types import InputError
-
-# At the border: the unit, and between what the largest of an acquisition's values should lie.
-_PLAUSIBLE = {
-    "b": ("s/mm²", 20.0, 30_000.0),
-    "te": ("ms", 1.0, 10_000.0),
-    "ti": ("ms", 20.0, 100_000.0),
-}
+from labelwise.types import SETTINGS, InputError
 
 
 def read_bvals(path: str | Path) -> Float[np.ndarray, " M"]:
@@ -102,7 +95,7 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
     table = {
         name: checked(name, [_number(entry, f"{path}, column {name}") for entry in entries], path)
         for name, entries in columns.items()
-        if name in _PLAUSIBLE or not all(_is_word(entry) for entry in entries)
+        if name in SETTINGS or not all(_is_word(entry) for entry in entries)
     }
     if not table:
         raise InputError(f"{path}: it has no column of numbers")
@@ -245,18 +238,24 @@ def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarra
         raise InputError(f"{name}: {source} is empty; expected one value per measurement")
     if not np.all(np.isfinite(array)):
         raise InputError(f"{name}: {source} has NaN or infinite values")
-    if name not in _PLAUSIBLE:
+    if name not in SETTINGS:
         return array
-    unit, lowest, highest = _PLAUSIBLE[name]
+    setting, largest = SETTINGS[name], float(array.max())
+    unit, (lowest, highest) = setting.unit, setting.plausible
     if array.min() < 0:
         raise InputError(f"{name}: expected values >= 0 {unit}, got {array.min():g} in {source}")
-    if not lowest <= array.max() <= highest:
+    if 0 < largest < setting.possible[0] or largest > setting.possible[1]:
+        raise InputError(
+            f"{name}: the largest value in {source} is {largest:g}, expected {lowest:g} to "
+            f"{highest:g} {unit}; they are in another unit: convert them to {unit}"
+        )
+    if not lowest <= largest <= highest:
         warnings.warn(
-            f"{name}: the largest value in {source} is {array.max():g}, expected {lowest:g} to "
+            f"{name}: the largest value in {source} is {largest:g}, expected {lowest:g} to "
             f"{highest:g} {unit}; check that its unit is {unit}",
             stacklevel=3,
         )
-    return array / 1000 if name == "b" else array
+    return array / SETTINGS[name].factor
 
 
 def _read_numbers(path: Path) -> list[float]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from labelwise.types import InputError, Parameter
+from labelwise.types import SETTINGS, InputError, Parameter, Setting
 
 if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
     from typing import ClassVar as AbstractClassVar
@@ -91,11 +91,26 @@ class SignalModel(eqx.Module):
                 )
             if not np.all(np.isfinite(settings)):
                 raise InputError(f"{type(self).__name__}.{name}: has NaN or infinite values")
+            if name in SETTINGS:
+                _refuse_other_unit(f"{type(self).__name__}.{name}", settings, SETTINGS[name])
             sizes[name] = len(settings)
         if len(set(sizes.values())) > 1:
             raise InputError(
                 f"{type(self).__name__}: the acquisition's arrays differ in length: {sizes}"
             )
+
+
+def _refuse_other_unit(
+    where: str, values: Float[Array | np.ndarray, " M"], setting: Setting
+) -> None:
+    """Refuse settings whose largest is impossible: they are in another unit."""
+    low, high = (limit / setting.factor for limit in setting.possible)
+    largest = float(np.max(values))
+    if 0 < largest < low or largest > high:
+        raise InputError(
+            f"{where}: expected values in {setting.model_unit}, the largest from {low:g} to "
+            f"{high:g}, got {largest:g}; {setting.mistake}"
+        )
 
 
 class SelfStarting(SignalModel):

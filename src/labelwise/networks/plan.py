@@ -20,7 +20,7 @@ from labelwise.networks.cache import code_of
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.mlp import Weights, named
 from labelwise.networks.recipe import Recipe
-from labelwise.noise import NOISES, NoiseModel, describe_noise
+from labelwise.noise import NoiseModel, describe_noise, noise_named
 from labelwise.priors import Prior
 from labelwise.simulation import Sigma
 from labelwise.types import InputError, LabelSource
@@ -66,10 +66,10 @@ def labels_named(
         InputError: if there is no such label.
     """
     kind, _, of = name.partition("-")
-    if of in NOISES and kind == "mle":
-        return (MLE(model, NOISES[of](), start),)
-    if of in NOISES and kind == "selfsup":
-        return (SelfSupervised(NOISES[of]()),)
+    if of and kind == "mle":
+        return (MLE(model, noise_named(of), start),)
+    if of and kind == "selfsup":
+        return (SelfSupervised(noise_named(of)),)
     if name == "selfsup":
         return (SelfSupervised(),)
     if name == "gt":
