@@ -1,4 +1,4 @@
-"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks trained on labels.
+"""Quantitative MRI: parameter maps by bounded maximum likelihood, and by trained networks.
 
 Everything in `labelwise.__all__` is imported when it is first used.
 """

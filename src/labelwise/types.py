@@ -64,8 +64,8 @@ class Setting:
 SETTINGS = {
     "b": Setting(
         *("b-values", "s/mm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
-        "a model takes b in ms/µm²: divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read a .bval "
-        "file by labelwise.read_bvals",
+        "a model takes b in ms/µm²: divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read a "
+        ".bval file by labelwise.read_bvals",
     ),
     "te": Setting(
         *("echo times", "ms", 1.0, (1.0, 10_000.0), (0.5, 1e6)),
@@ -279,8 +279,8 @@ def estimate_voxels(
     if not signal.ndim or signal.shape[-1] != measurements:
         expected = f"(..., {measurements})" if signal.ndim != 2 else f"(N, {measurements})"
         raise InputError(
-            f"signal: expected {expected}, one value per measurement of the acquisition in the last "
-            f"axis, got {signal.shape}"
+            f"signal: expected {expected}, one value per measurement of the acquisition in the "
+            f"last axis, got {signal.shape}"
         )
     flat = signal.reshape(-1, measurements)
     if len(shape) != 1:
