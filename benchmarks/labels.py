@@ -105,7 +105,7 @@ def labels(options):
     shares = ", ".join(f"{name} {share:.1%}" for name, share in report["on_bound_of"].items())
     print(f"Rician labels on a bound: {report['on_bound']:.1%} ({shares})")
     for alpha in (0.25, 0.5, 0.75):
-        networks[f"blend {alpha}"] = Blend(alpha, networks["MLE Rician"], networks["GT"])
+        networks[f"blend {alpha}"] = lw.blend(networks["MLE Rician"], networks["GT"], alpha)
     begin = time.perf_counter()
     dataset = evaluate(
         networks,

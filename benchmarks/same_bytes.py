@@ -1,12 +1,13 @@
 """Do two revisions of labelwise write the same bytes? For moves and renames, which change nothing.
 
-    python benchmarks/same_bytes.py BEFORE AFTER      # two git revisions; about 6 minutes on 2 cores
+    python benchmarks/same_bytes.py BEFORE AFTER   # two git revisions; 3 to 6 minutes on 2 cores
 
 Each revision is checked out into a folder of its own and does the same work with an empty cache:
 the demo (a fit and a map, the network trained), `map` with that network at another alpha, `train`
 (fast recipe), `evaluate`, `tune`, `export`, and a quick study of the paper. Then every file is
 compared. Left out of the comparison, and printed, are what differs between two runs of one
-revision: times, paths of caches, and versions in JSON and HTML. Ends with status 1 if a file differs.
+revision: times, paths of caches, and versions in JSON and HTML. Ends with status 1 if a file
+differs.
 """
 
 import argparse

@@ -70,8 +70,8 @@ def main():
         print(type(lesson.model).__name__, len(lesson.labels), lesson.recipe, flush=True)
         try:
             networks = train_networks(lesson)
-            signal = rng.random((50, networks[0].scaling.measurements))
-            for network in (networks[0], lw.blend(0.5, networks[0], networks[-1])):
+            signal = rng.random((50, networks[0].members[0].scaling.measurements))
+            for network in (networks[0], lw.blend(networks[0], networks[-1], 0.5)):
                 network(signal, 0.05)
             done += 1
         except ValueError as error:

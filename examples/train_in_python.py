@@ -18,7 +18,7 @@ labels = (lw.MLE(model, noise), lw.GroundTruth())
 recipe = lw.Recipe.every_level(signals=40_000, epochs=20)
 lesson = lw.TrainingPlan(model, noise, prior, (1 / 40, 1 / 10), labels, recipe, on_bound="keep")
 mle, gt = train_networks(lesson)
-print(f"validation loss: {mle.card['validation']['loss']:.3f} against the labels taught")
+print(f"validation loss: {mle.card.validation['loss']:.3f} against the labels taught")
 
 # %% The dial: no training, any mixture, for each parameter by itself.
 dial = lw.blend(mle, gt, alpha={"f": 1.0, "D_slow": 1.0, "D_fast": 0.3})

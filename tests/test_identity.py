@@ -142,11 +142,18 @@ def test_noise_models_of_one_class_with_other_fields_have_other_fingerprints():
     assert first == same != other
 
 
+def with_noise(network, described):
+    """The single network with another noise model in its card."""
+    (member,) = network.members
+    member = replace(member, card=replace(member.card, noise=described))
+    return replace(network, members=(member,))
+
+
 def test_a_noise_model_of_its_own_is_kept_and_never_becomes_gaussian(random_network, tmp_path):
     path = tmp_path / "net.safetensors"
     network = replace(random_network(ADC(B), GROUPS), noise=Scaled(factor=3.0))
     described = labelwise.noise.describe_noise(network.noise)
-    replace(network, card={**network.card, "noise": described}).save(path)
+    with_noise(network, described).save(path)
     with pytest.raises(InputError, match=r"noise model .*Scaled, which is not labelwise's own"):
         load(path)
     with pytest.raises(InputError, match="not for"):
@@ -190,7 +197,7 @@ class TestCodeOf:
 
     def test_what_is_not_imported_changes_nothing(self, root):
         before = self.key(root)
-        figures = root / "figures.py"
+        figures = root / "plots" / "maps.py"
         figures.write_text(f"{figures.read_text()}\n# a comment\n")
         assert self.key(root) == before
 
@@ -198,7 +205,10 @@ class TestCodeOf:
         names = imported(
             ["labelwise.networks.train", "labelwise.models"], Path(labelwise.__file__).parent
         )
-        needed = ("fitting.newton", "fitting.starts", "networks", "noise", "simulate", "training")
+        needed = (
+            *("fitting.newton", "fitting.starts", "networks.mlp", "networks.training"),
+            *("networks.plan", "noise", "priors", "simulation", "types"),
+        )
         assert {f"labelwise.{name}" for name in needed} <= names.keys()
         assert "labelwise.models.ivim" in names
         assert "labelwise.cli.main" not in names
@@ -244,6 +254,6 @@ class TestVersion1:
         path = tmp_path / "net.safetensors"
         old = {"class": "Cauchy", "fields": {}, "source": None}
         network = random_network(ADC(B), GROUPS)
-        replace(network, card={**network.card, "noise": old}).save(path)
+        with_noise(network, old).save(path)
         with pytest.raises(InputError, match="noise model Cauchy, which is not labelwise's own"):
             load(path)

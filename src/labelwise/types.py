@@ -271,22 +271,22 @@ def estimate_voxels(
         more: arguments of `estimate` with rows for each voxel.
 
     Raises:
-        InputError: if the last axis of the signal is not M, or the mask has another shape.
+        InputError: if the last axis of the signal is not M, or sigma or the mask has another shape.
     """
     signal, sigma = np.asarray(signal), np.asarray(sigma)
     shape = signal.shape[:-1]
     if not signal.ndim or signal.shape[-1] != measurements:
         expected = f"(..., {measurements})" if signal.ndim != 2 else f"(N, {measurements})"
         raise InputError(
-            f"signal: expected {expected}, one value per measurement of the acquisition in the last "
-            f"axis, got {signal.shape}"
+            f"signal: expected {expected}, one value per measurement of the acquisition in the "
+            f"last axis, got {signal.shape}"
         )
     flat = signal.reshape(-1, measurements)
     if len(shape) != 1:
         if sigma.shape == shape:
             sigma = sigma.reshape(-1)
         elif sigma.ndim == signal.ndim and sigma.shape[:-1] == shape:
-            sigma = sigma.reshape(len(flat), -1)
+            sigma = sigma.reshape(len(flat), sigma.shape[-1])
         elif sigma.size > 1:
             raise InputError(
                 f"sigma: expected a number or one for each voxel, {shape}, got {sigma.shape}"
@@ -306,8 +306,7 @@ def estimate_voxels(
             f"mask: expected booleans of shape {shape}, got {mask.dtype} of shape {mask.shape}"
         )
     inside = np.flatnonzero(mask)
-    if sigma.ndim and len(sigma) == len(flat):
-        sigma = sigma[inside]
+    sigma = sigma_of_voxels(sigma, len(flat), measurements)[inside]
     more = {name: None if rows is None else rows[inside] for name, rows in more.items()}
     part = estimate(flat[inside], sigma, **more)
     return _reshaped(_spread(part, inside, len(flat)), shape)
@@ -315,9 +314,9 @@ def estimate_voxels(
 
 def _reshaped(estimate: Estimate, shape: tuple[int, ...]) -> Estimate:
     return Estimate(
-        estimate.values.reshape(*shape, -1),
+        estimate.values.reshape((*shape, *estimate.values.shape[1:])),
         estimate.status.reshape(shape),
-        {name: rows.reshape(*shape, *rows.shape[1:]) for name, rows in estimate.stats.items()},
+        {name: rows.reshape((*shape, *rows.shape[1:])) for name, rows in estimate.stats.items()},
         estimate.parameters,
     )
 
@@ -351,8 +350,9 @@ def sigma_of_voxels(
     given = np.asarray(sigma)
     rows = given.reshape(-1, 1) if given.ndim < 2 else given
     if rows.ndim != 2 or rows.shape[0] not in (1, voxels) or rows.shape[1] not in (1, measurements):
-        each = f" or ({voxels}, {measurements})" if measurements > 1 else ""
-        raise InputError(f"sigma: expected a number, ({voxels},){each}, got {given.shape}")
+        one = f"a number or ({voxels},)"
+        each = f"a number, ({voxels},) or ({voxels}, {measurements})"
+        raise InputError(f"sigma: expected {each if measurements > 1 else one}, got {given.shape}")
     return np.broadcast_to(rows, (voxels, rows.shape[1]))
 
 

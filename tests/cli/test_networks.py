@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from labelwise.cli import jobs
 from labelwise.cli.main import app
-from labelwise.networks.network import TrainedNetwork, blend, load
+from labelwise.networks.network import load
 
 SMALL = ("--signals", "2000", "--epochs", "2", "--restarts", "1")
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--out", "net.safetensors", *SMALL)
@@ -45,9 +45,9 @@ def complaint(*arguments):
 
 def test_the_default_is_a_dial_for_the_levels_asked_for():
     network, words = trained("--snr", "10:40")
-    assert isinstance(network, blend)
+    assert network.is_blend
     assert network.ends[0].card.sigma == [1 / 40, 1 / 10]
-    assert network.ends[0].scaling.conditioned
+    assert network.members[0].scaling.conditioned
     assert "maximum likelihood, Rician, from truth" in words
     assert "SNR 10.0 to 40.0" in words
     assert network.ends[0].card.on_bound == "drop"
@@ -66,7 +66,7 @@ def test_the_default_is_a_dial_for_the_levels_asked_for():
 )
 def test_every_label_can_be_taught(label, kind):
     network, _ = trained("--sigma", "0.05", "--label", label)
-    assert isinstance(network, TrainedNetwork)
+    assert not network.is_blend
     assert network.card.label["kind"] == kind
     assert network.card.sigma == 0.05
 
@@ -78,11 +78,15 @@ def test_the_options_reach_the_lesson():
         *("--prior", "ADC=0.5:2", "--weight", "ADC=10"),
     )
     card = network.card
-    assert network.architecture.layers == [(7, 4), (7, 7), (2, 7)]  # equal b-values are one input
-    assert (card["recipe"]["activation"], card["recipe"]["loss"]) == ("tanh", "huber")
-    assert (card["on_bound"], card["seed"], card["normalised"]) == ("keep", 5, False)
-    assert card["ranges"][1] == [0.5, 2.0]
-    assert card["weights"] == pytest.approx([1.0, 10 / 1.25])
+    assert network.members[0].architecture.layers == [
+        (7, 4),
+        (7, 7),
+        (2, 7),
+    ]  # equal b-values are one input
+    assert (card.recipe["activation"], card.recipe["loss"]) == ("tanh", "huber")
+    assert (card.on_bound, card.seed, card.normalised) == ("keep", 5, False)
+    assert card.ranges[1] == [0.5, 2.0]
+    assert card.weights == pytest.approx([1.0, 10 / 1.25])
 
 
 def test_the_same_command_gives_the_same_file(folder):
@@ -98,7 +102,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_network(monkeypatch, folder):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "teach", interrupted)
+    monkeypatch.setattr(jobs, "train_networks", interrupted)
     result = run(*TRAIN, "--snr", "20")
     assert result.exit_code == 130
     assert "the same command with --resume goes on" in result.stderr
@@ -113,8 +117,8 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_network(monkeypatch, folder):
         (("--snr", "many"), "--snr many: expected a positive number"),
         (("--snr", "0:10"), "--snr 0:10: expected a positive number"),
         (("--sigma", "0.1:0.1"), "two ends of a range must differ"),
-        (("--snr", "15", "--label", "best"), "--label best: expected mle-rician"),
-        (("--snr", "15", "--label", "mix:2"), "--label mix:2: expected mix:ALPHA"),
+        (("--snr", "15", "--label", "best"), "label best: expected mle-rician"),
+        (("--snr", "15", "--label", "mix:2"), "label mix:2: expected mix:ALPHA"),
         (("--snr", "15", "--weight", "T2=3"), "no parameter 'T2'; there are S0, ADC"),
         (("--snr", "15", "--weight", "ADC"), "--weight ADC: expected NAME=FACTOR"),
         (("--snr", "15", "--prior", "ADC=1:9"), "ADC from 1 to 9 leaves its bounds 0 to 5"),
@@ -138,7 +142,7 @@ def test_a_network_is_not_replaced_unasked():
 
 def test_a_dial_of_absolute_errors_is_noted():
     result = run(*TRAIN, "--snr", "20", "--loss", "absolute")
-    assert "note: loss absolute: the dial is" in result.stderr
+    assert "note: loss absolute: the blend is" in result.stderr
 
 
 # --- evaluate

@@ -56,7 +56,7 @@ def networks(tmp_path_factory):
         (folder / "dwi.bval").write_text("0 0 200 500 1000")
         result = run(*TRAIN, *SMALL, "--out", "net.safetensors")
         assert result.exit_code == 0, result.stderr
-        load("net.safetensors").gt.save("single.safetensors")
+        load("net.safetensors").ends[1].save("single.safetensors")
     return folder
 
 
@@ -163,9 +163,10 @@ def test_a_user_model_is_found_in_its_file(folder):
         "        import jax.numpy as jnp\n\n"
         "        return s0 * jnp.exp(-self.b * adc)\n"
     )
-    dial = load("net.safetensors")
-    card = {**dial.ends[0].card, "model": {**dial.card.model, "class": "Own"}}
-    Blend(1, replace(dial.ends[0], card=card), dial.ends[1]).save("own.safetensors")
+    network = load("net.safetensors")
+    first, second = network.members
+    card = replace(first.card, model={**first.card.model, "class": "Own"})
+    replace(network, members=(replace(first, card=card), second)).save("own.safetensors")
     arguments = ("tune", "own.safetensors", "--rmse", "ADC", "--out", "tuned")
     assert "--model FILE.py:Own" in complaint(*arguments)
     result = run(*arguments, "--voxels", "200", "--model", "own.py:Own", "--quiet")

@@ -34,7 +34,7 @@ def dial():
     recipe = Recipe.fast(signals=5000, batch=50, epochs=10, restarts=1, warmup=20)
     labels = MLE(MODEL, NOISE), GroundTruth()
     prior = Uniform(dict(zip(("S0", "ADC"), map(tuple, RANGES), strict=True)))
-    return Blend(1.0, *train_networks(TrainingPlan(MODEL, NOISE, prior, SIGMA, labels, recipe)))
+    return blend(*train_networks(TrainingPlan(MODEL, NOISE, prior, SIGMA, labels, recipe)))
 
 
 @pytest.fixture
@@ -42,9 +42,14 @@ def random_dial(random_network):
     """Untrained: what it says often leaves the bounds."""
     groups = (0, 1), (2,), (3,), (4,)
     ends = (random_network(MODEL, groups, seed, ranges=RANGES) for seed in (0, 1))
-    return Blend(
-        0.3, *(replace(end, scaling=replace(end.scaling, unit=(1.0, 30.0))) for end in ends)
-    )
+    return blend(*(with_member(end, scaling={"unit": (1.0, 30.0)}) for end in ends), alpha=0.3)
+
+
+def with_member(network, scaling=None, **changes):
+    """The single network with another perceptron, or with changes to its scaling."""
+    (member,) = network.members
+    changes |= {"scaling": replace(member.scaling, **scaling or {})}
+    return replace(network, members=(replace(member, **changes),))
 
 
 @pytest.fixture
@@ -66,10 +71,10 @@ def tuned(dial, task, **options):
 
 def upright(network, sign=1, shift=0.0):
     """Its outputs plus or minus what is before the absolute value: far from it, and unbounded."""
-    *hidden, (matrix, bias) = network.weights
+    *hidden, (matrix, bias) = network.members[0].weights
     free = tuple(replace(each, bounds=(-1e6, np.inf)) for each in network.parameters)
     last = sign * matrix, np.float32(20 + shift) + sign * bias
-    return replace(network, weights=(*hidden, last), parameters=free)
+    return replace(with_member(network, weights=(*hidden, last)), parameters=free)
 
 
 # --- areas and errors
@@ -192,7 +197,7 @@ def test_far_from_the_middle_of_the_prior_less_bias_is_worth_more(dial):
 
 def test_a_constant_bias_changes_no_area_but_the_error(random_dial):
     network = upright(random_dial.ends[1])
-    biased = Blend(1.0, upright(random_dial.ends[1], shift=0.5), network)
+    biased = blend(upright(random_dial.ends[1], shift=0.5), network)
     curve = tuned(biased, RISE).curves["ADC"]
     assert curve.value == pytest.approx(np.full(21, curve.value[0]), abs=1e-5)
     assert (curve.best, curve.flat, curve.span) == (20, True, (0.0, 1.0))
@@ -257,9 +262,7 @@ def test_all_parameters_together_tell_no_less_than_one(dial):
 def test_a_linear_discriminant_knows_no_units(random_dial):
     wide = tuple(replace(each, bounds=(-1e9, np.inf)) for each in random_dial.parameters)
     ends = [replace(end, parameters=wide) for end in (random_dial.ends[0], random_dial.ends[1])]
-    scaled = [
-        replace(end, scaling=replace(end.scaling, unit=(1.0, 1500.0), scale=0)) for end in ends
-    ]
+    scaled = [with_member(end, scaling={"unit": (1.0, 1500.0), "scale": 0}) for end in ends]
     plain, other = (tuned(blend(*each, alpha=1), RISE).discriminant for each in (ends, scaled))
     assert other.value == pytest.approx(plain.value, abs=1e-4)
 
@@ -379,7 +382,7 @@ def test_other_arguments_are_checked(random_dial):
         tuned(random_dial, RISE, points=1)
     with pytest.raises(ValueError, match="at least 100"):
         tuned(random_dial, RISE, voxels=99)
-    with pytest.raises(InputError, match="expected a Blend of two networks"):
+    with pytest.raises(InputError, match="expected a blend of two networks, got a single one"):
         tuned(random_dial.ends[1], RISE)
     with pytest.raises(ValueError, match="trained for another acquisition"):
         tune(random_dial, RISE, ADC(B[:4]), NOISE, SIGMA)

@@ -18,6 +18,7 @@ from labelwise.mapping.request import FitRequest, MapRequest
 from labelwise.mapping.run import fit_image, map_image
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
+from labelwise.networks.network import blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Estimate, Status
 
@@ -336,7 +337,7 @@ def made(random_network):
 def net(tmp_path, made):
     """The file of a dial."""
     path = tmp_path / "dial.safetensors"
-    Blend(1.0, made(0), made(1)).save(path)
+    blend(made(0), made(1)).save(path)
     return path
 
 
@@ -356,7 +357,7 @@ def test_a_network_from_a_file(ask, net, data, made):
     assert use["trained_for_ranges"] == {"ADC": [0.0, 100.0]}
     assert record(request.folder)["inputs"][str(net)] == file_hash(net)
     assert report.network is not None
-    expected = Blend({"ADC": 0.25}, made(0), made(1))(data[inside()], SIGMA)
+    expected = blend(made(0), made(1), alpha={"ADC": 0.25})(data[inside()], SIGMA)
     np.testing.assert_array_equal(load(request.folder, "ADC")[inside()], expected.values[:, 1])
 
 

@@ -1,21 +1,19 @@
 """The network that `labelwise map` trains: its noise levels, its lesson, its cache."""
 
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
 
 from helpers import Offset
 from labelwise import ADC, Rician
-from labelwise.networks.blend import blend_plan, dial, noise_levels
-from labelwise.networks.network import blend
+from labelwise.networks import blend as module
+from labelwise.networks.blend import blend_plan, noise_levels, trained_blend
 from labelwise.networks.recipe import Recipe
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
 FAST = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
-dialling = importlib.import_module("labelwise.networks.blend")
 
 
 def brightness(reference, n=100):
@@ -66,47 +64,47 @@ def test_a_model_without_a_scale_has_no_relative_noise():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A small recipe for the dial; and the lessons that are taught."""
+    """A small recipe for the blend; and the plans that are carried out."""
     monkeypatch.setattr(
-        dialling,
+        module,
         "blend_plan",
         lambda *how, **more: dataclasses.replace(blend_plan(*how, **more), recipe=FAST),
     )
-    lessons, teach = [], dialling.train_networks
+    plans, train_networks = [], module.train_networks
     monkeypatch.setattr(
-        dialling,
-        "teach",
-        lambda lesson, **how: lessons.append(lesson) or train_networks(lesson, **how),
+        module,
+        "train_networks",
+        lambda plan, **how: plans.append(plan) or train_networks(plan, **how),
     )
-    return lessons
+    return plans
 
 
-def told(blend):
+def told(network):
     signal = np.asarray(MODEL.signal(1.0, 1.0))[None]
-    estimate = blend(signal, 0.05)
+    estimate = network(signal, 0.05)
     return estimate.values.tobytes(), estimate.stats["standard_error"].tobytes()
 
 
 def test_a_dial_is_trained_once_and_kept(quick, tmp_path):
     levels = (1 / 50, 1 / 10)
-    first, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
-    assert isinstance(first, blend)
+    first, done = trained_blend(MODEL, NOISE, levels, cache=tmp_path / "cache")
+    assert first.is_blend
     assert (done["cached"], len(quick)) == (False, 1)
     assert set(first.alphas.values()) == {1.0}
     assert first.ends[0].card.label["start"] == "search"
     assert first.ends[1].card.label == {"kind": "ground truth"}
-    again, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache")
+    again, done = trained_blend(MODEL, NOISE, levels, cache=tmp_path / "cache")
     assert (done["cached"], len(quick)) == (True, 1)
     assert told(again) == told(first)
-    other, done = dial(MODEL, NOISE, levels, cache=tmp_path / "cache", seed=1)
+    other, done = trained_blend(MODEL, NOISE, levels, cache=tmp_path / "cache", seed=1)
     assert (done["cached"], len(quick)) == (False, 2)
     assert told(other) != told(first)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another network"])
 def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
-    first, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
-    (path,) = tmp_path.glob("dial-*.safetensors")
+    first, done = trained_blend(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    (path,) = tmp_path.glob("blend-*.safetensors")
     assert done["path"] == str(path)
     data = path.read_bytes()
     if damage == "another network":
@@ -114,7 +112,7 @@ def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
     else:
         flipped = data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
         path.write_bytes({"truncated": data[:-9], "flipped": flipped}[damage])
-    again, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    again, done = trained_blend(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
     assert (done["cached"], len(quick)) == (False, 2)
     assert told(again) == told(first)
     assert path.read_bytes() == data
@@ -123,9 +121,9 @@ def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
 def test_a_dial_needs_no_cache(quick, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for cache in (None, tmp_path / "file" / "cache"):
-        blend, done = dial(MODEL, NOISE, (1 / 50, 1 / 10), cache=cache)
+        network, done = trained_blend(MODEL, NOISE, (1 / 50, 1 / 10), cache=cache)
         assert (done["cached"], done["path"]) == (False, None)
-        assert isinstance(blend, blend)
+        assert network.is_blend
 
 
 def test_the_dial_s_lesson_needs_no_truth_and_knows_every_level():

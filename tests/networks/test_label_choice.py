@@ -40,7 +40,7 @@ def networks():
         MODEL, RICIAN, PRIOR, SIGMA, tuple(labels.values()), recipe, normalise=False
     )
     taught = dict(zip(labels, train_networks(lesson), strict=True))
-    return taught | {"blend": Blend(0.5, taught["MLE"], taught["GT"])}
+    return taught | {"blend": lw.blend(taught["MLE"], taught["GT"], alpha=0.5)}
 
 
 @pytest.fixture(scope="module")

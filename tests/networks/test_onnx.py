@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from labelwise import IVIM, Rician
 from labelwise.networks.labels import GroundTruth
-from labelwise.networks.mlp import ACTIVATIONS, Architecture
-from labelwise.networks.network import TrainedNetwork, blend
+from labelwise.networks.mlp import ACTIVATIONS
+from labelwise.networks.network import blend
 from labelwise.networks.onnx import OPSET, export_onnx
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
@@ -70,12 +71,13 @@ def run(path, signal, sigma):
 
 def assert_agree(network, path):
     """To 1e-6 of each parameter's mean, or of its value where that is larger: twice, for a dial."""
-    one = network.ends[0] if isinstance(network, blend) else network
-    tolerance = 2e-6 if isinstance(network, blend) else 1e-6
+    tolerance = 2e-6 if network.is_blend else 1e-6
     expected = network(VOXELS.signal, VOXELS.sigma).values
     error = np.abs(run(path, VOXELS.signal, VOXELS.sigma) - expected)
     assert error.shape == expected.shape
-    assert np.all(error <= tolerance * np.maximum(np.array(one.scaling.unit), expected))
+    assert np.all(
+        error <= tolerance * np.maximum(np.array(network.members[0].scaling.unit), expected)
+    )
 
 
 @pytest.mark.parametrize("name", ["conditioned", "dial", "end of the dial", "one level"])
@@ -87,13 +89,11 @@ def test_the_graph_says_what_the_network_says(networks, name, tmp_path):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_has_its_node(ends, activation, tmp_path):
-    known = ends[0]
-    sizes = vars(known.architecture) | {"activation": activation}
-    architecture = Architecture(**sizes)
+    (member,) = ends[0].members
+    architecture = replace(member.architecture, activation=activation)
     weights = architecture.initial(np.random.default_rng(3))
-    network = TrainedNetwork(
-        architecture, known.scaling, weights, known.parameters, known.noise, known.card
-    )
+    member = replace(member, architecture=architecture, weights=weights)
+    network = replace(ends[0], members=(member,))
     export_onnx(network, tmp_path / "net.onnx")
     assert_agree(network, tmp_path / "net.onnx")
 
@@ -129,7 +129,7 @@ def test_the_graph_takes_any_number_of_voxels_and_says_what_it_is(networks, tmp_
     assert shapes == {"signal": ["N", 9], "sigma": ["N", 1], "params": ["N", 4]}
     assert [known.version for known in model.opset_import] == [OPSET]
     said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert said["card"] == json.loads(json.dumps(network.card))
+    assert said["card"] == json.loads(json.dumps(network.card.to_json()))
     assert said["parameters"][2] == {"name": "D_slow", "unit": "µm²/ms"}
     assert said["acquisition"]["b"] == MODEL.b.tolist()
 

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import BlackBox
-from labelwise import (
-    ADC,
-    Rician,
-)
+from labelwise import ADC, Rician
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.plan import SelfSupervised, TrainingPlan
 from labelwise.networks.recipe import Recipe
@@ -52,7 +49,7 @@ def lesson(*labels, model=MODEL, **changes):
 
 
 def weights_of(network):
-    return [array.tobytes() for array in jax.tree.leaves(network.weights)]
+    return [array.tobytes() for array in jax.tree.leaves(network.members[0].weights)]
 
 
 def file_of(network, folder):
@@ -221,9 +218,9 @@ def test_different_objectives_are_trained_in_one_lesson(objectives):
 @pytest.mark.parametrize("which", [0, 2])
 def test_self_supervision_learns_from_the_signal_alone(objectives, which):
     network = objectives[which]
-    untaught = dataclasses.replace(
-        network, weights=network.architecture.initial(np.random.default_rng(0))
-    )
+    (member,) = network.members
+    weights = member.architecture.initial(np.random.default_rng(0))
+    untaught = dataclasses.replace(network, members=(dataclasses.replace(member, weights=weights),))
     voxels = simulate(MODEL, NOISE, Uniform.typical(MODEL), 0.03, 500, jax.random.key(9))
 
     def misfit(network):
@@ -251,18 +248,18 @@ def test_one_noise_level_is_not_told_to_the_network():
 def test_the_card_says_what_the_network_is_for():
     (network,) = train_networks(lesson(sigma=0.05, normalise=False, weights=(1.0, 2.0)))
     card = network.card
-    assert card["model"]["acquisition"] == {"b": [0.0, 0.2, 0.5, 1.0]}
-    assert card["noise_range"] == pytest.approx([0.05, 0.05])
-    assert (card["normalised"], card["sigma"], card["noise"]["class"]) == (
+    assert card.model["acquisition"] == {"b": [0.0, 0.2, 0.5, 1.0]}
+    assert card.noise_range == pytest.approx([0.05, 0.05])
+    assert (card.normalised, card.sigma, card.noise["class"]) == (
         False,
         0.05,
         "labelwise.noise:Rician",
     )
-    assert card["weights"] == [1.0, 2.0]
-    assert card["ranges"] == Uniform.typical(MODEL).ranges.tolist()
-    assert card["validation"]["loss"] == pytest.approx(min(card["validation"]["restarts"]))
-    assert network.architecture.inputs == 4
-    assert not network.scaling.reference
+    assert card.weights == [1.0, 2.0]
+    assert card.ranges == Uniform.typical(MODEL).ranges.tolist()
+    assert card.validation["loss"] == pytest.approx(min(card.validation["restarts"]))
+    assert network.members[0].architecture.inputs == 4
+    assert not network.members[0].scaling.reference
 
 
 def test_a_weight_favours_its_parameter():
@@ -284,7 +281,7 @@ def test_each_label_can_have_its_own_weights():
     assert [network.card.weights for network in both] == [[1.0, 2.0], None]
     for network, row in zip(both, rows, strict=True):
         (alone,) = train_networks(lesson(truth, weights=row, normalise=False, sigma=0.05))
-        for one, other in zip(network.weights, alone.weights, strict=True):
+        for one, other in zip(network.members[0].weights, alone.members[0].weights, strict=True):
             assert np.allclose(one[0], other[0], atol=1e-4)  # other lanes, other rounding
 
 
@@ -292,6 +289,7 @@ def test_a_shared_start_is_not_the_network_with_other_weights():
     paper = dataclasses.replace(FAST, shared_start=True, epochs=2)
     truth, rows = GroundTruth(), (None, (100.0, 1.0))
     plain, weighted = train_networks(lesson(truth, truth, weights=rows, recipe=paper))
+    (plain,), (weighted,) = plain.members, weighted.members
     assert not np.allclose(plain.weights[0][0], weighted.weights[0][0])
 
 

@@ -7,7 +7,7 @@ import pytest
 from labelwise.networks import training
 from labelwise.networks.mlp import Architecture
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.training import Examples, supervised, train
+from labelwise.networks.training import Examples, optimise, supervised
 
 NETWORK = Architecture(inputs=4, outputs=2, width=5)
 RECIPE = Recipe.fast(signals=1250, batch=50, epochs=4, restarts=2, warmup=10)
@@ -28,7 +28,7 @@ EXAMPLES = lesson()
 
 
 def taught(examples=EXAMPLES, recipe=RECIPE, seed=0, network=NETWORK, **settings):
-    return train(examples, network, SQUARED, recipe, seed, **settings)
+    return optimise(examples, network, SQUARED, recipe, seed, **settings)
 
 
 def replaced(examples, **changes):

@@ -7,7 +7,6 @@ import pytest
 
 import labelwise as lw
 from labelwise.networks.labels import Mix
-from labelwise.networks.network import blend
 from labelwise.study import methods as names
 from labelwise.study.config import Study, paper
 from labelwise.study.networks import courses, likely, points, train_all
@@ -73,15 +72,17 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
     chosen = networks[30.0][names.GT]
     assert len(chosen.card.validation["restarts"]) == study.recipe.restarts
     for snr in study.snrs:
-        others = [n for n in networks[snr].values() if not isinstance(n, blend)]
+        others = [n for n in networks[snr].values() if not n.is_blend]
         assert all(len(n.card.validation["restarts"]) == 1 for n in others if n is not chosen)
 
 
 def test_the_dial_is_of_the_two_ends(trained):
     _, networks, _ = trained
     dial = networks[15.0][names.dial(0.5)]
-    assert dial.ends[0] is networks[15.0][names.MLE_RICIAN]
-    assert dial.ends[1] is networks[15.0][names.GT]
+    assert dial.members == (
+        *networks[15.0][names.MLE_RICIAN].members,
+        *networks[15.0][names.GT].members,
+    )
     assert set(points(networks[15.0])) == set(networks[15.0])
 
 
@@ -94,4 +95,4 @@ def test_one_set_of_networks_serves_all_levels(tmp_path):
     with opened(tmp_path, lambda *words: None) as stages:
         networks = train_all(study, stages, 0)
     assert networks[15.0] is networks[30.0]
-    assert networks[15.0][names.GT].scaling.conditioned
+    assert networks[15.0][names.GT].members[0].scaling.conditioned

@@ -1,1 +1,1 @@
-"""How good estimators are: bias and scatter over a grid, information, bounds, the alpha for a task."""
+"""How good estimators are: bias and scatter over a grid, information, bounds, alpha for a task."""

@@ -1,4 +1,4 @@
-"""The card of a network: what it was trained for and how, as it stands in the header of its file."""
+"""The card of a network: what it was trained for and how, as in the header of its file."""
 
 from __future__ import annotations
 

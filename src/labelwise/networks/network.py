@@ -60,7 +60,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """A trained network, or a blend of two, that estimates the parameters of voxels; an `Estimator`.
+    """A trained network, or a blend of two: an `Estimator` of the parameters of voxels.
 
     A blend (also called the dial) is alpha times the estimate of a network trained on
     maximum-likelihood labels plus (1 - alpha) times that of one trained on the ground truth. Under

@@ -1,8 +1,8 @@
 """Evaluations as pictures: bias, spread and error against the truth, one line per estimator.
 
-Like `labelwise.plots.maps`: results in, a `Figure` with its own Agg canvas out; nothing is estimated,
-loaded or saved. What such figures are made of (`sheet`, `panel`, `legend_below`, `tidy`) serves
-other figures of evaluations too.
+Like `labelwise.plots.maps`: results in, a `Figure` with its own Agg canvas out; nothing is
+estimated, loaded or saved. What such figures are made of (`sheet`, `panel`, `legend_below`, `tidy`)
+serves other figures of evaluations too.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Figure:
     """Bias, standard deviation and RMSE of each parameter against its own true value.
 
-    Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two standard
-    errors on either side. A parameter whose grid has a single value is left out. Colours follow the
-    names: maximum likelihood black; networks that imitate it (self-supervised, MLE labels, a dial
-    at alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
+    Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two
+    standard errors on either side. A parameter whose grid has a single value is left out. Colours
+    follow the names: maximum likelihood black; networks that imitate it (self-supervised, MLE
+    labels, a dial at alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
 
     Args:
         dataset: what `evaluate` returned.

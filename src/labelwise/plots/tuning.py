@@ -1,7 +1,7 @@
 """A tuning as a picture: how well each parameter serves the task, by alpha.
 
-Like `labelwise.plots.curves`: results in, a `Figure` with its own Agg canvas out; nothing is computed,
-loaded or saved.
+Like `labelwise.plots.curves`: results in, a `Figure` with its own Agg canvas out; nothing is
+computed, loaded or saved.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def noise_of_repeats(
     """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
 
     Without b, from those of the settings that occur most often (of several such, the first in
-    ascending order: the shortest echo time). See `labelwise.io.noise_level.from_repeats` for what the
-    figure assumes: motion and drift between the repeats raise it.
+    ascending order: the shortest echo time). See `labelwise.io.noise_level.from_repeats` for what
+    the figure assumes: motion and drift between the repeats raise it.
 
     Args:
         signal: (N, V) all volumes.

@@ -18,7 +18,6 @@ from labelwise.networks.network import Network
 from labelwise.study import methods as names
 from labelwise.study.config import Study
 from labelwise.study.evidence import Evidence
-from labelwise.study.networks import Network
 from labelwise.study.records import Claim, Report, Table
 from labelwise.study.scan import Assessed, Scan
 
