@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from labelwise.fitting.goodness import goodness
 from labelwise.io.acquisition import average, sigma_factor
 from labelwise.io.nifti import Series, open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel
-from labelwise.io.results import Output
+from labelwise.io.results import Output, output_folder
 from labelwise.mapping.maps import (
     PICTURE,
     Map,
@@ -342,7 +342,7 @@ def _inside(request: Request, series: Series) -> Bool[np.ndarray, " V"]:
 
 def _output(
     request: Request, series: Series, maps: Sequence[Map], others: Sequence[str] = ()
-) -> Output:
+) -> AbstractContextManager[Output]:
     """The output folder, after refusing to replace an input by a result."""
     names = [*file_names(maps), *others]
     if isinstance(request.sigma, Path):
@@ -354,7 +354,7 @@ def _output(
                 f"{request.folder / name}: is an input of this run and would be replaced by a "
                 "result; choose another output folder"
             )
-    return Output(request.folder, series, request.overwrite, names)
+    return output_folder(request.folder, series, request.overwrite, names)
 
 
 @contextmanager
