@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import json
 import marshal
 import math
 import sys
@@ -235,9 +236,10 @@ def identity(thing: Any, base: type) -> dict[str, Any]:
         {'class': 'labelwise.noise:Rician', 'fields': {}, 'source': None}
     """
     own = [kind for kind in type(thing).__mro__ if issubclass(kind, base) and kind is not base]
+    fields = {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
     return {
         "class": class_name(type(thing)),
-        "fields": {f.name: plain(getattr(thing, f.name)) for f in dataclasses.fields(thing)},
+        "fields": json.loads(json.dumps(plain(fields), default=repr)),
         "source": _source([kind for kind in own if not is_built_in(kind)]),
     }
 

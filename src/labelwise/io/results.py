@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
+from labelwise.formatting import plain
 from labelwise.io.nifti import OUT_OF_SPACE, Series
 from labelwise.io.staging import LOCK, staged
 from labelwise.types import InputError
@@ -39,30 +39,31 @@ def output_folder(
 ) -> Iterator[Output]:
     """An output folder that gets the files of a run when all of them are written; see `staged`.
 
-    Args:
-        folder: where the files go; made if missing.
-        like: the series whose grid the maps have.
-        overwrite: replace the files of an earlier run, and remove those of its other files that
-            its `run.json` lists.
-        names: files that are going to be written, to refuse before the work rather than after it.
+        Args:
+            folder: where the files go; made if missing.
+            like: the series whose grid the maps have.
+            overwrite: replace the files of an earlier run, and remove those of its other files that
+                its `run.json` lists.
+            names: files that are going to be written, to refuse before the work rather than after it.
 
-    Raises:
-        FileExistsError: if the folder holds an earlier run or a file that would be written, and
-            `overwrite` is not set; or if another run is writing there.
-        OSError: if the folder cannot be written, or the disk is full.
+        Raises:
+            FileExistsError: if the folder holds an earlier run or a file that would be written, and
+                `overwrite` is not set; or if another run is writing there.
+            OSError: if the folder cannot be written, or the disk is full.
 
-    Example:
-        >>> import tempfile
-        >>> from labelwise.io.nifti import open_series
-        >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     nib.save(image, f"{folder}/dwi.nii")
-        ...     with open_series(f"{folder}/dwi.nii") as series:
-        ...         with output_folder(f"{folder}/maps", like=series) as out:
-        ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
-        ...             out.write_run({"model": "adc"})
-        ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
-        ['D.json', 'D.nii.gz', 'run.json']
+        Example:
+            >>> import tempfile
+            >>> from labelwise.formatting import plain
+    from labelwise.io.nifti import open_series
+            >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     nib.save(image, f"{folder}/dwi.nii")
+            ...     with open_series(f"{folder}/dwi.nii") as series:
+            ...         with output_folder(f"{folder}/maps", like=series) as out:
+            ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
+            ...             out.write_run({"model": "adc"})
+            ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
+            ['D.json', 'D.nii.gz', 'run.json']
     """
     folder = Path(folder)
     _refuse(folder, {RUN, *names}, overwrite)
@@ -183,7 +184,10 @@ def _compressed(data: bytes) -> bytes:
 def as_json(record: Mapping[str, Any]) -> str:
     """A record as JSON text that every reader takes, in the record's own order.
 
-    Arrays become lists, paths text, NaN `null` and infinities `"inf"` and `"-inf"`.
+    Values become what `plain` makes of them.
+
+    Raises:
+        TypeError: for a value that JSON has no form for.
 
     Example:
         >>> print(as_json({"unit": "µm²/ms", "bounds": (0.0, np.inf), "sigma": np.float32(2)}))
@@ -197,22 +201,7 @@ def as_json(record: Mapping[str, Any]) -> str:
         }
         <BLANKLINE>
     """
-    return json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """The same, made of what JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
