@@ -10,7 +10,8 @@ from scipy import stats
 from scipy.special import ive
 
 from labelwise import Gaussian, Rician
-from labelwise.noise import bessel_ratio, bessel_ratio_slope, log_i0e
+from labelwise.noise import bessel_ratio, bessel_ratio_slope, log_i0e, sigma_of_voxels
+from labelwise.types import InputError
 
 NOISES = [Gaussian(), Rician()]
 SNRS = [0.0, 0.3, 1.0, 2.5, 10.0, 300.0]
@@ -262,3 +263,28 @@ def test_rician_becomes_gaussian_at_high_snr():
         signal, data = jnp.float64(1000.0), jnp.linspace(996.0, 1004.0, 9)
         gap = Rician().log_density(signal, data, 1.0) - Gaussian().log_density(signal, data, 1.0)
     np.testing.assert_allclose(gap, 0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "expected"),
+    [
+        (2.0, np.full((3, 1), 2.0)),
+        ([1.0, 2.0, 3.0], [[1.0], [2.0], [3.0]]),
+        ([[1.0], [2.0], [3.0]], [[1.0], [2.0], [3.0]]),
+        ([[1.0, 2.0]], [[1.0, 2.0]] * 3),
+        ([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    ],
+)
+def test_sigma_gets_a_row_for_each_voxel(sigma, expected):
+    np.testing.assert_array_equal(sigma_of_voxels(sigma, 3, 2), expected)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (3, 3), (3, 2, 1)])
+def test_a_sigma_of_another_shape_is_refused(shape):
+    with pytest.raises(InputError, match=r"expected a number, \(3,\), \(3, 2\) or \(1, 2\), got"):
+        sigma_of_voxels(np.ones(shape), 3, 2)
+
+
+def test_a_sigma_for_each_measurement_is_refused_where_a_voxel_has_one():
+    with pytest.raises(InputError, match=r"expected a number or \(3,\), got \(1, 2\)"):
+        sigma_of_voxels(np.ones((1, 2)), 3)

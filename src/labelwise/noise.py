@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from labelwise.types import InputError, Numbers, class_name, identity
 
@@ -220,6 +220,34 @@ def noise_from(said: Mapping[str, Any], given: NoiseModel | None, where: object)
         f"{where}: was trained for the noise model {said['class']}, which is not labelwise's own; "
         "use it from Python: labelwise.load(path, noise=...)"
     )
+
+
+def sigma_of_voxels(
+    sigma: Shaped[np.ndarray, "#N *#M"] | float, voxels: int, measurements: int = 1
+) -> Shaped[np.ndarray, "N #M"]:
+    """Sigma with a row for each of N voxels, and one column or one for each measurement.
+
+    Args:
+        sigma: a number, (N,), (N, 1), (N, M) or (1, M).
+        voxels: N.
+        measurements: M; 1 where a voxel can have one sigma only.
+
+    Raises:
+        InputError: if it has another shape.
+
+    Example:
+        >>> sigma_of_voxels(2.0, 3).shape, sigma_of_voxels(np.ones((1, 5)), 3, 5).shape
+        ((3, 1), (3, 5))
+    """
+    given = np.asarray(sigma)
+    rows = given.reshape(-1, 1) if given.ndim < 2 else given
+    fits = rows.ndim == 2 and rows.shape[0] in (1, voxels) and rows.shape[1] in (1, measurements)
+    if not fits:
+        expected = f"a number or ({voxels},)"
+        if measurements > 1:
+            expected = f"a number, ({voxels},), ({voxels}, {measurements}) or (1, {measurements})"
+        raise InputError(f"sigma: expected {expected}, got {given.shape}")
+    return np.broadcast_to(rows, (voxels, rows.shape[1]))
 
 
 @jax.custom_jvp

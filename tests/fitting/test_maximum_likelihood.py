@@ -251,7 +251,7 @@ def test_sigma_may_differ_between_voxels_and_measurements(fitter, signals):
     ("arguments", "message"),
     [
         ({"signal": np.ones((5, 9)), "sigma": 1.0}, r"signal: expected \(N, 10\).*got \(5, 9\)"),
-        ({"signal": np.ones((5, 10)), "sigma": np.ones(4)}, r"sigma: expected .*got \(4, 1\)"),
+        ({"signal": np.ones((5, 10)), "sigma": np.ones(4)}, r"sigma: expected .*got \(4,\)"),
         (
             {"signal": np.ones((5, 10)), "sigma": 1.0, "start": np.ones((5, 3))},
             r"start: expected \(5, 4\)",

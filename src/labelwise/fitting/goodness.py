@@ -11,7 +11,7 @@ from jaxtyping import Float
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
 from labelwise.models.evaluate import signals
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, sigma_of_voxels
 from labelwise.types import InputError
 
 _WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
@@ -52,14 +52,13 @@ def goodness(
         (array([1.], dtype=float32), array([1.414], dtype=float32))
     """
     signal, values = np.asarray(signal), np.asarray(values)
-    sigma = np.asarray(sigma).reshape(-1)
     expected = (len(signal), measurements(model)), (len(signal), len(model.parameters))
-    if (signal.shape, values.shape) != expected or len(sigma) not in (1, len(signal)):
+    if (signal.shape, values.shape) != expected:
         raise InputError(
-            f"signal, values: expected shapes {expected[0]} and {expected[1]} with one sigma or "
-            f"{len(signal)}, got {signal.shape} and {values.shape} with {len(sigma)}"
+            f"signal, values: expected shapes {expected[0]} and {expected[1]}, got {signal.shape} "
+            f"and {values.shape}"
         )
-    sigma = np.broadcast_to(sigma, len(signal))
+    sigma = sigma_of_voxels(sigma, len(signal))[:, 0]
     judged = np.full((2, len(signal)), np.nan, np.float32)
     usable = np.isfinite(sigma) & (sigma > 0)
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))

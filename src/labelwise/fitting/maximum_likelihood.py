@@ -14,7 +14,7 @@ from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
 from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, sigma_of_voxels
 from labelwise.types import Estimate, InputError, Parameter, Status
 
 
@@ -102,7 +102,7 @@ class MaximumLikelihood:
                 f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
                 f"the model's acquisition, got {signal.shape}"
             )
-        sigma = self._sigma_of_voxels(sigma, len(signal))
+        sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), *signal.shape)
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)
@@ -190,17 +190,6 @@ class MaximumLikelihood:
             rows = rows.copy()
             rows[self._scale] *= factor
         return rows
-
-    def _sigma_of_voxels(self, sigma, voxels: int) -> Float[np.ndarray, "N #M"]:
-        sigma = np.asarray(sigma, self.dtype)
-        if sigma.ndim < 2:
-            sigma = sigma.reshape(-1, 1)
-        count = measurements(self.model)
-        if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
-            raise InputError(
-                f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
-            )
-        return np.broadcast_to(sigma, (voxels, sigma.shape[1]))
 
     def _start_of_voxels(self, start, voxels: int) -> Float[np.ndarray, "N S P"] | None:
         if start is None:

@@ -19,7 +19,14 @@ from labelwise.fitting import check_input
 from labelwise.io.files import read_arrays, write_arrays
 from labelwise.networks.inference import Member, apply
 from labelwise.networks.mlp import Architecture, Scaling, Weights, named
-from labelwise.noise import Gaussian, NoiseModel, Rician, describe_noise, noise_from
+from labelwise.noise import (
+    Gaussian,
+    NoiseModel,
+    Rician,
+    describe_noise,
+    noise_from,
+    sigma_of_voxels,
+)
 from labelwise.types import Estimate, InputError, Parameter, Status
 
 VERSION = 2
@@ -449,18 +456,12 @@ def _estimate(
 def _checked(
     measurements: int, signal: Float[np.ndarray, "N M"], level: np.ndarray
 ) -> Float[np.ndarray, " N"]:
-    """The sigma of each voxel, after refusing shapes that do not fit."""
     if signal.ndim != 2 or signal.shape[1] != measurements:
         raise InputError(
             f"signal: expected (N, {measurements}), one column per measurement the network was "
             f"trained for, got {signal.shape}"
         )
-    voxels, shape = len(signal), level.shape
-    if level.ndim == 2 and level.shape[1] == 1:
-        level = level[:, 0]
-    if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, voxels)):
-        raise InputError(f"sigma: expected a number or ({voxels},), got {shape}")
-    return np.broadcast_to(level, voxels)
+    return sigma_of_voxels(level, len(signal))[:, 0]
 
 
 def _input_status(

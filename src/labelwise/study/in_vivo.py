@@ -30,7 +30,7 @@ from labelwise.io.acquisition import group_equal, zero_b
 from labelwise.io.noise_level import NoiseLevel, from_repeats
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, sigma_of_voxels
 from labelwise.types import Estimate, Estimator, InputError, Parameter, Status, has_values
 
 _MEASURES = ("bias", "std", "rmse")
@@ -160,7 +160,7 @@ def gold_standard(
     _check_block(block)
     fitter = MaximumLikelihood(model, noise, bounds=bounds, threads=threads)
     signal = np.asarray(signal)
-    level = _sigma_of_voxels(sigma, len(signal))
+    level = sigma_of_voxels(np.asarray(sigma, float), len(signal))[:, 0]
     parts = []
     for first in range(0, max(len(signal), 1), block):
         rows = slice(first, first + block)
@@ -261,7 +261,7 @@ def assess(
             f"reference: expected ({voxels}, {len(names)}), {', '.join(names)} of each voxel, got "
             f"{reference.shape}"
         )
-    level = _sigma_of_voxels(sigma, voxels)
+    level = sigma_of_voxels(np.asarray(sigma, float), voxels)[:, 0]
     shape = (len(estimators), voxels, len(names))
     table = {name: np.full(shape, np.nan) for name in ("mean", *_MEASURES, "first")}
     failed = np.full(shape[:2], np.nan)
@@ -447,7 +447,7 @@ def matching(
     if repeats < 1:
         raise InputError(f"repeats: expected at least 1, got {repeats}")
     _check_block(block)
-    level = _sigma_of_voxels(sigma, len(reference)).astype(np.float32)
+    level = sigma_of_voxels(np.asarray(sigma, np.float32), len(reference))[:, 0]
     known = np.isfinite(reference).all(axis=1)
     made = signals(model, reference[known])
     clean = np.full((len(reference), made.shape[1]), np.nan, np.float32)
@@ -541,15 +541,6 @@ def _parameter_names(estimators: Mapping[str, Estimator]) -> tuple[str, ...]:
                 f"{', '.join(names)}"
             )
     return names
-
-
-def _sigma_of_voxels(
-    sigma: Float[np.ndarray, "#N"] | float, voxels: int
-) -> Float[np.ndarray, " N"]:
-    level = np.asarray(sigma, float)
-    if level.shape not in ((), (1,), (voxels,)):
-        raise InputError(f"sigma: expected a number or ({voxels},), got {level.shape}")
-    return np.broadcast_to(level, (voxels,))
 
 
 def _check_block(block: int) -> None:
