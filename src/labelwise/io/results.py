@@ -39,31 +39,30 @@ def output_folder(
 ) -> Iterator[Output]:
     """An output folder that gets the files of a run when all of them are written; see `staged`.
 
-        Args:
-            folder: where the files go; made if missing.
-            like: the series whose grid the maps have.
-            overwrite: replace the files of an earlier run, and remove those of its other files that
-                its `run.json` lists.
-            names: files that are going to be written, to refuse before the work rather than after it.
+    Args:
+        folder: where the files go; made if missing.
+        like: the series whose grid the maps have.
+        overwrite: replace the files of an earlier run, and remove those of its other files that
+            its `run.json` lists.
+        names: files that are going to be written, to refuse before the work rather than after it.
 
-        Raises:
-            FileExistsError: if the folder holds an earlier run or a file that would be written, and
-                `overwrite` is not set; or if another run is writing there.
-            OSError: if the folder cannot be written, or the disk is full.
+    Raises:
+        FileExistsError: if the folder holds an earlier run or a file that would be written, and
+            `overwrite` is not set; or if another run is writing there.
+        OSError: if the folder cannot be written, or the disk is full.
 
-        Example:
-            >>> import tempfile
-            >>> from labelwise.formatting import plain
-    from labelwise.io.nifti import open_series
-            >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     nib.save(image, f"{folder}/dwi.nii")
-            ...     with open_series(f"{folder}/dwi.nii") as series:
-            ...         with output_folder(f"{folder}/maps", like=series) as out:
-            ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
-            ...             out.write_run({"model": "adc"})
-            ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
-            ['D.json', 'D.nii.gz', 'run.json']
+    Example:
+        >>> import tempfile
+        >>> from labelwise.io.nifti import open_series
+        >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nib.save(image, f"{folder}/dwi.nii")
+        ...     with open_series(f"{folder}/dwi.nii") as series:
+        ...         with output_folder(f"{folder}/maps", like=series) as out:
+        ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
+        ...             out.write_run({"model": "adc"})
+        ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
+        ['D.json', 'D.nii.gz', 'run.json']
     """
     folder = Path(folder)
     _refuse(folder, {RUN, *names}, overwrite)
