@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from labelwise.fitting import check_input
+from labelwise.fitting.batching import blocks
 from labelwise.models.base import SignalModel, measurements
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel, sigma_of_voxels
@@ -122,9 +123,8 @@ class PosteriorMean:
         good = np.flatnonzero(status == Status.CONVERGED)
         size = len(self.parameters)
         sums = np.full((len(signal), 2, 1 + 2 * size), np.nan)
-        for first in range(0, len(good), _VOXELS):
-            chosen = good[first : first + _VOXELS]
-            lanes = good[np.arange(first, first + _VOXELS) % len(good)]
+        for mine, rows in blocks(len(good), _VOXELS):
+            chosen, lanes = good[mine], good[rows]
             sums[chosen] = self._sums(signal[lanes].T, level[lanes].T)[: len(chosen)]
         return self._estimate(sums, status)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.fitting.batching import blocks
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
 from labelwise.models.evaluate import signals
@@ -62,18 +63,14 @@ def goodness(
     judged = np.full((2, len(signal)), np.nan, np.float32)
     usable = np.isfinite(sigma) & (sigma > 0)
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
-    if usable.all():
-        rows = [slice(first, first + _WIDTH) for first in range(0, len(signal), _WIDTH)]
-    else:
-        rows = np.split(index := np.flatnonzero(usable), range(_WIDTH, len(index), _WIDTH))
+    index = np.flatnonzero(usable)
     freedom = max(1, signal.shape[1] - values.shape[1])
-    for some in rows:
-        block = [signal[some], sigma[some], values[some]]
-        count = len(block[0])
-        if 0 < count < _WIDTH:  # a short block is repeated
-            block = [part[np.arange(_WIDTH) % count] for part in block]
-        if count:
-            judged[:, some] = _judged(model, noise, *block, freedom=freedom)[:, :count]
+    for mine, rows in blocks(len(index), _WIDTH):
+        if not usable.all():  # or nothing is copied
+            mine, rows = index[mine], index[rows]
+        block = signal[rows], sigma[rows], values[rows]
+        found = _judged(model, noise, *block, freedom=freedom)
+        judged[:, mine] = found[:, : len(signal[mine])]
     return judged[0], judged[1]
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from labelwise.fitting.batching import WIDTH, solve
+from labelwise.fitting.batching import WIDTH, blocks, solve
 from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
@@ -165,8 +165,7 @@ class MaximumLikelihood:
         voxels = q.shape[1]
         errors, residuals = [], []
         with jax.enable_x64(True):
-            for first in range(0, voxels, WIDTH):
-                lanes = np.arange(first, first + WIDTH) % voxels
+            for _, lanes in blocks(voxels, WIDTH):
                 block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
                 error, residual = self._engine.describe(
                     q[:, lanes].astype(float), block, free[:, lanes]

@@ -26,6 +26,7 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.fitting import MaximumLikelihood
+from labelwise.fitting.batching import blocks
 from labelwise.io.acquisition import group_equal, zero_b
 from labelwise.io.noise_level import NoiseLevel, from_repeats
 from labelwise.models import SignalModel
@@ -453,15 +454,12 @@ def matching(
     clean = np.full((len(reference), made.shape[1]), np.nan, np.float32)
     clean[known] = made
     out = np.empty((len(clean), repeats, clean.shape[1]), np.float32)
+    places = np.arange(len(clean), dtype=np.uint32)
     step = min(max(block // repeats, 1), max(len(clean), 1))
     with jax.enable_x64(False):  # the same bytes whatever the caller has set
-        for first in range(0, len(clean), step):
-            rows = np.arange(first, min(first + step, len(clean)))
-            padded = np.resize(rows, step)  # blocks of one shape compile once
-            data = _noisy(
-                noise, key, padded.astype(np.uint32), clean[padded], level[padded], repeats
-            )
-            out[rows] = np.asarray(data)[: len(rows)]
+        for mine, rows in blocks(len(clean), step):
+            data = _noisy(noise, key, places[rows], clean[rows], level[rows], repeats)
+            out[mine] = np.asarray(data)[: len(out[mine])]
     return out
 
 
