@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.fitting.batching import blocks
+from labelwise.fitting.engines import residual
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
 from labelwise.models.evaluate import signals
@@ -64,38 +65,35 @@ def goodness(
     usable = np.isfinite(sigma) & (sigma > 0)
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
     index = np.flatnonzero(usable)
-    freedom = max(1, signal.shape[1] - values.shape[1])
     for mine, rows in blocks(len(index), _WIDTH):
         if not usable.all():  # or nothing is copied
             mine, rows = index[mine], index[rows]
-        block = signal[rows], sigma[rows], values[rows]
-        found = _judged(model, noise, *block, freedom=freedom)
+        found = _judged(model, noise, signal[rows], sigma[rows], values[rows])
         judged[:, mine] = found[:, : len(signal[mine])]
     return judged[0], judged[1]
 
 
-def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray, "2 W"]:
+def _judged(model, noise, signal, sigma, values) -> Float[np.ndarray, "2 W"]:
     with jax.enable_x64(False):
         if model.differentiable:
-            judged = _judge_traced(detached(model), noise, signal, sigma, values, freedom)
+            judged = _judge_traced(detached(model), noise, signal, sigma, values)
         else:
             distinct, lanes = np.unique(values, axis=0, return_inverse=True)
             clean = signals(model, distinct.astype(float))[lanes]
-            judged = _judge(noise, clean, signal, sigma, freedom)
+            judged = _judge(noise, clean, signal, sigma, values.shape[1])
         return np.stack(judged)
 
 
 @eqx.filter_jit
-def _judge_traced(model, noise, signal, sigma, values, freedom):
+def _judge_traced(model, noise, signal, sigma, values):
     params = values.T.astype(jnp.float32)
     clean = jax.vmap(model.signal)(*params)
-    return _judge(noise, clean, signal, sigma, freedom)
+    return _judge(noise, clean, signal, sigma, values.shape[1])
 
 
 @eqx.filter_jit
-def _judge(noise, clean, signal, sigma, freedom):
+def _judge(noise, clean, signal, sigma, parameters):
     clean, data = (rows.T.astype(jnp.float32) for rows in (clean, signal))  # voxels last
     sigma = sigma.astype(jnp.float32)
     nll = jnp.sum(noise.nll(clean, data, sigma), axis=0)
-    deviation = (data - noise.mean(clean, sigma)) ** 2 / noise.variance(clean, sigma)
-    return nll, jnp.sqrt(jnp.sum(deviation, axis=0) / freedom)
+    return nll, residual(noise, clean, data, sigma, parameters)
