@@ -27,8 +27,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.batching import blocks
-from labelwise.io.acquisition import group_equal, zero_b
-from labelwise.io.noise_level import NoiseLevel, from_repeats
+from labelwise.io.noise_level import (
+    NoiseLevel,
+    from_repeats,
+    over_repeats,
+    repeated_volumes,
+)
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel, sigma_of_voxels
@@ -90,9 +94,8 @@ def noise_of_repeats(
 ) -> RepeatNoise:
     """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
 
-    Without b, from those of the settings that occur most often (of several such, the first in
-    ascending order: the shortest echo time). See `labelwise.io.noise_level.from_repeats` for what the
-    figure assumes: motion and drift between the repeats raise it.
+    See `labelwise.io.noise_level`: `repeated_volumes` for which images these are without b, and
+    `from_repeats` for what the figure assumes: motion and drift between the repeats raise it.
 
     Args:
         signal: (N, V) all volumes.
@@ -112,19 +115,8 @@ def noise_of_repeats(
         >>> round(noise.level.sigma), round(noise.quartiles[1])
         (20, 15)
     """
-    groups = group_equal(settings, tolerance)
-    if "b" in settings:
-        groups = [group for group in groups if zero_b(settings["b"][group], tolerance).all()]
-    volumes = max(groups, key=len, default=np.empty(0, int))
-    repeated = np.asarray(signal)[:, volumes].astype(float)
-    if len(volumes) < 2:
-        where = "at b = 0" if "b" in settings else "with equal settings"
-        raise InputError(
-            f"noise of repeats: expected at least 2 volumes {where}, got {len(volumes)}; give "
-            "sigma as a number or a map"
-        )
-    with np.errstate(invalid="ignore", over="ignore"):  # bad voxels are left out further on
-        variance, mean = repeated.var(axis=1, ddof=1), repeated.mean(axis=1)
+    volumes = repeated_volumes(settings, tolerance)
+    variance, mean = over_repeats([np.asarray(signal)[:, volumes]])
     return RepeatNoise(from_repeats(variance, mean, len(volumes)), mean, volumes)
 
 
