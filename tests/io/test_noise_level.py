@@ -101,7 +101,7 @@ def test_volumes_of_one_measurement(settings, tolerance, volumes):
 
 @pytest.mark.parametrize("name", ["b", "te"])
 def test_a_series_without_repeats_is_refused(name):
-    with pytest.raises(ValueError, match="at least 2 volumes .*, got"):
+    with pytest.raises(ValueError, match=r"at least 2 volumes .*, got"):
         repeated_volumes({name: np.array([0.0, 0.8, 1.0])}, 0.0)
 
 
