@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from labelwise import ADC, Gaussian, GroundTruth, NoiseModel, Recipe, Rician, Tr
 from labelwise.models.find import find_model, rebuild
 from labelwise.networks.cache import code_of, imported
 from labelwise.networks.network import load
-from labelwise.types import InputError
+from labelwise.types import InputError, identity
 
 # Not the equation of the built-in ADC, with its name and parameters.
 OWN = '''
@@ -257,3 +258,8 @@ class TestVersion1:
         with_noise(network, old).save(path)
         with pytest.raises(InputError, match="noise model Cauchy, which is not labelwise's own"):
             load(path)
+
+
+def test_a_field_without_a_form_in_json_is_named_by_its_repr():
+    said = identity(Scaled(factor=Fraction(1, 3)), NoiseModel)
+    assert said["fields"] == {"factor": "Fraction(1, 3)"}

@@ -22,7 +22,7 @@ from labelwise.noise import (
     noise_from,
     noise_named,
 )
-from labelwise.types import InputError
+from labelwise.types import InputError, sigma_of_voxels
 
 NOISES = [Gaussian(), Rician()]
 SNRS = [0.0, 0.3, 1.0, 2.5, 10.0, 300.0]
@@ -371,3 +371,28 @@ def test_one_coil_is_rician():
     np.testing.assert_allclose(one.nll(signal, data, 1.0), rician.nll(signal, data, 1.0), rtol=1e-5)
     np.testing.assert_allclose(one.mean(signal, 1.0), rician.mean(signal, 1.0), rtol=1e-5)
     np.testing.assert_allclose(one.signal_of(data, 1.0), rician.signal_of(data, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "expected"),
+    [
+        (2.0, np.full((3, 1), 2.0)),
+        ([1.0, 2.0, 3.0], [[1.0], [2.0], [3.0]]),
+        ([[1.0], [2.0], [3.0]], [[1.0], [2.0], [3.0]]),
+        ([[1.0, 2.0]], [[1.0, 2.0]] * 3),
+        ([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    ],
+)
+def test_sigma_gets_a_row_for_each_voxel(sigma, expected):
+    np.testing.assert_array_equal(sigma_of_voxels(sigma, 3, 2), expected)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (3, 3), (3, 2, 1)])
+def test_a_sigma_of_another_shape_is_refused(shape):
+    with pytest.raises(InputError, match=r"expected a number, \(3,\), \(3, 2\) or \(1, 2\), got"):
+        sigma_of_voxels(np.ones(shape), 3, 2)
+
+
+def test_a_sigma_for_each_measurement_is_refused_where_a_voxel_has_one():
+    with pytest.raises(InputError, match=r"expected a number or \(3,\), got \(1, 2\)"):
+        sigma_of_voxels(np.ones((1, 2)), 3)

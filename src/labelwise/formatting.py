@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,18 +40,25 @@ def with_error(value: float, error: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON data; infinities are text, and what has no such form is its `repr`."""
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return plain(np.asarray(value).tolist())
+    """The same as JSON data: arrays as lists, paths as text, NaN as None, infinities as text.
+
+    What JSON has no form for stays as it is.
+
+    Example:
+        >>> plain({"bounds": (0.0, np.inf), "median": np.float32("nan"), "sigma": np.float64(2)})
+        {'bounds': [0.0, 'inf'], 'median': None, 'sigma': 2.0}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, Path):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def short_name(said: Mapping[str, Any]) -> str:

@@ -215,7 +215,7 @@ class NoncentralChi(NoiseModel):
             raise InputError(f"coils: expected a whole number, at least 1, got {self.coils!r}")
 
     def sample(self, key, signal, sigma):
-        """See `NoiseModel`; the whole signal is in the first coil, which is no loss of generality."""
+        """See `NoiseModel`; the signal is in the first coil, without loss of generality."""
         signal = jnp.asarray(signal)
         first, *others = sigma * jax.random.normal(
             key, (2 * self.coils, *signal.shape), signal.dtype
@@ -275,7 +275,7 @@ class NoncentralChi(NoiseModel):
         )
 
     def _expected(self, signal, sigma, function):
-        """The mean of a function of (signal, data) in units of sigma, by Gauss-Legendre quadrature."""
+        """Mean of a function of (signal, data) / sigma, by Gauss-Legendre quadrature."""
         signal, sigma = jnp.broadcast_arrays(jnp.asarray(signal, float), jnp.asarray(sigma, float))
         s = jnp.abs(signal / sigma)[..., None]
         middle = jnp.sqrt(s * s + 2 * self.coils)  # the root of the mean square

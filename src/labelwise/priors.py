@@ -10,14 +10,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from labelwise.models.base import SignalModel, scale_parameter
 from labelwise.types import InputError, Parameter
@@ -238,39 +236,6 @@ class Empirical:
         self.params = _fixed_array(rows, np.float32)
         self.ranges = _fixed_array(np.stack([rows.min(axis=0), rows.max(axis=0)], axis=1))
 
-    @classmethod
-    def from_maps(
-        cls,
-        folder: str | Path,
-        names: Sequence[str],
-        mask: str | Path | Bool[np.ndarray, "X Y Z"] | None = None,
-    ) -> Empirical:
-        """The maps in an output folder: `{name}.nii.gz` for each parameter.
-
-        Voxels without an estimate are NaN there and left out; those on a bound are not, unless the
-        mask says so.
-
-        Args:
-            folder: where `labelwise fit` or `labelwise map` wrote its maps.
-            names: the parameters, in the model's order.
-            mask: which voxels to take: an image, or an array of the maps' shape; all if None.
-
-        Raises:
-            FileNotFoundError: if a map is missing.
-            InputError: if shapes differ, or no voxel is left.
-        """
-        maps = [_read_map(Path(folder) / f"{name}.nii.gz") for name in names]
-        if isinstance(mask, (str, Path)):
-            mask = _read_map(Path(mask)) > 0
-        inside = np.ones(maps[0].shape, bool) if mask is None else np.asarray(mask, bool)
-        for name, values in zip((*names, "the mask"), (*maps, inside), strict=True):
-            if values.shape != maps[0].shape:
-                raise InputError(
-                    f"{folder}: {name} has shape {values.shape}, {names[0]} has {maps[0].shape}; "
-                    "expected images of one grid"
-                )
-        return cls(np.stack([values[inside] for values in maps], axis=-1), names)
-
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
         return self.params[_rows(key, n, len(self.params))]
@@ -322,14 +287,6 @@ def _fixed_array(rows: Any, dtype: type[np.floating] = np.float64) -> np.ndarray
     array = np.array(rows, dtype)
     array.flags.writeable = False
     return array
-
-
-def _read_map(path: Path) -> Float[np.ndarray, "X Y Z"]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such map; give the output folder of `labelwise fit` or `labelwise map`"
-        )
-    return np.asanyarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

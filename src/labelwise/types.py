@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import json
 import marshal
 import math
 import sys
@@ -335,24 +336,30 @@ def _spread(part: Estimate, inside: Int[np.ndarray, " n"], voxels: int) -> Estim
 
 
 def sigma_of_voxels(
-    sigma: Float[np.ndarray, "..."] | float, voxels: int, measurements: int
-) -> Float[np.ndarray, "N #M"]:
-    """The noise of each voxel, and of each measurement where it has its own.
+    sigma: Shaped[np.ndarray, "#N *#M"] | float, voxels: int, measurements: int = 1
+) -> Shaped[np.ndarray, "N #M"]:
+    """Sigma with a row for each of N voxels, and one column or one for each measurement.
 
     Args:
-        sigma: a number, (N,), (N, 1), (N, M), (1,) or (1, M).
+        sigma: a number, (N,), (N, 1), (N, M) or (1, M).
         voxels: N.
-        measurements: M; 1 if there must be one sigma for all measurements of a voxel.
+        measurements: M; 1 where a voxel can have one sigma only.
 
     Raises:
         InputError: if it has another shape.
+
+    Example:
+        >>> sigma_of_voxels(2.0, 3).shape, sigma_of_voxels(np.ones((1, 5)), 3, 5).shape
+        ((3, 1), (3, 5))
     """
     given = np.asarray(sigma)
     rows = given.reshape(-1, 1) if given.ndim < 2 else given
-    if rows.ndim != 2 or rows.shape[0] not in (1, voxels) or rows.shape[1] not in (1, measurements):
-        one = f"a number or ({voxels},)"
-        each = f"a number, ({voxels},) or ({voxels}, {measurements})"
-        raise InputError(f"sigma: expected {each if measurements > 1 else one}, got {given.shape}")
+    fits = rows.ndim == 2 and rows.shape[0] in (1, voxels) and rows.shape[1] in (1, measurements)
+    if not fits:
+        expected = f"a number or ({voxels},)"
+        if measurements > 1:
+            expected = f"a number, ({voxels},), ({voxels}, {measurements}) or (1, {measurements})"
+        raise InputError(f"sigma: expected {expected}, got {given.shape}")
     return np.broadcast_to(rows, (voxels, rows.shape[1]))
 
 
@@ -426,9 +433,10 @@ def identity(thing: Any, base: type) -> dict[str, Any]:
         {'class': 'labelwise.noise:Rician', 'fields': {}, 'source': None}
     """
     own = [kind for kind in type(thing).__mro__ if issubclass(kind, base) and kind is not base]
+    fields = {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
     return {
         "class": class_name(type(thing)),
-        "fields": {f.name: plain(getattr(thing, f.name)) for f in dataclasses.fields(thing)},
+        "fields": json.loads(json.dumps(plain(fields), default=repr)),
         "source": _source([kind for kind in own if not is_built_in(kind)]),
     }
 

@@ -128,7 +128,7 @@ def test_sigma_per_voxel_and_per_measurement_are_not_mixed_up():
     "sigma", [np.ones(4), np.ones((4, 3)), np.ones((3, 4, 1)), np.ones((1, 3))]
 )
 def test_sigma_of_another_shape_is_refused(sigma):
-    with pytest.raises(ValueError, match="sigma: expected a number or shape"):
+    with pytest.raises(ValueError, match="sigma: expected a number"):
         cramer_rao(ADC(B), Rician(), VOXELS, sigma)
 
 

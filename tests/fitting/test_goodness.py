@@ -125,6 +125,13 @@ def test_nothing_is_nothing():
     assert [len(part) for part in nothing] == [0, 0]
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"expected shapes \(3, 9\) and \(3, 2\) with one sigma"):
-        goodness(lw.ADC(B), lw.Rician(), np.ones((3, 9)), np.ones(2), np.ones((3, 2)))
+@pytest.mark.parametrize(
+    ("sigma", "columns", "words"),
+    [
+        (np.ones(2), 2, r"sigma: expected a number or \(3,\), got \(2,\)"),
+        (np.ones(3), 3, r"expected shapes \(3, 9\) and \(3, 2\), got \(3, 9\) and \(3, 3\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(sigma, columns, words):
+    with pytest.raises(ValueError, match=words):
+        goodness(lw.ADC(B), lw.Rician(), np.ones((3, 9)), sigma, np.ones((3, columns)))

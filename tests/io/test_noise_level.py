@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from labelwise.io.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.io.noise_level import (
+    NoiseLevel,
+    from_background,
+    from_repeats,
+    over_repeats,
+    repeated_volumes,
+)
 
 SIGMA = 7.0
 
@@ -17,7 +23,7 @@ def rician(rng, signal, shape):
 
 
 def estimate(volumes):
-    return from_repeats(volumes.var(axis=0, ddof=1), volumes.mean(axis=0), len(volumes))
+    return from_repeats(*over_repeats([volumes.T]), len(volumes))
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 6, 20])
@@ -77,6 +83,33 @@ def test_repeats_need_two_volumes(repeats):
 def test_repeats_without_usable_voxels_are_refused(variance, mean):
     with pytest.raises(ValueError, match=r"expected at least 20 voxels .* got"):
         from_repeats(variance, mean, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance", "volumes"),
+    [
+        ({"b": np.array([0.8, 0.0, 0.8, 0.8, 0.0])}, 0.0, [1, 4]),
+        ({"b": np.array([0.0, 0.005, 0.8, 0.005])}, 0.01, [0, 1, 3]),
+        ({"te": np.array([20.0, 10.0, 20.0, 10.0])}, 0.0, [1, 3]),
+        ({"te": np.array([20.0, 10.0, 20.0, 10.0, 20.0])}, 0.0, [0, 2, 4]),
+    ],
+    ids=["b = 0", "nearly b = 0", "shortest", "most often"],
+)
+def test_volumes_of_one_measurement(settings, tolerance, volumes):
+    assert repeated_volumes(settings, tolerance).tolist() == volumes
+
+
+@pytest.mark.parametrize("name", ["b", "te"])
+def test_a_series_without_repeats_is_refused(name):
+    with pytest.raises(ValueError, match=r"at least 2 volumes .*, got"):
+        repeated_volumes({name: np.array([0.0, 0.8, 1.0])}, 0.0)
+
+
+def test_blocks_of_voxels_change_no_variance(rng):
+    signal = rng.normal(100, 5, (1000, 3)).astype(np.float32)
+    whole, parts = over_repeats([signal]), over_repeats(np.split(signal, [1, 400]))
+    np.testing.assert_array_equal(whole, parts)
+    np.testing.assert_allclose(whole[0], np.var(signal.astype(float), axis=1, ddof=1))
 
 
 def background(rng, kind):

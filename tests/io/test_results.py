@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from labelwise.io.nifti import open_series
-from labelwise.io.results import PARTIAL, Output, as_json
+from labelwise.io.results import as_json, output_folder
+from labelwise.io.staging import PARTIAL
 
 SHAPE, VOXELS = (5, 4, 3), 60
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
@@ -51,7 +52,7 @@ def folder(tmp_path):
 
 
 def run(folder, series, names=("S0", "D"), **options):
-    with Output(folder, like=series, **options) as out:
+    with output_folder(folder, like=series, **options) as out:
         for value, name in enumerate(names):
             out.write_map(name, np.full(VOXELS, float(value)), {"unit": "1"})
         out.path("maps.png").write_bytes(b"picture")
@@ -75,7 +76,7 @@ def test_a_run_leaves_its_files_and_nothing_else(folder, series):
 def test_flat_values_come_back_as_the_image_they_are(folder, series):
     values = np.random.default_rng(2).normal(size=VOXELS)
     values[::7] = np.nan
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         out.write_map("D", values, {})
         out.write_map("D_error", np.stack([values, 2 * values], axis=1), {})
     one, two = (nib.load(folder / f"{name}.nii.gz") for name in ("D", "D_error"))
@@ -100,7 +101,7 @@ def test_flat_values_come_back_as_the_image_they_are(folder, series):
 )
 def test_types_on_disk_are_exact(folder, series, given, stored):
     values = (np.arange(VOXELS) % 2).astype(given)
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         out.write_map("x", values, {})
     image = nib.load(folder / "x.nii.gz")
     assert image.get_data_dtype() == np.dtype(stored)
@@ -109,13 +110,16 @@ def test_types_on_disk_are_exact(folder, series, given, stored):
 
 
 def test_integers_are_never_wrapped(folder, series):
-    with Output(folder, like=series) as out, pytest.raises(ValueError, match="beyond 32 bits"):
+    with (
+        output_folder(folder, like=series) as out,
+        pytest.raises(ValueError, match="beyond 32 bits"),
+    ):
         out.write_map("x", np.full(VOXELS, 2**31), {})
 
 
 def test_negative_codes_survive(folder, series):
     values = np.resize(np.array([-1, 0, 1], np.int8), VOXELS)
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         out.write_map("on_bound", values, {})
     stored = np.asarray(nib.load(folder / "on_bound.nii.gz").dataobj)
     np.testing.assert_array_equal(stored.ravel(order="F"), values)
@@ -125,7 +129,7 @@ def test_negative_codes_survive(folder, series):
 @pytest.mark.parametrize(("sform", "qform"), [(1, 2), (4, 0), (0, 1), (0, 0)])
 @pytest.mark.parametrize("columns", [(), (3,)])
 def test_geometry_is_kept(folder, make_series, sform, qform, kind, columns):
-    with make_series(sform, qform, kind) as series, Output(folder, like=series) as out:
+    with make_series(sform, qform, kind) as series, output_folder(folder, like=series) as out:
         assert (series.header["sform_code"], series.header["qform_code"]) == (sform, qform)
         out.write_map("D", np.ones((VOXELS, *columns)), {})
     header = nib.load(folder / "D.nii.gz").header
@@ -157,7 +161,7 @@ def test_the_same_values_give_the_same_bytes(tmp_path, series, monkeypatch):
 @pytest.mark.parametrize("shape", [(59,), SHAPE, (), (VOXELS, 2, 2)])
 def test_values_that_are_not_one_row_per_voxel_are_refused(folder, series, shape):
     with (
-        Output(folder, like=series) as out,
+        output_folder(folder, like=series) as out,
         pytest.raises(ValueError, match=r"map D: expected .* each of the 60 voxels .* got shape"),
     ):
         out.write_map("D", np.ones(shape), {})
@@ -165,7 +169,10 @@ def test_values_that_are_not_one_row_per_voxel_are_refused(folder, series, shape
 
 @pytest.mark.parametrize("name", ["a/b.json", "../b.json", "/b.json", "..", ".", ""])
 def test_files_stay_inside_the_folder(folder, series, name):
-    with Output(folder, like=series) as out, pytest.raises(ValueError, match="plain file name"):
+    with (
+        output_folder(folder, like=series) as out,
+        pytest.raises(ValueError, match="plain file name"),
+    ):
         out.path(name)
 
 
@@ -181,7 +188,7 @@ def test_an_earlier_run_is_refused_before_the_work(folder, series):
     run(folder, series)
     before = (folder / "run.json").read_bytes()
     with pytest.raises(FileExistsError, match=r"already holds run\.json; choose another"):
-        Output(folder, like=series).__enter__()
+        output_folder(folder, like=series).__enter__()
     assert listing(folder) == WHOLE
     assert (folder / "run.json").read_bytes() == before
 
@@ -190,7 +197,7 @@ def test_an_announced_file_that_exists_is_refused_before_the_work(folder, series
     folder.mkdir(parents=True)
     (folder / "D.nii.gz").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"already holds D\.nii\.gz"):
-        Output(folder, like=series, names=["D.nii.gz", "S0.nii.gz"]).__enter__()
+        output_folder(folder, like=series, names=["D.nii.gz", "S0.nii.gz"]).__enter__()
     assert listing(folder) == ["D.nii.gz"]
 
 
@@ -231,7 +238,7 @@ def test_a_strange_run_record_can_be_overwritten(folder, series, record):
 
 def test_a_failed_run_leaves_the_earlier_one_it_would_have_replaced(folder, series):
     run(folder, series)
-    with pytest.raises(RuntimeError), Output(folder, like=series, overwrite=True) as out:
+    with pytest.raises(RuntimeError), output_folder(folder, like=series, overwrite=True) as out:
         fail_after_a_map(out, RuntimeError("no"))
     assert listing(folder) == WHOLE
 
@@ -243,7 +250,7 @@ def fail_after_a_map(out, error):
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(2)])
 def test_an_exception_leaves_nothing(folder, series, tmp_path, error):
-    with pytest.raises(type(error)), Output(folder, like=series) as out:
+    with pytest.raises(type(error)), output_folder(folder, like=series) as out:
         fail_after_a_map(out, error)
     assert listing(tmp_path) == ["dwi.nii"]
 
@@ -251,13 +258,13 @@ def test_an_exception_leaves_nothing(folder, series, tmp_path, error):
 def test_an_exception_leaves_the_folder_and_files_that_were_there(folder, series):
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(RuntimeError), Output(folder, like=series) as out:
+    with pytest.raises(RuntimeError), output_folder(folder, like=series) as out:
         fail_after_a_map(out, RuntimeError("no"))
     assert listing(folder) == ["notes.txt"]
 
 
 def test_nothing_shows_before_the_run_is_whole(folder, series):
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         out.write_map("D", np.ones(VOXELS), {})
         assert [name for name in listing(folder) if not name.startswith(".")] == []
 
@@ -290,7 +297,7 @@ def test_a_failure_while_moving_leaves_nothing(folder, series, tmp_path, monkeyp
 def test_a_file_in_the_way_is_refused(tmp_path, series, below):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OSError, match=r"must be a folder, not a file|cannot write there \(Not a d"):
-        Output(tmp_path / "taken" / below, like=series).__enter__()
+        output_folder(tmp_path / "taken" / below, like=series).__enter__()
     assert listing(tmp_path) == ["dwi.nii", "taken"]
 
 
@@ -316,7 +323,7 @@ def test_a_folder_that_cannot_be_written_is_found_on_entering(
 
     monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(OSError, match=rf"cannot write there \({os.strerror(code)}\); choose"):
-        Output(folder, like=series).__enter__()
+        output_folder(folder, like=series).__enter__()
     assert folder.exists() == existing
 
 
@@ -324,11 +331,11 @@ FULL = """
 import resource, sys
 import numpy as np
 from labelwise.io.nifti import open_series
-from labelwise.io.results import Output
+from labelwise.io.results import output_folder
 
 image, folder, how = sys.argv[1:]
 try:
-    with open_series(image) as series, Output(folder, series) as out:
+    with open_series(image) as series, output_folder(folder, series) as out:
         # No file may grow beyond 300 bytes: writes fail as on a full disk, for root too.
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
         if how == "map":
@@ -362,7 +369,7 @@ import os, signal, sys
 import numpy as np
 import labelwise.io.results
 from labelwise.io.nifti import open_series
-from labelwise.io.results import Output
+from labelwise.io.results import output_folder
 
 image, folder, when = sys.argv[1:]
 replace = os.replace
@@ -373,7 +380,7 @@ def die(source, target):
     replace(source, target)
 
 overwrite = when == "overwriting"
-with open_series(image) as series, Output(folder, series, overwrite) as out:
+with open_series(image) as series, output_folder(folder, series, overwrite) as out:
     out.write_map("D", np.ones(60), {"unit": "1"})
     if when == "writing":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -415,9 +422,9 @@ def test_a_run_killed_while_replacing_another_has_no_record(folder, series):
 
 
 def test_a_run_that_is_alive_is_not_taken_for_a_killed_one(folder, series):
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         with pytest.raises(FileExistsError, match="another labelwise run is writing there"):
-            Output(folder, like=series, overwrite=True).__enter__()
+            output_folder(folder, like=series, overwrite=True).__enter__()
         out.write_map("D", np.ones(VOXELS), {})
     assert listing(folder) == ["D.json", "D.nii.gz"]
 
@@ -433,7 +440,7 @@ def test_sidecars_are_valid_json_in_their_own_order_and_utf_8(folder, series):
         "image": Path("/data/dwi.nii"),
         "nested": {"flag": np.True_, "none": None},
     }
-    with Output(folder, like=series) as out:
+    with output_folder(folder, like=series) as out:
         out.write_map("D", np.ones(VOXELS), sidecar)
     text = (folder / "D.json").read_text(encoding="utf-8")
     assert "µm²/ms" in text

@@ -484,7 +484,7 @@ def test_sigma_and_snr_come_from_the_images_at_b_0_wherever_they_are(rng):
 def test_b_values_near_0_count_only_within_the_tolerance(rng):
     data = rng.normal(100, 3, (500, 6))
     settings = {"b": np.array([0.0, 0.005, 0.8, 0.005, 0.8, 0.8])}
-    with pytest.raises(ValueError, match="at least 2 volumes at b = 0, got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 volumes at b = 0 .*, got 1"):
         noise_of_repeats(data, settings)
     assert noise_of_repeats(data, settings, 0.01).volumes.tolist() == [0, 1, 3]
 

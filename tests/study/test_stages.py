@@ -13,6 +13,7 @@ import xarray as xr
 
 import labelwise as lw
 from helpers import Fixed
+from labelwise.io.staging import PARTIAL
 from labelwise.networks.labels import GroundTruth
 from labelwise.study.stages import opened
 
@@ -79,13 +80,13 @@ def test_what_fails_leaves_no_stage(tmp_path):
 
 
 def test_leftovers_of_a_killed_run_go(tmp_path):
-    (tmp_path / ".partial-abc").mkdir()
-    (tmp_path / ".partial-abc" / "half").write_text("x")
+    leftover = tmp_path / f"{PARTIAL}abc"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
     with opened(tmp_path, quiet):
-        assert not (tmp_path / ".partial-abc").exists()
+        assert not leftover.exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")
 def test_one_run_at_a_time(tmp_path):
     with (
         opened(tmp_path / "stages", quiet),

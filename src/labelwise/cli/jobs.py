@@ -5,12 +5,9 @@ They print nothing. Everything they write is whole or not there.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,9 @@ import xarray as xr
 from labelwise.evaluation.grid import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import told_apart
+from labelwise.io.files import refuse_existing
 from labelwise.io.results import as_json
+from labelwise.io.staging import staged
 from labelwise.models import SignalModel
 from labelwise.models.find import rebuild
 from labelwise.networks.network import Network, load
@@ -179,7 +178,7 @@ def evaluate_files(
         "summary": _plain(found),
     }
     figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
-    with staged(folder, names) as staging:
+    with staged(folder, names[-1]) as staging:
         dataset.to_netcdf(staging / names[0], engine="scipy")
         figure.savefig(staging / names[1])
         (staging / names[2]).write_text(as_json(record), encoding="utf-8")
@@ -239,33 +238,6 @@ def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> fl
             stacklevel=3,
         )
     return 1 / snr
-
-
-@contextmanager
-def staged(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Where to write files that appear in their folder when all of them are written.
-
-    Args:
-        folder: where they go; made if missing.
-        names: of the files; the last one tells that the others are there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
-        yield Path(staging)
-        for name in names:
-            os.replace(Path(staging, name), folder / name)
-
-
-def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
-    """Refuse a file that is there already, and a folder that is not (unless it will be made)."""
-    if path.is_dir():
-        raise FileExistsError(f"{path}: a folder is where a file should go")
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path}: is there already; choose another name, or overwrite (--overwrite)"
-        )
-    if not made and not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
 
 
 def _stems(paths: Sequence[Path]) -> list[str]:

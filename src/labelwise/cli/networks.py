@@ -258,7 +258,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
-    from labelwise.cli.jobs import refuse_existing
+    from labelwise.io.files import refuse_existing
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from platformdirs import user_cache_dir
 
 from labelwise.types import InputError
 
@@ -236,11 +237,13 @@ def cache_folder(kind: str = "") -> Path | None:
     choice = os.environ.get("LABELWISE_CACHE", "")
     if choice == "off":
         return None
+    place = Path(choice or user_cache_dir("labelwise", appauthor=False))
+    if not choice and not place.is_absolute():  # no home at all
+        return None
+    folder = place / kind
     try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = (Path(choice) if choice else Path(home, "labelwise")) / kind
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # read-only, full, or no home at all
+    except OSError:  # read-only, or full
         return None
     return folder if os.access(folder, os.W_OK) else None
 

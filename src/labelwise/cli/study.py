@@ -178,7 +178,7 @@ def _run(
     quiet: bool,
     scan: Scan | None = None,
 ) -> None:
-    from labelwise.cli.jobs import refuse_existing
+    from labelwise.io.files import refuse_existing
     from labelwise.study.config import to_toml
 
     if toml:

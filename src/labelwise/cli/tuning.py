@@ -114,7 +114,7 @@ def tune(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.cli.jobs import refuse_existing
+    from labelwise.io.files import refuse_existing
     from labelwise.models.find import find_model
 
     for name in _FILES:
@@ -167,13 +167,13 @@ def _tuned(
 
 
 def _write(out: Path, found: Tuning, network: Network, record: Mapping[str, Any]) -> None:
-    from labelwise.cli.jobs import staged
     from labelwise.io.results import as_json
+    from labelwise.io.staging import staged
     from labelwise.plots.tuning import tune_figure
 
     said = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
     figure = tune_figure(found, _title(found, short_name(network.card.model)))
-    with staged(out, _FILES) as folder:
+    with staged(out, _FILES[-1]) as folder:
         figure.savefig(folder / "tune.png")
         # without the time of day: the same command gives the same bytes
         figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import _checked, jacobian, signals
 from labelwise.noise import NoiseModel
-from labelwise.types import InputError
+from labelwise.types import sigma_of_voxels
 
 
 def cramer_rao(
@@ -81,24 +81,9 @@ def fisher_information(
     finite = np.asarray(np.isfinite(params).all(axis=1))[:, None]
     params = np.where(finite, params, [parameter.bounds[0] for parameter in model.parameters])
     signal, slopes = signals(model, params), jacobian(model, params)
-    level = _per_measurement(sigma, signal.shape)
+    level = sigma_of_voxels(np.asarray(sigma, np.float64), *signal.shape)
+    level = np.broadcast_to(np.where(level > 0, level, np.nan), signal.shape)
     with jax.enable_x64(True):
         weight = np.asarray(noise.information(jnp.asarray(signal), jnp.asarray(level)))
     information = np.einsum("nmp,nm,nmq->npq", slopes, weight, slopes)
     return np.where(finite[:, :, None], information, np.nan)
-
-
-def _per_measurement(
-    sigma: Float[np.ndarray, "#N *#M"] | float, shape: tuple[int, ...]
-) -> Float[np.ndarray, "N M"]:
-    level = np.asarray(sigma, dtype=np.float64)
-    column = level[:, None] if level.ndim == 1 else level
-    if column.ndim not in (0, 2) or any(
-        size not in (1, full) for size, full in zip(column.shape, shape, strict=False)
-    ):
-        voxels, measurements = shape
-        raise InputError(
-            f"sigma: expected a number or shape ({voxels},), ({voxels}, {measurements}) or "
-            f"(1, {measurements}), got {level.shape}"
-        )
-    return np.broadcast_to(np.where(column > 0, column, np.nan), shape)

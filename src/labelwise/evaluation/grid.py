@@ -25,6 +25,7 @@ from labelwise.evaluation.information import (
     retained_information,
 )
 from labelwise.fitting import available_cores
+from labelwise.fitting.batching import blocks
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import jacobian, signals
 from labelwise.noise import NoiseModel
@@ -257,9 +258,8 @@ class _Bench:
     def blocks(self, points: Int[np.ndarray, " g"], repeats: int, block: int, stream: int = 0):
         """Yields points, their R voxels each, and scores (g, R, P); `stream` 1 is other noise."""
         step = min(max(block // repeats, 1), len(points))
-        for first in range(0, len(points), step):
-            chosen = points[first : first + step]
-            padded = points[np.arange(first, first + step) % len(points)]
+        for mine, rows in blocks(len(points), step):
+            chosen, padded = points[mine], points[rows]
             data, score = _draw(
                 *(self._noise, self._key, padded + stream * len(self.truth)),
                 *(self._clean[padded], self._slopes[padded], self._sigma, repeats),

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from labelwise.fitting import check_input
+from labelwise.fitting.batching import blocks
 from labelwise.models.base import SignalModel, measurements
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
-from labelwise.types import Estimate, InputError, Status
+from labelwise.types import Estimate, InputError, Status, sigma_of_voxels
 
 _VOXELS, _DRAWS = 256, 8192  # in one tile: enough for XLA to share between cores
 _UNROLL = 16  # measurements in one fused loop: twice as fast as one at a time
@@ -117,14 +118,13 @@ class PosteriorMean:
                 f"signal: expected (N, {measurements(self.model)}), one column per measurement of "
                 f"the model's acquisition, got {signal.shape}"
             )
-        level = _sigma_of_voxels(sigma, *signal.shape)
+        level = sigma_of_voxels(np.asarray(sigma, np.float32), *signal.shape)
         status = check_input(signal, level, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)
         size = len(self.parameters)
         sums = np.full((len(signal), 2, 1 + 2 * size), np.nan)
-        for first in range(0, len(good), _VOXELS):
-            chosen = good[first : first + _VOXELS]
-            lanes = good[np.arange(first, first + _VOXELS) % len(good)]
+        for mine, rows in blocks(len(good), _VOXELS):
+            chosen, lanes = good[mine], good[rows]
             sums[chosen] = self._sums(signal[lanes].T, level[lanes].T)[: len(chosen)]
         return self._estimate(sums, status)
 
@@ -204,14 +204,3 @@ def _gather(
 
 def _blocks(rows: np.ndarray, blocks: int) -> Float[np.ndarray, "B d *Q"]:
     return rows.reshape(blocks, _DRAWS, *rows.shape[1:]).astype(np.float32)
-
-
-def _sigma_of_voxels(sigma, voxels: int, count: int) -> Float[np.ndarray, "N #M"]:
-    sigma = np.asarray(sigma, np.float32)
-    if sigma.ndim < 2:
-        sigma = sigma.reshape(-1, 1)
-    if sigma.ndim != 2 or sigma.shape[0] not in (1, voxels) or sigma.shape[1] not in (1, count):
-        raise InputError(
-            f"sigma: expected a number, ({voxels},) or ({voxels}, {count}), got {sigma.shape}"
-        )
-    return np.broadcast_to(sigma, (voxels, sigma.shape[1]))

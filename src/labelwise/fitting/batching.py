@@ -6,7 +6,7 @@ others move together, and fits from the queue fill the gap. One width, hence one
 number of voxels, and the same bytes for a voxel wherever it stands.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -74,6 +74,23 @@ def solve(
         _put(part, filled, _take(problem, entering % voxels))
     best = np.argmin(ended.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
     return _take(ended, best)
+
+
+def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:
+    """Voxels in blocks of one width: one compilation, and no voxel's bytes depend on their number.
+
+    Yields:
+        The voxels of a block; and what to compute, which is more where the block is short: its
+        voxels repeated.
+
+    Example:
+        >>> [(mine, np.arange(5)[rows]) for mine, rows in blocks(5, 3)]
+        [(slice(0, 3, None), array([0, 1, 2])), (slice(3, 5, None), array([3, 4, 3]))]
+    """
+    for first in range(0, voxels, width):
+        mine = slice(first, min(first + width, voxels))
+        short = mine.stop - first < width
+        yield mine, first + np.arange(width) % (mine.stop - first) if short else mine
 
 
 def _fresh(q: Float[np.ndarray, "P W"]) -> State:

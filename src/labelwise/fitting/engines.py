@@ -228,10 +228,20 @@ def uncertainty(
         determined = seen[i] & (variance < 1e12)
         error = jnp.where(determined, jnp.sqrt(jnp.abs(variance)) / scale[i], jnp.inf)
         errors.append(jnp.where(free[i], error, jnp.nan))
-    expected, variance = (moment(signal, problem.sigma) for moment in (noise.mean, noise.variance))
-    freedom = max(1, len(signal) - size)
-    chi_squared = jnp.sum((problem.data - expected) ** 2 / variance, axis=0)
-    return jnp.stack(errors), jnp.sqrt(chi_squared / freedom)
+    return jnp.stack(errors), residual(noise, signal, problem.data, problem.sigma, size)
+
+
+def residual(
+    noise: NoiseModel,
+    signal: Float[Array | np.ndarray, "M W"],
+    data: Float[Array | np.ndarray, "M W"],
+    sigma: Float[Array | np.ndarray, "#M W"],
+    parameters: int,
+) -> Float[Array, " W"]:
+    """√(χ² / (M - P)): about 1 where the estimates explain the data."""
+    expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
+    freedom = max(1, len(signal) - parameters)
+    return jnp.sqrt(jnp.sum((data - expected) ** 2 / variance, axis=0) / freedom)
 
 
 _propose = eqx.filter_jit(propose)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.fitting.batching import blocks
+from labelwise.fitting.engines import residual
 from labelwise.models import SignalModel
 from labelwise.models.base import detached, measurements
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
-from labelwise.types import InputError
+from labelwise.types import InputError, sigma_of_voxels
 
 _WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
 
@@ -52,54 +54,46 @@ def goodness(
         (array([1.], dtype=float32), array([1.414], dtype=float32))
     """
     signal, values = np.asarray(signal), np.asarray(values)
-    sigma = np.asarray(sigma).reshape(-1)
     expected = (len(signal), measurements(model)), (len(signal), len(model.parameters))
-    if (signal.shape, values.shape) != expected or len(sigma) not in (1, len(signal)):
+    if (signal.shape, values.shape) != expected:
         raise InputError(
-            f"signal, values: expected shapes {expected[0]} and {expected[1]} with one sigma or "
-            f"{len(signal)}, got {signal.shape} and {values.shape} with {len(sigma)}"
+            f"signal, values: expected shapes {expected[0]} and {expected[1]}, got {signal.shape} "
+            f"and {values.shape}"
         )
-    sigma = np.broadcast_to(sigma, len(signal))
+    sigma = sigma_of_voxels(sigma, len(signal))[:, 0]
     judged = np.full((2, len(signal)), np.nan, np.float32)
     usable = np.isfinite(sigma) & (sigma > 0)
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
-    if usable.all():
-        rows = [slice(first, first + _WIDTH) for first in range(0, len(signal), _WIDTH)]
-    else:
-        rows = np.split(index := np.flatnonzero(usable), range(_WIDTH, len(index), _WIDTH))
-    freedom = max(1, signal.shape[1] - values.shape[1])
-    for some in rows:
-        block = [signal[some], sigma[some], values[some]]
-        count = len(block[0])
-        if 0 < count < _WIDTH:  # a short block is repeated
-            block = [part[np.arange(_WIDTH) % count] for part in block]
-        if count:
-            judged[:, some] = _judged(model, noise, *block, freedom=freedom)[:, :count]
+    index = np.flatnonzero(usable)
+    for mine, rows in blocks(len(index), _WIDTH):
+        if not usable.all():  # or nothing is copied
+            mine, rows = index[mine], index[rows]
+        found = _judged(model, noise, signal[rows], sigma[rows], values[rows])
+        judged[:, mine] = found[:, : len(signal[mine])]
     return judged[0], judged[1]
 
 
-def _judged(model, noise, signal, sigma, values, *, freedom) -> Float[np.ndarray, "2 W"]:
+def _judged(model, noise, signal, sigma, values) -> Float[np.ndarray, "2 W"]:
     with jax.enable_x64(False):
         if model.differentiable:
-            judged = _judge_traced(detached(model), noise, signal, sigma, values, freedom)
+            judged = _judge_traced(detached(model), noise, signal, sigma, values)
         else:
             distinct, lanes = np.unique(values, axis=0, return_inverse=True)
             clean = signals(model, distinct.astype(float))[lanes]
-            judged = _judge(noise, clean, signal, sigma, freedom)
+            judged = _judge(noise, clean, signal, sigma, values.shape[1])
         return np.stack(judged)
 
 
 @eqx.filter_jit
-def _judge_traced(model, noise, signal, sigma, values, freedom):
+def _judge_traced(model, noise, signal, sigma, values):
     params = values.T.astype(jnp.float32)
     clean = jax.vmap(model.signal)(*params)
-    return _judge(noise, clean, signal, sigma, freedom)
+    return _judge(noise, clean, signal, sigma, values.shape[1])
 
 
 @eqx.filter_jit
-def _judge(noise, clean, signal, sigma, freedom):
+def _judge(noise, clean, signal, sigma, parameters):
     clean, data = (rows.T.astype(jnp.float32) for rows in (clean, signal))  # voxels last
     sigma = sigma.astype(jnp.float32)
     nll = jnp.sum(noise.nll(clean, data, sigma), axis=0)
-    deviation = (data - noise.mean(clean, sigma)) ** 2 / noise.variance(clean, sigma)
-    return nll, jnp.sqrt(jnp.sum(deviation, axis=0) / freedom)
+    return nll, residual(noise, clean, data, sigma, parameters)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.fitting.batching import WIDTH, solve
+from labelwise.fitting.batching import WIDTH, blocks, solve
 from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
@@ -113,7 +113,7 @@ class MaximumLikelihood:
     def _voxels(self, signal, sigma, start) -> Estimate:
         """Fit N voxels: those with bad input get their status, the others are fitted on threads."""
         signal = np.asarray(signal, self.dtype)
-        sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), len(signal), signal.shape[1])
+        sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), *signal.shape)
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)
@@ -176,8 +176,7 @@ class MaximumLikelihood:
         voxels = q.shape[1]
         errors, residuals = [], []
         with jax.enable_x64(True):
-            for first in range(0, voxels, WIDTH):
-                lanes = np.arange(first, first + WIDTH) % voxels
+            for _, lanes in blocks(voxels, WIDTH):
                 block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
                 error, residual = self._engine.describe(
                     q[:, lanes].astype(float), block, free[:, lanes]

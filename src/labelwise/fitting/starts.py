@@ -11,8 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from labelwise.fitting.batching import blocks
 from labelwise.models.base import SelfStarting, SignalModel
 from labelwise.types import Parameter
 
@@ -93,18 +94,13 @@ def find_starts(
     shape, and its estimate must not depend on how many others it came with.
     """
     found = []
-    for block in _full_blocks(len(signal)):
-        starts = dictionary.starts(signal[block])
+    for _, rows in blocks(len(signal), BLOCK):
+        starts = dictionary.starts(signal[rows])
         if isinstance(model, SelfStarting):
-            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(signal[block]))))
+            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(signal[rows]))))
             starts = np.concatenate([starts, guess[:, None]], axis=1)
         found.append(starts)
     return np.concatenate(found, axis=-1)[..., : len(signal)]
-
-
-def _full_blocks(voxels: int) -> Int[np.ndarray, "K BLOCK"]:
-    blocks = -(-voxels // BLOCK)
-    return (np.arange(blocks * BLOCK) % voxels).reshape(blocks, BLOCK)
 
 
 @eqx.filter_jit

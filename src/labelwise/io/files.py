@@ -50,6 +50,23 @@ def _umask() -> int:
     return mask
 
 
+def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
+    """Refuse a file that is there already, and a folder that is not (unless it will be made).
+
+    Raises:
+        FileExistsError: if there is a folder at `path`, or a file that is not to be overwritten.
+        FileNotFoundError: if the folder of the file is missing.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{path}: a folder is where a file should go")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path}: is there already; choose another name, or overwrite (--overwrite)"
+        )
+    if not made and not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
     """Write arrays by name as one `.safetensors` file; the same arrays give the same bytes.
 

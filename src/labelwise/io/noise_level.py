@@ -7,12 +7,14 @@ second. `sigma` is the standard deviation of one channel, in the signal's unit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import chi2
 
+from labelwise.io.acquisition import group_equal, zero_b
 from labelwise.types import InputError
 
 _FEWEST = 20  # voxels; a robust estimate from fewer is not one
@@ -35,6 +37,51 @@ class NoiseLevel:
     method: str
     voxels: int
     note: str
+
+
+def repeated_volumes(
+    settings: Mapping[str, Float[np.ndarray, " M"]], tolerance: float
+) -> Int[np.ndarray, " r"]:
+    """The volumes of one measurement that the noise level is estimated from.
+
+    Those at b = 0; without b, those of the settings that occur most often (of several such, the
+    first in ascending order: the shortest echo time).
+
+    Args:
+        settings: by name, (M,) each; b in ms/µm².
+        tolerance: the widest spread of b within one group, and the largest b that still counts as
+            0, in ms/µm².
+
+    Raises:
+        InputError: if there are fewer than 2.
+
+    Example:
+        >>> repeated_volumes({"b": np.array([0, 0.8, 0, 0.8, 0.8])}, tolerance=0.0)
+        array([0, 2])
+    """
+    groups, where = group_equal(settings, tolerance), "with equal settings"
+    if "b" in settings:
+        groups = [group for group in groups if zero_b(settings["b"][group], tolerance).all()]
+        where = f"at b = 0 (up to {1000 * tolerance:g} s/mm²)"
+    volumes = max(groups, key=len, default=np.empty(0, int))
+    if len(volumes) < 2:
+        raise InputError(
+            f"sigma from repeats: expected at least 2 volumes {where}, got {len(volumes)}; give "
+            "sigma as a number or a map, or estimate it from the background"
+        )
+    return volumes
+
+
+def over_repeats(
+    blocks: Iterable[Float[np.ndarray, "n r"]],
+) -> tuple[Float[np.ndarray, " V"], Float[np.ndarray, " V"]]:
+    """Sample variance and mean of each voxel over r repeats, from blocks of voxels."""
+    variance, mean = [], []
+    with np.errstate(invalid="ignore", over="ignore"):  # from_repeats leaves bad voxels out
+        for signal in blocks:
+            variance.append(signal.var(axis=1, ddof=1, dtype=float))
+            mean.append(signal.mean(axis=1, dtype=float))
+    return np.concatenate(variance), np.concatenate(mean)
 
 
 def from_repeats(

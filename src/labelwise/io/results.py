@@ -1,51 +1,43 @@
 """Images out: parameter maps with their sidecars, moved into place when all are written.
 
-Files are staged in a hidden folder inside the output folder and moved into place at the end, one
-by one, `run.json` last: where there is a `run.json`, the run is whole.
+`run.json` is moved last: where there is a `run.json`, the run is whole.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
+from labelwise.formatting import plain
 from labelwise.io.nifti import OUT_OF_SPACE, Series
+from labelwise.io.staging import LOCK, staged
 from labelwise.types import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a folder with an open file in it cannot be removed anyway
-    fcntl = None
 
 RUN = "run.json"
 FILES = "labelwise_files"  # so named that nobody else's run.json makes us remove a file
-PARTIAL = ".labelwise-partial-"
-_LOCK = ".lock"
 _GEOMETRY = (
     *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 
 
-class Output:
-    """An output folder that gets the files of a run when all of them are written.
-
-    Use it in a `with` statement around the whole computation: that the folder can be written is
-    found on entering, the files appear in it on leaving. After an exception (Ctrl-C included)
-    nothing is left that was not there before. What a killed run leaves is a hidden folder
-    `.labelwise-partial-*`, which the next run removes.
+@contextmanager
+def output_folder(
+    folder: str | Path,
+    like: Series,
+    overwrite: bool = False,
+    names: Collection[str] = (),
+) -> Iterator[Output]:
+    """An output folder that gets the files of a run when all of them are written; see `staged`.
 
     Args:
         folder: where the files go; made if missing.
@@ -60,63 +52,53 @@ class Output:
         OSError: if the folder cannot be written, or the disk is full.
 
     Example:
+        >>> import tempfile
         >>> from labelwise.io.nifti import open_series
         >>> image = nib.Nifti1Image(np.ones((4, 3, 2, 5), np.int16), np.eye(4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     nib.save(image, f"{folder}/dwi.nii")
         ...     with open_series(f"{folder}/dwi.nii") as series:
-        ...         with Output(f"{folder}/maps", like=series) as out:
+        ...         with output_folder(f"{folder}/maps", like=series) as out:
         ...             out.write_map("D", np.ones(24), {"unit": "µm²/ms"})
         ...             out.write_run({"model": "adc"})
         ...     print(sorted(path.name for path in Path(folder, "maps").iterdir()))
         ['D.json', 'D.nii.gz', 'run.json']
     """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        like: Series,
-        overwrite: bool = False,
-        names: Collection[str] = (),
-    ) -> None:
-        self.folder = Path(folder)
-        self._like = like
-        self._overwrite = overwrite
-        self._names = names
-        self._staging = Path()
-        self._made: list[Path] = []
-        self._lock: IO[str] | None = None
-
-    def __enter__(self) -> Output:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder}: the output must be a folder, not a file")
-        self._refuse({RUN, *self._names})
-        try:
-            for missing in _missing_folders(self.folder):
-                missing.mkdir(exist_ok=True)
-                self._made.append(missing)
-            self._remove_partial_runs()
-            self._staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
-            self._lock = _hold(self._staging)
-        except BaseException as error:
-            self._clean()
-            if isinstance(error, OSError) and error.strerror:
-                raise OSError(
-                    f"{self.folder}: cannot write there ({error.strerror}); choose another "
-                    "output folder"
-                ) from error
+    folder = Path(folder)
+    _refuse(folder, {RUN, *names}, overwrite)
+    try:
+        with staged(folder, RUN) as staging:
+            out = Output(folder, like, staging)
+            yield out
+            written = {RUN, *out.names}
+            _refuse(folder, written, overwrite)
+            earlier = _listed_files(folder / RUN)
+            (folder / RUN).unlink(missing_ok=True)
+            for name in earlier - written:
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
             raise
-        return self
+        raise OSError(_failure(folder, "the results", error)) from error
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                self._move_into_place()
-                self._made = []
-        finally:
-            self._clean()
-        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-            raise OSError(self._failure("the results", error)) from error
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """The files of a run while they are being written; made by `output_folder`.
+
+    Args:
+        folder: where they will be.
+    """
+
+    folder: Path
+    _like: Series
+    _staging: Path
+
+    @property
+    def names(self) -> list[str]:
+        """The files written so far, but for the record of the run."""
+        names = {path.name for path in self._staging.iterdir()} - {LOCK, RUN}
+        return sorted(names)
 
     def write_map(
         self, name: str, values: Shaped[np.ndarray, "V *K"], sidecar: Mapping[str, Any]
@@ -147,7 +129,7 @@ class Output:
             self.path(f"{name}.nii.gz").write_bytes(_compressed(image.to_bytes()))
             self.path(f"{name}.json").write_text(as_json(sidecar), encoding="utf-8")
         except OSError as error:
-            raise OSError(self._failure(f"{name}.nii.gz", error)) from error
+            raise OSError(_failure(self.folder, f"{name}.nii.gz", error)) from error
 
     def write_run(self, record: Mapping[str, Any]) -> None:
         """Stage `run.json`, the record of the run; to be written last.
@@ -155,76 +137,37 @@ class Output:
         Adds `labelwise_files`, the list of all that is staged, so that a later run that overwrites
         this one can remove what it does not replace.
         """
-        record = {**record, FILES: [*self._staged(), RUN]}
+        record = {**record, FILES: [*self.names, RUN]}
         try:
             self.path(RUN).write_text(as_json(record), encoding="utf-8")
         except OSError as error:
-            raise OSError(self._failure(RUN, error)) from error
+            raise OSError(_failure(self.folder, RUN, error)) from error
 
     def path(self, name: str) -> Path:
         """Where to write another file of the run (`maps.png`), for it to be moved into place."""
-        if not _is_plain(name) or name == _LOCK:
+        if not _is_plain(name) or name == LOCK:
             raise InputError(f"output file {name!r}: expected a plain file name, without a folder")
         return self._staging / name
 
-    def _staged(self) -> list[str]:
-        names = {path.name for path in self._staging.iterdir()} - {_LOCK, RUN}
-        return sorted(names)
 
-    def _refuse(self, names: Collection[str]) -> None:
-        present = [name for name in sorted(names) if (self.folder / name).exists()]
-        if present and not self._overwrite:
-            more = f" and {len(present) - 3} more" if len(present) > 3 else ""
-            raise FileExistsError(
-                f"{self.folder}: it already holds {', '.join(present[:3])}{more}; choose another "
-                "output folder, or overwrite (--overwrite)"
-            )
-        for name in present:
-            if (self.folder / name).is_dir():
-                raise FileExistsError(f"{self.folder / name}: a folder is where a file should go")
-
-    def _move_into_place(self) -> None:
-        names = self._staged()
-        if (self._staging / RUN).exists():
-            names.append(RUN)
-        self._refuse({RUN, *names})
-        earlier = _listed_files(self.folder / RUN)
-        (self.folder / RUN).unlink(missing_ok=True)
-        moved: list[Path] = []
-        try:
-            for name in earlier - set(names):
-                (self.folder / name).unlink(missing_ok=True)
-            for name in names:
-                moved.append(self.folder / name)
-                os.replace(self._staging / name, self.folder / name)
-        except BaseException:
-            for path in moved:
-                path.unlink(missing_ok=True)
-            raise
-
-    def _remove_partial_runs(self) -> None:
-        for staging in self.folder.glob(f"{PARTIAL}*"):
-            if _is_held(staging):
-                raise FileExistsError(
-                    f"{self.folder}: another labelwise run is writing there; wait for it, or "
-                    "choose another output folder"
-                )
-            shutil.rmtree(staging, ignore_errors=True)
-
-    def _clean(self) -> None:
-        if self._lock:
-            self._lock.close()
-        if self._staging.name.startswith(PARTIAL):
-            shutil.rmtree(self._staging, ignore_errors=True)
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-    def _failure(self, what: str, error: OSError) -> str:
-        return (
-            f"{self.folder}: could not write {what} ({error.strerror or error}); nothing is left "
-            "there: make room or choose another output folder"
+def _refuse(folder: Path, names: Collection[str], overwrite: bool) -> None:
+    present = [name for name in sorted(names) if (folder / name).exists()]
+    if present and not overwrite:
+        more = f" and {len(present) - 3} more" if len(present) > 3 else ""
+        raise FileExistsError(
+            f"{folder}: it already holds {', '.join(present[:3])}{more}; choose another "
+            "output folder, or overwrite (--overwrite)"
         )
+    for name in present:
+        if (folder / name).is_dir():
+            raise FileExistsError(f"{folder / name}: a folder is where a file should go")
+
+
+def _failure(folder: Path, what: str, error: OSError) -> str:
+    return (
+        f"{folder}: could not write {what} ({error.strerror or error}); nothing is left "
+        "there: make room or choose another output folder"
+    )
 
 
 def _compressed(data: bytes) -> bytes:
@@ -240,7 +183,10 @@ def _compressed(data: bytes) -> bytes:
 def as_json(record: Mapping[str, Any]) -> str:
     """A record as JSON text that every reader takes, in the record's own order.
 
-    Arrays become lists, paths text, NaN `null` and infinities `"inf"` and `"-inf"`.
+    Values become what `plain` makes of them.
+
+    Raises:
+        TypeError: for a value that JSON has no form for.
 
     Example:
         >>> print(as_json({"unit": "µm²/ms", "bounds": (0.0, np.inf), "sigma": np.float32(2)}))
@@ -254,22 +200,7 @@ def as_json(record: Mapping[str, Any]) -> str:
         }
         <BLANKLINE>
     """
-    return json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """The same, made of what JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
@@ -299,12 +230,6 @@ def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
     return kind(data, header.get_best_affine(), header)
 
 
-def _missing_folders(folder: Path) -> Iterator[Path]:
-    """The folder and those above it that do not exist, outermost first."""
-    chain = [folder, *folder.parents]
-    return reversed([path for path in chain if not path.exists()])
-
-
 def _is_plain(name: str) -> bool:
     """Whether this names a file in a folder, not another place."""
     return Path(name).name == name and name not in ("", "..")
@@ -317,31 +242,3 @@ def _listed_files(run: Path) -> set[str]:
         return {name for name in names if _is_plain(name) and (run.parent / name).is_file()}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _hold(staging: Path) -> IO[str]:
-    """A lock that shows the run is alive; the system drops it even when the run is killed."""
-    lock = open(staging / _LOCK, "w")  # noqa: SIM115 (open as long as the run)
-    try:
-        if fcntl:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.write(f"{os.getpid()}\n")  # finds a full disk before the work does
-        lock.flush()
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _is_held(staging: Path) -> bool:
-    if not fcntl:
-        return False
-    try:
-        with open(staging / _LOCK, "r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from labelwise.fitting import check_input
 from labelwise.io.nifti import Series, open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel
-from labelwise.io.results import Output
+from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
@@ -195,7 +195,9 @@ def _inside(request: Request, series: Series) -> Bool[np.ndarray, " V"]:
     return read_mask(request.mask, like=series)
 
 
-def _output(request: Request, method: Method, series: Series, maps: Sequence[Map]) -> Output:
+def _output(
+    request: Request, method: Method, series: Series, maps: Sequence[Map]
+) -> AbstractContextManager[Output]:
     """The output folder, after refusing to replace an input by a result."""
     names = [*file_names(maps), *method.files]
     if isinstance(request.sigma, Path):
@@ -207,7 +209,7 @@ def _output(request: Request, method: Method, series: Series, maps: Sequence[Map
                 f"{request.folder / name}: is an input of this run and would be replaced by a "
                 "result; choose another output folder"
             )
-    return Output(request.folder, series, request.overwrite, names)
+    return output_folder(request.folder, series, request.overwrite, names)
 
 
 @contextmanager

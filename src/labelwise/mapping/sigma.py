@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from labelwise.io.acquisition import zero_b
 from labelwise.io.nifti import Series, read_map
-from labelwise.io.noise_level import NoiseLevel, from_background, from_repeats
+from labelwise.io.noise_level import (
+    NoiseLevel,
+    from_background,
+    from_repeats,
+    over_repeats,
+    repeated_volumes,
+)
 from labelwise.mapping.request import Request
 from labelwise.types import InputError
 
@@ -55,24 +60,9 @@ def noise_level(
 
 
 def _from_repeats(request: Request, series: Series, inside: Bool[np.ndarray, " V"]) -> NoiseLevel:
-    groups, where = request.equal_volumes, "with equal settings"
-    b = request.acquisition.get("b")
-    if b is not None:
-        groups = [group for group in groups if zero_b(b[group], request.b_tolerance).all()]
-        where = f"at b = 0 (up to {1000 * request.b_tolerance:g} s/mm²)"
-    volumes = max(groups, key=len, default=np.empty(0, int))
-    if len(volumes) < 2:
-        raise InputError(
-            f"sigma from repeats: expected at least 2 volumes {where}, got {len(volumes)} in "
-            f"{series.path.name}; give sigma as a number or a map, or estimate it from the "
-            "background"
-        )
-    variance, mean = [], []
-    with np.errstate(invalid="ignore", over="ignore"):  # bad voxels are left out further on
-        for _, signal in series.blocks(inside, volumes=volumes):
-            variance.append(signal.var(axis=1, ddof=1, dtype=float))
-            mean.append(signal.mean(axis=1, dtype=float))
-    return from_repeats(np.concatenate(variance), np.concatenate(mean), len(volumes))
+    volumes = repeated_volumes(request.acquisition, request.b_tolerance)
+    blocks = (signal for _, signal in series.blocks(inside, volumes=volumes))
+    return from_repeats(*over_repeats(blocks), len(volumes))
 
 
 def _from_background(

@@ -12,9 +12,10 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from labelwise.fitting import available_cores
+from labelwise.fitting.batching import blocks
 from labelwise.fitting.compiler import plain_kernels
 from labelwise.networks.mlp import Architecture, Scaling, Weights
 from labelwise.noise import NoiseModel
@@ -55,22 +56,17 @@ def apply(
     scatter = np.empty((voxels, size), np.float32) if errors else None
     level = np.empty(voxels, np.float32)
 
-    def block(first: int) -> None:
-        rows = slice(first, min(first + WIDTH, voxels))
-        data, noises = signal[rows], sigma[rows]
-        if len(data) < WIDTH:
-            fill = np.arange(WIDTH) % len(data)
-            data, noises = data[fill], noises[fill]
+    def estimate(mine: slice, rows: slice | Int[np.ndarray, " WIDTH"]) -> None:
         # turned out here: inside, the last voxels of a block would be rounded differently
-        results = program(weights, shares, data.T, noises)
+        results = program(weights, shares, signal[rows].T, sigma[rows])
         for whole, part in zip((values, scatter, level), results, strict=True):
             if whole is not None:
-                whole[rows] = np.asarray(part).T[: len(whole[rows])]
+                whole[mine] = np.asarray(part).T[: len(whole[mine])]
 
-    first, *others = range(0, voxels, WIDTH)
-    block(first)  # compiles
+    first, *others = blocks(voxels, WIDTH)
+    estimate(*first)  # compiles
     with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(block, others))
+        list(pool.map(lambda block: estimate(*block), others))
     return values, scatter, level
 
 

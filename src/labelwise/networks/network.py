@@ -222,7 +222,7 @@ class Network:
         """Check the input, apply the members, and mark where the estimate is in doubt."""
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
             signal, sigma = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
-        level = sigma_of_voxels(sigma, len(signal), 1)[:, 0]
+        level = sigma_of_voxels(sigma, len(signal))[:, 0]
         first = self.members[0].scaling
         status = _input_status(first, self.noise, signal, level)
         good = np.flatnonzero(status == Status.CONVERGED)

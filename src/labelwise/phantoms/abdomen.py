@@ -6,8 +6,6 @@ makes it. The values are of the size reported for healthy abdomens, round number
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Int
 
+from labelwise.io.staging import staged
 from labelwise.models import IVIM
 from labelwise.noise import Rician
 from labelwise.types import Parameter
@@ -170,14 +169,12 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
         outside = np.where(tissue > 0, values, np.nan)
         images[phantom.truth(parameter.name)] = outside.astype(np.float32)
 
-    phantom.truth("tissue").parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
-        staged = {path: Path(staging, path.name) for path in phantom.files}
+    with staged(folder, phantom.image.name) as staging:
+        partial = Phantom(staging)
+        partial.truth("tissue").parent.mkdir()
         for path, values in images.items():
-            nib.save(nib.Nifti1Image(values, _affine()), staged[path])
-        staged[phantom.bvals].write_text(" ".join(str(b) for b in B_VALUES) + "\n")
-        for path in phantom.files:
-            os.replace(staged[path], path)
+            nib.save(nib.Nifti1Image(values, _affine()), staging / path.relative_to(folder))
+        partial.bvals.write_text(" ".join(str(b) for b in B_VALUES) + "\n")
     return phantom
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.ndimage import gaussian_filter
 
+from labelwise.io.staging import staged
 from labelwise.models import IVIM
 from labelwise.models.evaluate import signals
 from labelwise.noise import Rician
@@ -248,18 +247,15 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
     present = [folder / name for name in names if (folder / name).exists()]
     if present and not overwrite:
         raise FileExistsError(f"{present[0]} exists; choose another folder, or allow overwriting")
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".labelwise-partial-", dir=folder) as staging:
-        Path(staging, "truth").mkdir()
+    with staged(folder, names[-1]) as staging:
+        (staging / "truth").mkdir()
         for name, (values, _) in images.items():
             image = nib.Nifti1Image(values, scan.affine)
             image.header["descrip"] = b"SIMULATED by labelwise, of no patient"
             image.header.set_xyzt_units("mm")
-            nib.save(image, Path(staging, name))
+            nib.save(image, staging / name)
         for name, text in texts.items():
-            Path(staging, name).write_text(text, encoding="utf-8")
-        for name in names:
-            os.replace(Path(staging, name), folder / name)
+            (staging / name).write_text(text, encoding="utf-8")
     return [folder / name for name in names]
 
 

@@ -26,12 +26,25 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.fitting import MaximumLikelihood
-from labelwise.io.acquisition import group_equal, zero_b
-from labelwise.io.noise_level import NoiseLevel, from_repeats
+from labelwise.fitting.batching import blocks
+from labelwise.io.noise_level import (
+    NoiseLevel,
+    from_repeats,
+    over_repeats,
+    repeated_volumes,
+)
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
-from labelwise.types import Estimate, Estimator, InputError, Parameter, Status, has_values
+from labelwise.types import (
+    Estimate,
+    Estimator,
+    InputError,
+    Parameter,
+    Status,
+    has_values,
+    sigma_of_voxels,
+)
 
 _MEASURES = ("bias", "std", "rmse")
 
@@ -89,9 +102,8 @@ def noise_of_repeats(
 ) -> RepeatNoise:
     """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
 
-    Without b, from those of the settings that occur most often (of several such, the first in
-    ascending order: the shortest echo time). See `labelwise.io.noise_level.from_repeats` for what
-    the figure assumes: motion and drift between the repeats raise it.
+    See `labelwise.io.noise_level`: `repeated_volumes` for which images these are without b, and
+    `from_repeats` for what the figure assumes: motion and drift between the repeats raise it.
 
     Args:
         signal: (N, V) all volumes.
@@ -111,19 +123,8 @@ def noise_of_repeats(
         >>> round(noise.level.sigma), round(noise.quartiles[1])
         (20, 15)
     """
-    groups = group_equal(settings, tolerance)
-    if "b" in settings:
-        groups = [group for group in groups if zero_b(settings["b"][group], tolerance).all()]
-    volumes = max(groups, key=len, default=np.empty(0, int))
-    repeated = np.asarray(signal)[:, volumes].astype(float)
-    if len(volumes) < 2:
-        where = "at b = 0" if "b" in settings else "with equal settings"
-        raise InputError(
-            f"noise of repeats: expected at least 2 volumes {where}, got {len(volumes)}; give "
-            "sigma as a number or a map"
-        )
-    with np.errstate(invalid="ignore", over="ignore"):  # bad voxels are left out further on
-        variance, mean = repeated.var(axis=1, ddof=1), repeated.mean(axis=1)
+    volumes = repeated_volumes(settings, tolerance)
+    variance, mean = over_repeats([np.asarray(signal)[:, volumes]])
     return RepeatNoise(from_repeats(variance, mean, len(volumes)), mean, volumes)
 
 
@@ -160,7 +161,7 @@ def gold_standard(
     _check_block(block)
     fitter = MaximumLikelihood(model, noise, bounds=bounds, threads=threads)
     signal = np.asarray(signal)
-    level = _sigma_of_voxels(sigma, len(signal))
+    level = sigma_of_voxels(np.asarray(sigma, float), len(signal))[:, 0]
     parts = []
     for first in range(0, max(len(signal), 1), block):
         rows = slice(first, first + block)
@@ -261,7 +262,7 @@ def assess(
             f"reference: expected ({voxels}, {len(names)}), {', '.join(names)} of each voxel, got "
             f"{reference.shape}"
         )
-    level = _sigma_of_voxels(sigma, voxels)
+    level = sigma_of_voxels(np.asarray(sigma, float), voxels)[:, 0]
     shape = (len(estimators), voxels, len(names))
     table = {name: np.full(shape, np.nan) for name in ("mean", *_MEASURES, "first")}
     failed = np.full(shape[:2], np.nan)
@@ -447,21 +448,18 @@ def matching(
     if repeats < 1:
         raise InputError(f"repeats: expected at least 1, got {repeats}")
     _check_block(block)
-    level = _sigma_of_voxels(sigma, len(reference)).astype(np.float32)
+    level = sigma_of_voxels(np.asarray(sigma, np.float32), len(reference))[:, 0]
     known = np.isfinite(reference).all(axis=1)
     made = signals(model, reference[known])
     clean = np.full((len(reference), made.shape[1]), np.nan, np.float32)
     clean[known] = made
     out = np.empty((len(clean), repeats, clean.shape[1]), np.float32)
+    places = np.arange(len(clean), dtype=np.uint32)
     step = min(max(block // repeats, 1), max(len(clean), 1))
     with jax.enable_x64(False):  # the same bytes whatever the caller has set
-        for first in range(0, len(clean), step):
-            rows = np.arange(first, min(first + step, len(clean)))
-            padded = np.resize(rows, step)  # blocks of one shape compile once
-            data = _noisy(
-                noise, key, padded.astype(np.uint32), clean[padded], level[padded], repeats
-            )
-            out[rows] = np.asarray(data)[: len(rows)]
+        for mine, rows in blocks(len(clean), step):
+            data = _noisy(noise, key, places[rows], clean[rows], level[rows], repeats)
+            out[mine] = np.asarray(data)[: len(out[mine])]
     return out
 
 
@@ -541,15 +539,6 @@ def _parameter_names(estimators: Mapping[str, Estimator]) -> tuple[str, ...]:
                 f"{', '.join(names)}"
             )
     return names
-
-
-def _sigma_of_voxels(
-    sigma: Float[np.ndarray, "#N"] | float, voxels: int
-) -> Float[np.ndarray, " N"]:
-    level = np.asarray(sigma, float)
-    if level.shape not in ((), (1,), (voxels,)):
-        raise InputError(f"sigma: expected a number or ({voxels},), got {level.shape}")
-    return np.broadcast_to(level, (voxels,))
 
 
 def _check_block(block: int) -> None:

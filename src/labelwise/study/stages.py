@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ import xarray as xr
 from labelwise.fitting import available_cores
 from labelwise.formatting import plain
 from labelwise.io.files import canonical, read_arrays, write_arrays
+from labelwise.io.staging import LOCK, locked, remove_partial, whole_folder
 from labelwise.networks.cache import code_of
 from labelwise.networks.network import Network, load
 from labelwise.networks.plan import TrainingPlan
@@ -32,15 +31,10 @@ from labelwise.networks.train import train_networks
 from labelwise.study.records import Lap
 from labelwise.types import InputError, Progress
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 Result = TypeVar("Result")
 Networks = dict[str, Network]
 
-_RECORD, _RESULT, _PARTIAL = "stage.json", "result.safetensors", ".partial-"
+_RECORD, _RESULT = "stage.json", "result.safetensors"
 _CODE = ("labelwise.study.evaluation", "labelwise.study.scan", "labelwise.models")
 
 
@@ -170,12 +164,10 @@ class Stages:
         begin = time.perf_counter()
         result = make()
         seconds = time.perf_counter() - begin
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
-        write(result, partial)
-        record = json.dumps({"what": what, "seconds": seconds})
-        (partial / _RECORD).write_text(record, encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
+        with whole_folder(place) as partial:
+            write(result, partial)
+            record = json.dumps({"what": what, "seconds": seconds})
+            (partial / _RECORD).write_text(record, encoding="utf-8")
         return read(place), seconds, False  # what a run that finds it has: the same bytes
 
     def _heard(self, stage: str) -> Progress:
@@ -244,17 +236,9 @@ def opened(folder: Path, tell: Progress) -> Iterator[Stages]:
     """
     labels = folder / "labels"
     labels.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FileExistsError(
-                    f"{folder.parent}: another study is running there; wait for it, or choose "
-                    "another folder"
-                ) from error
-        for leftover in folder.glob(f"{_PARTIAL}*"):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+    refusal = "another study is running there; wait for it, or choose another folder"
+    with locked(folder / LOCK, f"{folder.parent}: {refusal}"):
+        remove_partial(folder)
         yield Stages(folder, tell, labels)
 
 

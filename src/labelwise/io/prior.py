@@ -1,0 +1,53 @@
+"""The maps of a real scan as what simulated parameters are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Bool, Float
+
+from labelwise.priors import Empirical
+from labelwise.types import InputError
+
+
+def read_prior(
+    folder: str | Path,
+    names: Sequence[str],
+    mask: str | Path | Bool[np.ndarray, "X Y Z"] | None = None,
+) -> Empirical:
+    """The prior of the maps in an output folder: `{name}.nii.gz` for each parameter.
+
+    Voxels without an estimate are NaN there and left out; those on a bound are not, unless the
+    mask says so.
+
+    Args:
+        folder: where `labelwise fit` or `labelwise map` wrote its maps.
+        names: the parameters, in the model's order.
+        mask: which voxels to take: an image, or an array of the maps' shape; all if None.
+
+    Raises:
+        FileNotFoundError: if a map is missing.
+        InputError: if shapes differ, or no voxel is left.
+    """
+    maps = [_read_map(Path(folder) / f"{name}.nii.gz") for name in names]
+    if isinstance(mask, (str, Path)):
+        mask = _read_map(Path(mask)) > 0
+    inside = np.ones(maps[0].shape, bool) if mask is None else np.asarray(mask, bool)
+    for name, values in zip((*names, "the mask"), (*maps, inside), strict=True):
+        if values.shape != maps[0].shape:
+            raise InputError(
+                f"{folder}: {name} has shape {values.shape}, {names[0]} has {maps[0].shape}; "
+                "expected images of one grid"
+            )
+    return Empirical(np.stack([values[inside] for values in maps], axis=-1), names)
+
+
+def _read_map(path: Path) -> Float[np.ndarray, "X Y Z"]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such map; give the output folder of `labelwise fit` or `labelwise map`"
+        )
+    return np.asanyarray(nib.load(path).dataobj)  # type: ignore[attr-defined]

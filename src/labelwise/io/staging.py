@@ -1,0 +1,174 @@
+"""Results that appear when they are whole, in folders that one run at a time may use.
+
+What a run writes stands in a hidden folder `.labelwise-partial-*` until all of it is there. A run
+that was killed leaves that folder; the next run removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+PARTIAL = ".labelwise-partial-"
+
+
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock that the system drops at the latest when the process ends, killed or not.
+
+    Where the file system has no locks, nothing is held.
+
+    Args:
+        path: the lock file; made if missing, never read or written.
+        refusal: what the error says.
+
+    Raises:
+        FileExistsError: if another run holds the lock, or a symbolic link is at `path`.
+    """
+    if path.is_symlink():
+        raise FileExistsError(f"{path}: a symbolic link is where a lock file should go; remove it")
+    with ExitStack() as stack:
+        try:
+            # the fallback, a file that stands for a lock, may outlive its run
+            stack.enter_context(FileLock(path, timeout=0, fallback_to_soft=False))
+        except Timeout:
+            raise FileExistsError(refusal) from None
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+
+
+@contextmanager
+def staged(folder: str | Path, last: str) -> Iterator[Path]:
+    """Where to write files that appear in their folder when all of them are written.
+
+    Use it in a `with` statement around the whole computation: that the folder can be written is
+    found on entering, the files appear in it on leaving. After an exception (Ctrl-C included)
+    nothing is left that was not there before.
+
+    Args:
+        folder: where the files go; made if missing.
+        last: the file that is moved last, and whose earlier version is removed first: where it
+            is, the others are.
+
+    Yields:
+        A folder to write them in; files in folders below it keep their places.
+
+    Raises:
+        FileExistsError: if another run is writing in the folder.
+        NotADirectoryError: if a file is where the folder should go.
+        OSError: if the folder cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with staged(folder, "sum.txt") as staging:
+        ...         _ = (staging / "one.txt").write_text("1")
+        ...         _ = (staging / "sum.txt").write_text("1")
+        ...         before = [path.name for path in Path(folder).glob("*.txt")]
+        ...     before, sorted(path.name for path in Path(folder).iterdir())
+        ([], ['one.txt', 'sum.txt'])
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: the output must be a folder, not a file")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_made(folder))
+            remove_partial(folder)
+            staging = stack.enter_context(_partial(folder))
+        except OSError as error:
+            if not error.strerror:
+                raise
+            raise OSError(
+                f"{folder}: cannot write there ({error.strerror}); choose another output folder"
+            ) from error
+        yield staging
+        _move(staging, folder, last)
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name when it is whole, in place of an earlier one.
+
+    Args:
+        place: what it will be; the folder above exists, and no other run uses it.
+    """
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
+    try:
+        yield partial
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed runs left in a folder.
+
+    Raises:
+        FileExistsError: if a run that is alive is writing there.
+    """
+    for leftover in folder.glob(f"{PARTIAL}*"):
+        with _in_use(leftover):
+            pass
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _in_use(staging: Path) -> AbstractContextManager[None]:
+    """The lock that shows that the run to which a partial folder belongs is alive."""
+    refusal = "another labelwise run is writing there; wait for it, or choose another output folder"
+    return locked(staging / LOCK, f"{staging.parent}: {refusal}")
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
+    try:
+        (staging / LOCK).write_text(f"{os.getpid()}\n")  # finds a full disk before the work does
+        with _in_use(staging):
+            yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder and those above it, made if missing; those made go again after an exception."""
+    made: list[Path] = []
+    try:
+        for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            path.mkdir(exist_ok=True)
+            made.append(path)
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _move(staging: Path, folder: Path, last: str) -> None:
+    files = [path for path in staging.rglob("*") if path.is_file() and path.name != LOCK]
+    names = sorted(str(path.relative_to(staging)) for path in files)
+    names.sort(key=lambda name: name == last)
+    (folder / last).unlink(missing_ok=True)
+    moved: list[Path] = []
+    with ExitStack() as stack:
+        try:
+            for name in names:
+                stack.enter_context(_made((folder / name).parent))
+                moved.append(folder / name)
+                os.replace(staging / name, folder / name)
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+            raise
