@@ -303,10 +303,10 @@ def read_study(path: str | Path) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
-    return _study(said, path.parent, str(path))
+    return _study(content, path.parent, str(path))
 
 
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:

@@ -40,9 +40,9 @@ def performance(
 ) -> Panels:
     """Bias, standard deviation and RMSE of each parameter against its own true value.
 
-    Each point is an average over all other parameters of the grid (`labelwise.evaluation.grid.marginal`);
-    shaded: two standard errors on either side. The three panels of a parameter are drawn to one
-    scale, the bias with 0 in the middle, so that their sizes compare.
+    Each point is an average over all other parameters of the grid
+    (`labelwise.evaluation.grid.marginal`); shaded: two standard errors on either side. The three
+    panels of a parameter have the same scale, the bias with 0 in the middle.
 
     Args:
         ds: what `labelwise.evaluation.grid.evaluate` returned.
