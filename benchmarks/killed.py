@@ -39,7 +39,7 @@ def run(folder: Path, kill_in: str | None) -> None:
         if name == kill_in and (done > 0 or name in SUDDEN):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run_study(small(), folder, command="benchmark", tell=tell)
+    run_study(small(), folder, command="benchmark", progress=tell)
 
 
 SUDDEN = ("speed", "claims", "figures")  # they do not tell how far they are
@@ -52,7 +52,7 @@ def child(folder: Path, kill_in: str | None) -> int:
 
 
 def said(folder: Path) -> dict:
-    """What the study found, without what is a time: laps, speed, and what the speed decides."""
+    """What the study found, without what is a time: times, speed, and what the speed decides."""
     record = json.loads((folder / "claims.json").read_text())
     record["claims"] = [claim for claim in record["claims"] if claim["key"] != "fast"]
     return {name: record[name] for name in ("claims", "tables", "settings", "notes")}
@@ -69,9 +69,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         whole, killed = Path(place, "whole"), Path(place, "killed")
         assert child(whole, None) == 0
-        laps = json.loads((whole / "claims.json").read_text())["laps"]
-        stages = [lap["stage"] for lap in laps[:-1]] + ["claims", "figures"]
-        print(f"whole: {len(laps) - 1} stages, {sum(lap['seconds'] for lap in laps):.0f} s")
+        times = json.loads((whole / "claims.json").read_text())["stage_times"]
+        stages = [time["stage"] for time in times[:-1]] + ["claims", "figures"]
+        print(f"whole: {len(times) - 1} stages, {sum(time['seconds'] for time in times):.0f} s")
         for stage in stages:
             before = finished(killed)
             code = child(killed, stage)
@@ -80,8 +80,8 @@ def main() -> None:
             assert code == -signal.SIGKILL, "it was not killed: the stage was not entered"
             assert not again, f"made again: {again}"
         assert child(killed, None) == 0
-        laps = json.loads((killed / "claims.json").read_text())["laps"]
-        print(f"last run: {sum(lap['kept'] for lap in laps)} of {len(laps)} stages kept")
+        times = json.loads((killed / "claims.json").read_text())["stage_times"]
+        print(f"last run: {sum(time['kept'] for time in times)} of {len(times)} stages kept")
         same = said(whole) == said(killed)
         names = sorted(path.name for path in (whole / "figures").iterdir())
         alike = [

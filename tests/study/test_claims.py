@@ -8,9 +8,9 @@ import xarray as xr
 from scipy import stats
 
 import labelwise as lw
-from labelwise.study import methods as names
-from labelwise.study.claims import QUESTIONS
-from labelwise.study.claims.judging import judge, with_luck
+from labelwise.study import methods
+from labelwise.study.claims import CLAIMS
+from labelwise.study.claims.judging import judge, with_training_scatter
 from labelwise.study.evidence import Evidence, Number, below, between
 from labelwise.study.records import Claim, Part, Verdict
 from study.conftest import tiny
@@ -18,21 +18,21 @@ from study.conftest import tiny
 STUDY = tiny(wide=12, deep=2)
 METHODS = (
     *(
-        names.MLE_MEAN,
-        names.MLE_TRUTH,
-        names.GT,
-        names.SELF,
-        names.MLE_RICIAN,
-        names.MLE_GAUSSIAN,
-        names.HYBRID,
+        methods.MLE_MEAN,
+        methods.MLE_TRUTH,
+        methods.GT,
+        methods.SELF,
+        methods.MLE_RICIAN,
+        methods.MLE_GAUSSIAN,
+        methods.HYBRID,
     ),
-    *(names.GT_ABSOLUTE, names.MLE_ABSOLUTE, names.dial(0.5)),
-    *(names.own_weight(p) for p in STUDY.free),
-    *(names.wide(n, 12) for n in (names.GT, names.MLE_RICIAN)),
-    *(names.deep(n, 2) for n in (names.GT, names.MLE_RICIAN)),
+    *(methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE, methods.dial(0.5)),
+    *(methods.own_weight(p) for p in STUDY.free),
+    *(methods.wide(n, 12) for n in (methods.GT, methods.MLE_RICIAN)),
+    *(methods.deep(n, 2) for n in (methods.GT, methods.MLE_RICIAN)),
 )
-SHARE = {names.GT: 1.0, names.GT_ABSOLUTE: 1.0, names.HYBRID: 0.5, names.dial(0.5): 0.5}
-SHARE |= {names.wide(names.GT, 12): 1.0, names.deep(names.GT, 2): 1.0}
+SHARE = {methods.GT: 1.0, methods.GT_ABSOLUTE: 1.0, methods.HYBRID: 0.5, methods.dial(0.5): 0.5}
+SHARE |= {methods.wide(methods.GT, 12): 1.0, methods.deep(methods.GT, 2): 1.0}
 
 
 def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
@@ -52,7 +52,7 @@ def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
         for p in range(len(study.names)):
             middle, width = axes[p].mean(), np.ptp(axes[p])
             bias[m, p] = -shrinkage * share * (values[p] - middle)
-            if name in (names.MLE_GAUSSIAN, names.SELF):
+            if name in (methods.MLE_GAUSSIAN, methods.SELF):
                 bias[m, p] -= 0.2 * np.maximum(values[p] - middle, 0)
             std[m, p] = width * (0.3 - 0.2 * share)
             retained[m, p], bits[m, p] = 0.9 - 0.5 * share, 2 - share
@@ -73,7 +73,7 @@ def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
 def judged(*evaluations):
     evidence = [Evidence(STUDY, dict.fromkeys(STUDY.snrs, each)) for each in evaluations]
     several = evidence if len(evidence) > 1 else ()
-    return {claim.key: claim for claim in judge(QUESTIONS, evidence[0], several)}
+    return {claim.key: claim for claim in judge(CLAIMS, evidence[0], several)}
 
 
 def test_what_the_paper_describes_holds():
@@ -108,7 +108,7 @@ def test_the_luck_of_a_training_is_part_of_the_error():
 
 def test_two_errors_of_several_trainings_are_a_t_interval():
     margins = np.array([1.0, 2.0, 4.0])
-    found = with_luck(Part("x", "", 1.1, 0.0), margins)
+    found = with_training_scatter(Part("x", "", 1.1, 0.0), margins)
     low, high = stats.t.interval(0.95, 2, margins.mean(), stats.sem(margins))
     assert 2 * found.error == pytest.approx((high - low) / 2)
     assert found.margin == pytest.approx(1.1 + margins.mean() - margins[0])
@@ -133,10 +133,10 @@ def test_a_claims_verdict_turns_with_the_world(key):
 @pytest.mark.parametrize(
     ("key", "words", "better", "worse"),
     [
-        ("own-weight", "D_fast", names.own_weight("D_fast"), names.MLE_RICIAN),
-        ("beats-mle", "below that of MLE, from the mean", names.MLE_RICIAN, names.MLE_MEAN),
-        ("rmse", "Supervised GT below Self-supervised", names.GT, names.SELF),
-        ("absolute", "loss below that of Supervised GT", names.GT_ABSOLUTE, names.GT),
+        ("own-weight", "D_fast", methods.own_weight("D_fast"), methods.MLE_RICIAN),
+        ("beats-mle", "below that of MLE, from the mean", methods.MLE_RICIAN, methods.MLE_MEAN),
+        ("rmse", "Supervised GT below Self-supervised", methods.GT, methods.SELF),
+        ("absolute", "loss below that of Supervised GT", methods.GT_ABSOLUTE, methods.GT),
     ],
 )
 def test_the_one_that_is_better_wins(key, words, better, worse):
@@ -154,8 +154,8 @@ def test_the_one_that_is_better_wins(key, words, better, worse):
 def test_a_fit_like_the_network_taught_the_truth_is_noticed():
     data = evaluation()
     for variable in ("std", "rmse", "bias"):
-        like = data[variable].sel(estimator=names.GT).values
-        data[variable].loc[{"estimator": names.MLE_MEAN}] = like
+        like = data[variable].sel(estimator=methods.GT).values
+        data[variable].loc[{"estimator": methods.MLE_MEAN}] = like
     assert judged(evaluation())["like-mle"].verdict is Verdict.HOLDS
     assert judged(data)["like-mle"].verdict is Verdict.NOT
 
@@ -168,14 +168,14 @@ def test_the_two_values_are_a_low_and_a_high_one():
     few = dataclasses.replace(STUDY, points=3)
     data = evaluation().isel({name: slice(0, 3) for name in STUDY.names})
     evidence = Evidence(few, dict.fromkeys(few.snrs, data))
-    keys = {claim.key for claim in judge(QUESTIONS, evidence)}
+    keys = {claim.key for claim in judge(CLAIMS, evidence)}
     assert not keys & {"two-values", "two-regions"}
 
 
 def test_gaussian_noise_has_no_floor_to_ask_about():
     study = dataclasses.replace(STUDY, noise=lw.Gaussian())
     evidence = Evidence(study, dict.fromkeys(study.snrs, evaluation()))
-    assert "noise-model" not in {claim.key for claim in judge(QUESTIONS, evidence)}
+    assert "noise-model" not in {claim.key for claim in judge(CLAIMS, evidence)}
 
 
 def test_every_part_has_its_own_words():
@@ -192,7 +192,7 @@ def test_rician_labels_win_where_gaussian_ones_bend():
 
 
 def test_claims_that_do_not_apply_are_left_out():
-    few = evaluation().sel(estimator=[names.MLE_MEAN, names.MLE_RICIAN])
+    few = evaluation().sel(estimator=[methods.MLE_MEAN, methods.MLE_RICIAN])
     keys = set(judged(few))
     assert "beats-mle" in keys
     assert not keys & {"bias", "hybrid", "own-weight", "dial", "vivo", "variants", "absolute"}
@@ -201,7 +201,7 @@ def test_claims_that_do_not_apply_are_left_out():
 def test_a_study_without_special_parameters_asks_about_all():
     study = dataclasses.replace(STUDY, noise_floor=None, ill_determined=None)
     evidence = Evidence(study, dict.fromkeys(study.snrs, evaluation()))
-    claims = {claim.key: claim for claim in judge(QUESTIONS, evidence)}
+    claims = {claim.key: claim for claim in judge(CLAIMS, evidence)}
     assert {p.what.split(": ")[0] for p in claims["noise-model"].parts} >= {
         f"SNR 15, {name}" for name in study.free
     }

@@ -1,5 +1,8 @@
 """A study as data: read, written, refused."""
 
+import tomllib
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -53,6 +56,17 @@ def test_what_is_written_is_read(tmp_path, changes):
     assert again.describe() == study.describe()
 
 
+def test_a_whole_number_stays_one(tmp_path):
+    text = to_toml(read_study(written(tmp_path, T2 + "[networks]\nhybrid = 1\n")))
+    assert "hybrid = 1\n" in text
+
+
+def test_the_file_has_every_number_of_a_recipe():
+    known = tomllib.loads(to_toml(paper(recipe=Recipe.paper(width=20))))["training"]
+    numbers = {entry.name for entry in fields(Recipe)} - {"name", "loss"}
+    assert set(known) == numbers | {"recipe", "trainings"}
+
+
 def test_a_few_lines_are_enough(tmp_path):
     study = read_study(written(tmp_path, T2))
     assert study.names == ("S0", "T2")
@@ -91,8 +105,11 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         ('snr = 5\n[acquisition]\nb = [0]\nmodel = "x"', "model is missing"),
         (T2.replace("snr = 50", "snr = -1"), "snr: expected positive"),
         (T2.replace("te =", "b ="), "needs te, got b"),
-        (T2 + "[grid]\npointz = 3", "there is no 'pointz'"),
-        (T2 + "[training]\nrecipe = 'slow'", "recipe 'slow'"),
+        (T2 + "[grid]\npointz = 3", "\\[grid\\]: there is no 'pointz'; known are points"),
+        (
+            T2 + "[training]\nrecipe = 'slow'",
+            "\\[training\\]: recipe must be one of paper, fast, every-level, got 'slow'",
+        ),
         (T2 + "[networks]\nlabels = ['magic']", "labels: expected some of"),
         (T2 + "[networks]\nhybrid = 1.5", "shares from 0 to 1"),
         (T2 + "[claims]\nnoise_floor = 'T1'", "no parameter 'T1'"),
@@ -101,15 +118,24 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         (T2 + "[grid]\npoints = 1", "at least 2"),
         (T2 + "[networks]\nnormalise = 'no'", "normalise must be true or false, got 'no'"),
         (T2 + "[training]\ntrainings = 1.5", "trainings must be a whole number"),
-        (T2 + "[networks]\nlabels = [1]", "labels has an entry of another kind"),
-        (T2 + "[networks]\non_bound = 'lose'", "expected 'drop' or 'keep'"),
+        (T2 + "[networks]\nlabels = [1]", "labels must be a list of texts, got \\[1\\]"),
+        (T2 + "[networks]\non_bound = 'lose'", "on_bound must be one of drop, keep, got 'lose'"),
         (T2 + "[grid]\nfixed = { S0 = 1.0, T2 = 50.0 }", "at least one parameter"),
         (T2.replace("snr = 50", "snr = [20, 20.0]"), "given twice"),
         (T2.replace("snr = 50", "snr = '50'"), "snr must be a number"),
+        (T2.replace("snr = 50", "snr = true"), "snr must be a number or a list of .*, got True"),
+        (T2.replace("snr = 50", "snrs = 50"), "there is no 'snrs'"),
+        (T2.replace("te = [10, 20", "te = ['10', 20"), "te must be a list of numbers or the name"),
+        (T2 + "[grid]\npoints = 2.5", "points must be a whole number"),
+        (T2 + "[networks]\nhybrid = '1'", "hybrid must be a number, got '1'"),
+        (T2.replace("snr = 50", "snr = 50\ngrid = 3"), "grid must be a table, \\[grid\\], got 3"),
         (T2.replace("snr = 50", "snr = 50\nseed = 99999999999999"), "seed: expected 0 to"),
         (T2.replace("snr = 50", "snr = 50\nlevels = [0.2, 0.1]"), "levels: expected"),
         (T2.replace("te = [10,", "te = [-10,"), "expected values >= 0 ms"),
-        (T2.replace("[acquisition]", 'noise = "pink"\n[acquisition]'), "noise 'pink'"),
+        (
+            T2.replace("[acquisition]", 'noise = "pink"\n[acquisition]'),
+            "noise must be one of rician, .*, got 'pink'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, complaint):

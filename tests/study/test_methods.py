@@ -1,16 +1,16 @@
 import pytest
 
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.methods import deep, dial, own_weight, style_of, wide
 
 ALL = [
-    *(names.MLE_MEAN, names.MLE_TRUTH, names.GT, names.SELF, names.MLE_RICIAN),
-    *(names.MLE_GAUSSIAN, names.HYBRID, names.GT_ABSOLUTE, names.MLE_ABSOLUTE),
+    *(methods.MLE_MEAN, methods.MLE_TRUTH, methods.GT, methods.SELF, methods.MLE_RICIAN),
+    *(methods.MLE_GAUSSIAN, methods.HYBRID, methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE),
     *(own_weight(name) for name in ("S0", "f", "D_slow", "D_fast", "T2", "ADC", "K")),
     *(dial(alpha) for alpha in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)),
-    *(wide(names.GT, nodes) for nodes in (50, 150)),
-    *(deep(names.GT, layers) for layers in (6, 10)),
-    *(wide(names.MLE_RICIAN, 150), deep(names.MLE_RICIAN, 10)),
+    *(wide(methods.GT, nodes) for nodes in (50, 150)),
+    *(deep(methods.GT, layers) for layers in (6, 10)),
+    *(wide(methods.MLE_RICIAN, 150), deep(methods.MLE_RICIAN, 10)),
     *("DIPY", "another fit"),
 ]
 
@@ -20,7 +20,7 @@ def channels(name):
     return tuple(bytes.fromhex(style_of(name)["color"][1:]))
 
 
-@pytest.mark.parametrize("name", [names.MLE_MEAN, names.MLE_TRUTH])
+@pytest.mark.parametrize("name", [methods.MLE_MEAN, methods.MLE_TRUTH])
 def test_fits_are_black(name):
     assert channels(name) == (0, 0, 0)
 
@@ -28,12 +28,12 @@ def test_fits_are_black(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *(names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN, names.MLE_ABSOLUTE, dial(1)),
+        *(methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN, methods.MLE_ABSOLUTE, dial(1)),
         *(
             own_weight("f"),
             own_weight("Dial 0.3"),
-            wide(names.MLE_RICIAN, 150),
-            deep(names.SELF, 10),
+            wide(methods.MLE_RICIAN, 150),
+            deep(methods.SELF, 10),
         ),
     ],
 )
@@ -43,21 +43,21 @@ def test_networks_that_imitate_a_fit_are_red(name):
 
 
 @pytest.mark.parametrize(
-    "name", [names.GT, names.GT_ABSOLUTE, dial(0), wide(names.GT, 150), deep(names.GT, 10)]
+    "name", [methods.GT, methods.GT_ABSOLUTE, dial(0), wide(methods.GT, 150), deep(methods.GT, 10)]
 )
 def test_networks_taught_the_truth_are_blue(name):
     red, green, blue = channels(name)
     assert blue > green > red
 
 
-@pytest.mark.parametrize("name", [names.HYBRID, dial(0.5)])
+@pytest.mark.parametrize("name", [methods.HYBRID, dial(0.5)])
 def test_what_lies_between_is_purple(name):
     red, green, blue = channels(name)
     assert min(red, blue) > 2 * green
 
 
 @pytest.mark.parametrize(
-    ("name", "dashes"), [(names.MLE_MEAN, "-"), (names.GT, "-"), (names.MLE_RICIAN, "-")]
+    ("name", "dashes"), [(methods.MLE_MEAN, "-"), (methods.GT, "-"), (methods.MLE_RICIAN, "-")]
 )
 def test_the_dashes_of_the_paper(name, dashes):
     assert style_of(name)["linestyle"] == dashes
@@ -78,11 +78,11 @@ def test_the_same_name_always_looks_the_same():
 
 
 def test_the_wider_the_lighter_and_the_deeper_the_darker():
-    light = [sum(channels(wide(names.GT, nodes))) for nodes in (10, 50, 150, 400)]
-    dark = [sum(channels(deep(names.GT, layers))) for layers in (4, 6, 10, 20)]
+    light = [sum(channels(wide(methods.GT, nodes))) for nodes in (10, 50, 150, 400)]
+    dark = [sum(channels(deep(methods.GT, layers))) for layers in (4, 6, 10, 20)]
     assert light == sorted(light)
     assert dark == sorted(dark, reverse=True)
-    assert dark[0] < sum(channels(names.GT)) < light[0]
+    assert dark[0] < sum(channels(methods.GT)) < light[0]
 
 
 @pytest.mark.parametrize(

@@ -7,28 +7,34 @@ import pytest
 
 import labelwise as lw
 from labelwise.networks.labels import Mix
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import Study, paper
-from labelwise.study.networks import courses, likely, points, train_all
+from labelwise.study.networks import mle_of_the_noise, network_sets, points, train_all
 from labelwise.study.stages import opened
 from study.conftest import tiny
 
 
 def labels(study):
-    return {name: label for course in courses(study) for name, label in course.labels.items()}
+    return {name: label for group in network_sets(study) for name, label in group.labels.items()}
 
 
 def test_the_papers_networks_are_all_there():
     known = labels(paper())
-    assert {names.GT, names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN, names.HYBRID} <= set(known)
-    assert {names.own_weight(name) for name in ("f", "D_slow", "D_fast")} <= set(known)
-    assert {names.GT_ABSOLUTE, names.MLE_ABSOLUTE} <= set(known)
-    assert isinstance(known[names.HYBRID], Mix)
+    assert {
+        methods.GT,
+        methods.SELF,
+        methods.MLE_RICIAN,
+        methods.MLE_GAUSSIAN,
+        methods.HYBRID,
+    } <= set(known)
+    assert {methods.own_weight(name) for name in ("f", "D_slow", "D_fast")} <= set(known)
+    assert {methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE} <= set(known)
+    assert isinstance(known[methods.HYBRID], Mix)
 
 
 def test_one_parameter_weighs_a_million_times_more():
-    (course,) = (c for c in courses(paper()) if c.weights)
-    row = np.array(course.weights[names.own_weight("D_slow")])
+    (network_set,) = (c for c in network_sets(paper()) if c.weights)
+    row = np.array(network_set.weights[methods.own_weight("D_slow")])
     middles = paper().prior.ranges.mean(axis=1)
     assert np.allclose(row * middles, [1, 1, 1e6, 1])
 
@@ -36,10 +42,10 @@ def test_one_parameter_weighs_a_million_times_more():
 @pytest.mark.parametrize(
     ("changes", "gone"),
     [
-        ({"hybrid": 0}, names.HYBRID),
-        ({"own_weight": 0}, names.own_weight("f")),
-        ({"absolute_loss": False}, names.GT_ABSOLUTE),
-        ({"labels": ("gt",)}, names.MLE_RICIAN),
+        ({"hybrid": 0}, methods.HYBRID),
+        ({"own_weight": 0}, methods.own_weight("f")),
+        ({"absolute_loss": False}, methods.GT_ABSOLUTE),
+        ({"labels": ("gt",)}, methods.MLE_RICIAN),
     ],
 )
 def test_what_is_not_wanted_is_not_trained(changes, gone):
@@ -48,28 +54,28 @@ def test_what_is_not_wanted_is_not_trained(changes, gone):
 
 
 def test_variants_have_their_own_shape():
-    found = {(c.wide, c.deep): set(c.labels) for c in courses(paper(wide=150, deep=10))}
-    assert found[150, 0] == {names.wide(names.GT, 150), names.wide(names.MLE_RICIAN, 150)}
-    assert found[0, 10] == {names.deep(names.GT, 10), names.deep(names.MLE_RICIAN, 10)}
+    found = {(c.wide, c.deep): set(c.labels) for c in network_sets(paper(wide=150, deep=10))}
+    assert found[150, 0] == {methods.wide(methods.GT, 150), methods.wide(methods.MLE_RICIAN, 150)}
+    assert found[0, 10] == {methods.deep(methods.GT, 10), methods.deep(methods.MLE_RICIAN, 10)}
 
 
 def test_labels_follow_the_simulated_noise():
     gaussian = paper(noise=lw.Gaussian())
-    assert likely(paper()) == names.MLE_RICIAN
-    assert likely(gaussian) == names.MLE_GAUSSIAN
+    assert mle_of_the_noise(paper()) == methods.MLE_RICIAN
+    assert mle_of_the_noise(gaussian) == methods.MLE_GAUSSIAN
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     study = tiny(trainings=1)
     with opened(tmp_path_factory.mktemp("nets"), lambda *words: None) as stages:
-        return study, train_all(study, stages, 0), [lap.stage for lap in stages.laps]
+        return study, train_all(study, stages, 0), [stage.stage for stage in stages.stage_times]
 
 
 def test_all_networks_begin_with_the_chosen_weights(trained):
-    study, networks, laps = trained
-    assert laps == ["first weights, SNR 30", "networks, SNR 15", "networks, SNR 30"]
-    chosen = networks[30.0][names.GT]
+    study, networks, stage_times = trained
+    assert stage_times == ["first weights, SNR 30", "networks, SNR 15", "networks, SNR 30"]
+    chosen = networks[30.0][methods.GT]
     assert len(chosen.card.validation["restarts"]) == study.recipe.restarts
     for snr in study.snrs:
         others = [n for n in networks[snr].values() if not n.is_blend]
@@ -78,10 +84,10 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
 
 def test_the_dial_is_of_the_two_ends(trained):
     _, networks, _ = trained
-    dial = networks[15.0][names.dial(0.5)]
+    dial = networks[15.0][methods.dial(0.5)]
     assert dial.members == (
-        *networks[15.0][names.MLE_RICIAN].members,
-        *networks[15.0][names.GT].members,
+        *networks[15.0][methods.MLE_RICIAN].members,
+        *networks[15.0][methods.GT].members,
     )
     assert set(points(networks[15.0])) == set(networks[15.0])
 
@@ -95,4 +101,4 @@ def test_one_set_of_networks_serves_all_levels(tmp_path):
     with opened(tmp_path, lambda *words: None) as stages:
         networks = train_all(study, stages, 0)
     assert networks[15.0] is networks[30.0]
-    assert networks[15.0][names.GT].members[0].scaling.conditioned
+    assert networks[15.0][methods.GT].members[0].scaling.conditioned

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from labelwise.evaluation.grid import marginal
 from labelwise.models import IVIM
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.methods import dial, own_weight, style_of
 from labelwise.study.plots.curves import binned, dial_curves, own_weights, performance
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
@@ -21,7 +21,7 @@ SHOWN = (F, SLOW, FAST)
 KINDS = ("bias", "std", "rmse")
 ALPHAS = (0.0, 0.5, 1.0)
 NAMES = [
-    *(names.MLE_MEAN, names.GT, names.SELF, names.MLE_RICIAN, names.HYBRID),
+    *(methods.MLE_MEAN, methods.GT, methods.SELF, methods.MLE_RICIAN, methods.HYBRID),
     *(own_weight(p.name) for p in SHOWN),
     *(dial(alpha) for alpha in ALPHAS),
 ]
@@ -54,7 +54,7 @@ def in_bins(bins=6):
     return xr.Dataset(variables, {"estimator": NAMES, "parameter": [p.name for p in SHOWN]})
 
 
-def images(methods=("Gold standard", names.GT)):
+def images(methods=("Gold standard", methods.GT)):
     values = np.random.default_rng(2).random((len(methods), len(SHOWN), 20, 15))
     values[..., :4, :], values[..., 12:] = np.nan, np.nan
     coords = {"method": list(methods), "parameter": [p.name for p in SHOWN]}
@@ -63,13 +63,13 @@ def images(methods=("Gold standard", names.GT)):
 
 OWN = {p.name: own_weight(p.name) for p in SHOWN}
 BY_ALPHA = {alpha: dial(alpha) for alpha in ALPHAS}
-PAIR = names.GT, names.MLE_RICIAN
-LINES = [names.MLE_MEAN, *PAIR]
+PAIR = methods.GT, methods.MLE_RICIAN
+LINES = [methods.MLE_MEAN, *PAIR]
 EVERY_FIGURE = {
     "performance": lambda: performance(evaluation(), LINES, SHOWN, "title"),
-    "own_weights": lambda: own_weights(evaluation(), names.MLE_RICIAN, OWN, SHOWN, "title"),
+    "own_weights": lambda: own_weights(evaluation(), methods.MLE_RICIAN, OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
-    "dial": lambda: dial_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: names.HYBRID}),
+    "dial": lambda: dial_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
     "densities": lambda: densities(evaluation(), *PAIR, SHOWN, "title"),
     "fixed_points": lambda: fixed_points(evaluation(), *PAIR, SLOW, F, FAST, "title"),
@@ -151,15 +151,15 @@ def test_each_column_compares_the_reference_with_the_network_of_its_own_paramete
     grid = EVERY_FIGURE["own_weights"]()
     for column, parameter in zip(grid.T, SHOWN, strict=True):
         for axes in column[1:]:
-            assert list(lines_of(axes)) == [names.MLE_RICIAN, own_weight(parameter.name)]
+            assert list(lines_of(axes)) == [methods.MLE_RICIAN, own_weight(parameter.name)]
 
 
 def test_bins_with_few_voxels_have_no_point_but_a_pale_bar():
     ds = in_bins()
     grid = binned(ds, LINES, SHOWN)
-    drawn = lines_of(grid[1, 0])[names.GT].get_ydata()
+    drawn = lines_of(grid[1, 0])[methods.GT].get_ydata()
     assert np.isfinite(drawn).tolist() == [False, False, True, True, True, False]
-    here = ds["std"].sel(estimator=names.GT, parameter="f").values
+    here = ds["std"].sel(estimator=methods.GT, parameter="f").values
     assert drawn[2:5] == pytest.approx(here[2:5])
     bars = [bar for bar in grid[3, 0].patches if bar.get_height()]
     heights = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in bars}
@@ -170,7 +170,7 @@ def test_bins_with_few_voxels_have_no_point_but_a_pale_bar():
 
 def test_the_dial_shows_means_over_the_grid_by_alpha_and_trained_networks_apart():
     ds = evaluation()
-    grid = dial_curves(ds, dict(reversed(BY_ALPHA.items())), SHOWN, trained={0.5: names.HYBRID})
+    grid = dial_curves(ds, dict(reversed(BY_ALPHA.items())), SHOWN, trained={0.5: methods.HYBRID})
     assert words(grid) == ["mean |bias|", "standard deviation", "RMSE"]
     over = [p.name for p in IVIM.parameters]
     means = abs(ds.bias).mean(over).sel(parameter="D_slow")
@@ -178,7 +178,7 @@ def test_the_dial_shows_means_over_the_grid_by_alpha_and_trained_networks_apart(
     assert dialled.get_xdata() == pytest.approx(ALPHAS)
     expected = [float(means.sel(estimator=BY_ALPHA[alpha])) for alpha in ALPHAS]
     assert dialled.get_ydata() == pytest.approx(expected)
-    assert trained.get_ydata() == pytest.approx([float(means.sel(estimator=names.HYBRID))])
+    assert trained.get_ydata() == pytest.approx([float(means.sel(estimator=methods.HYBRID))])
     (points,) = (each for each in grid[0, 1].collections if isinstance(each, PathCollection))
     colours = np.asarray(points.get_facecolor())
     assert colours[0, 2] > colours[0, 0]  # blue
@@ -205,7 +205,7 @@ def test_arrows_lead_from_the_truth_to_the_mean_estimate():
 def test_arrows_have_a_quarter_around_the_space_in_every_row():
     ds = evaluation()
     ds["bias"][:] = 0.1
-    ds["bias"].loc[{"estimator": names.GT, "parameter": "f"}] = 0.7  # leads out of it
+    ds["bias"].loc[{"estimator": methods.GT, "parameter": "f"}] = 0.7  # leads out of it
     for axes in arrows(ds, PAIR, [(F, SLOW)])[:, 0]:
         assert axes.get_ylim() == pytest.approx((0.75, 2.25))
         assert axes.get_xlim() == pytest.approx((0.75, 2.7))
@@ -215,7 +215,7 @@ def test_arrows_have_a_quarter_around_the_space_in_every_row():
 
 def test_densities_count_every_grid_point_that_has_both_estimates():
     ds = evaluation()
-    ds["std"].loc[{"estimator": names.GT, "parameter": "f", "S0": 1.0}] = np.nan
+    ds["std"].loc[{"estimator": methods.GT, "parameter": "f", "S0": 1.0}] = np.nan
     grid = densities(ds, *PAIR, SHOWN)
     counts = [[np.ma.sum(axes.collections[0].get_array()) for axes in row] for row in grid]
     assert counts == [[256] * 3, [192, 256, 256], [256] * 3]
@@ -261,7 +261,7 @@ def test_between_the_planes_are_marginal_curves_with_both_values_marked():
     axes = fixed_points(ds, *PAIR, SLOW, F, FAST, indices=(0, -1))[1, 1]
     lines = axes.lines
     assert [line.get_label() for line in lines[:2]] == list(PAIR)
-    curve = marginal(ds, "D_slow").sel(parameter="D_slow", estimator=names.GT)
+    curve = marginal(ds, "D_slow").sel(parameter="D_slow", estimator=methods.GT)
     assert lines[0].get_ydata() == pytest.approx(curve["std"].values)
     assert [line.get_xdata()[0] for line in lines[2:]] == [1.0, 2.0]
     assert axes.get_ylabel() == "standard deviation (µm²/ms)"
@@ -305,14 +305,14 @@ def test_parameters_with_one_value_are_drawn_as_points():
 
 def test_estimators_that_failed_everywhere_leave_nothing_but_empty_axes():
     ds = evaluation()
-    ds = ds.where(ds.estimator != names.GT)
-    one = [names.GT]
+    ds = ds.where(ds.estimator != methods.GT)
+    one = [methods.GT]
     for grid in (
         performance(ds, one, SHOWN),
         arrows(ds, one, [(F, SLOW)]),
         densities(ds, *PAIR, SHOWN),
         fixed_points(ds, *PAIR, SLOW, F, FAST),
-        dial_curves(ds, {0.0: names.GT}, SHOWN),
+        dial_curves(ds, {0.0: methods.GT}, SHOWN),
     ):
         grid.flat[0].figure.draw_without_rendering()
 
@@ -320,10 +320,10 @@ def test_estimators_that_failed_everywhere_leave_nothing_but_empty_axes():
 UNKNOWN = "nobody"
 REFUSED = {
     "performance": lambda ds: performance(ds, [UNKNOWN], SHOWN),
-    "own_weights": lambda ds: own_weights(ds, names.GT, OWN | {"f": UNKNOWN}, SHOWN),
+    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN | {"f": UNKNOWN}, SHOWN),
     "arrows": lambda ds: arrows(ds, [UNKNOWN], [(F, SLOW)]),
-    "densities": lambda ds: densities(ds, UNKNOWN, names.GT, SHOWN),
-    "fixed_points": lambda ds: fixed_points(ds, names.GT, UNKNOWN, SLOW, F, FAST),
+    "densities": lambda ds: densities(ds, UNKNOWN, methods.GT, SHOWN),
+    "fixed_points": lambda ds: fixed_points(ds, methods.GT, UNKNOWN, SLOW, F, FAST),
     "dial": lambda ds: dial_curves(ds, {0.5: UNKNOWN}, SHOWN),
     "trained": lambda ds: dial_curves(ds, BY_ALPHA, SHOWN, trained={0.5: UNKNOWN}),
     "binned": lambda ds: binned(in_bins(), [UNKNOWN], SHOWN),
@@ -339,7 +339,7 @@ def test_an_unknown_estimator_is_refused(figure):
 LESS = IVIM.parameters[:2]
 LACKING = {
     "performance": lambda ds: performance(ds, LINES, [SLOW]),
-    "own_weights": lambda ds: own_weights(ds, names.GT, OWN, [SLOW]),
+    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN, [SLOW]),
     "arrows": lambda ds: arrows(ds, PAIR, [(F, SLOW)]),
     "densities": lambda ds: densities(ds, *PAIR, [SLOW]),
     "fixed_points": lambda ds: fixed_points(ds, *PAIR, F, S0, SLOW),
@@ -364,7 +364,10 @@ def test_maps_without_a_parameter_are_refused():
         (lambda ds: performance(ds, [], SHOWN), "names: .*; got none"),
         (lambda ds: performance(ds, LINES, []), "parameters: .*; got none"),
         (lambda ds: arrows(ds, PAIR, []), "parameters: .*; got none"),
-        (lambda ds: own_weights(ds, names.GT, {"f": NAMES[0]}, SHOWN), "own: .*none for 'D_slow'"),
+        (
+            lambda ds: own_weights(ds, methods.GT, {"f": NAMES[0]}, SHOWN),
+            "own: .*none for 'D_slow'",
+        ),
         (lambda ds: fixed_points(ds, *PAIR, SLOW, F, F), "expected three parameters"),
         (
             lambda ds: fixed_points(ds, *PAIR, SLOW, F, FAST, indices=(0, 4)),

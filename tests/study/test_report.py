@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from labelwise.study.records import Claim, Lap, Part, Picture, Report, Table
+from labelwise.study.records import Claim, Part, Picture, StageTime, StudyReport, Table
 from labelwise.study.report.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -46,7 +46,7 @@ def report():
         Table("networks", "Table 1: networks", "As in the paper.", ["name", "Y"], [["GT", "yes"]]),
         Table("all", "All", "", ["b", *"cdefgh"], [["MLE", "0.1", "2 %", "−3", "1", "2", "1,000"]]),
     ]
-    return Report(
+    return StudyReport(
         title="A study of labels",
         lead="Simulated data.",
         settings=[("noise", "Rician"), ("SNR", "15")],
@@ -56,7 +56,11 @@ def report():
             Picture(f"figure_{n:02}", f"Figure {n}: bias", f"Caption {n}.", png(n, 2), (n, 2))
             for n in (2, 3)
         ],
-        laps=[Lap("simulate", 0.26, True), Lap("train", 192, False), Lap("evaluate", 3903, False)],
+        stage_times=[
+            StageTime("simulate", 0.26, True),
+            StageTime("train", 192, False),
+            StageTime("evaluate", 3903, False),
+        ],
         versions={"jax": "0.8.1"},
         command="labelwise study paper.toml --out OUT",
         description='[study]\nseed = 3  # "seed"\n',
@@ -66,7 +70,7 @@ def report():
 
 @pytest.fixture(scope="module")
 def empty():
-    return Report("Empty", "Simulated.", [], [], [], [], [], {}, "labelwise study", "")
+    return StudyReport("Empty", "Simulated.", [], [], [], [], [], {}, "labelwise study", "")
 
 
 class Page(HTMLParser):
@@ -122,7 +126,7 @@ def test_everything_in_the_records_is_on_the_page(report):
     said += [text for table in report.tables for row in table.rows for text in row]
     said += [text for t in report.tables for text in (t.title, t.caption, *t.columns)]
     said += [text for p in report.pictures for text in (p.title, p.caption)]
-    said += [lap.stage for lap in report.laps]
+    said += [stage.stage for stage in report.stage_times]
     assert [text for text in said if text not in words] == []
     assert report.description in "".join(page.text)
 
@@ -179,7 +183,9 @@ def test_margins_have_no_more_digits_than_their_errors_allow(empty, margin, erro
     ],
 )
 def test_wall_times_are_said_as_people_say_them(empty, seconds, words):
-    page = Page(render(dataclasses.replace(empty, laps=[Lap("train", seconds, False)])))
+    page = Page(
+        render(dataclasses.replace(empty, stage_times=[StageTime("train", seconds, False)]))
+    )
     assert f"train {words} this run" in page.words
 
 
@@ -187,7 +193,7 @@ def test_what_was_kept_does_not_count_as_this_run(report, empty):
     words = Page(render(report)).words
     assert "This run 1 h 08 min" in words
     assert "Kept from earlier runs 0.3 s" in words
-    kept = dataclasses.replace(empty, laps=[Lap("simulate", 0, True)])
+    kept = dataclasses.replace(empty, stage_times=[StageTime("simulate", 0, True)])
     assert "This run" not in Page(render(kept)).words
 
 

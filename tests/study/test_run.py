@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from labelwise.networks.network import load
-from labelwise.study import methods as names
-from labelwise.study import run
+from labelwise.study import methods, run
 from labelwise.study.config import read_study
 from labelwise.study.run import run_study
 from labelwise.study.stages import opened
@@ -38,7 +37,12 @@ def test_the_record_says_what_the_page_says(outcome):
     assert [c["verdict"] for c in said["claims"]] == [c.verdict.value for c in outcome.claims]
     assert said["command"] == "labelwise study run tiny.toml out"
     rows = next(t for t in said["tables"] if t["key"] == "networks")["rows"]
-    assert {row[0] for row in rows} >= {names.GT, names.SELF, names.MLE_RICIAN, names.HYBRID}
+    assert {row[0] for row in rows} >= {
+        methods.GT,
+        methods.SELF,
+        methods.MLE_RICIAN,
+        methods.HYBRID,
+    }
 
 
 def test_the_description_can_be_run_again(outcome):
@@ -55,7 +59,7 @@ def test_a_second_run_makes_nothing_again_and_says_the_same(outcome, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(outcome.folder, folder)
     again = run_study(tiny(wide=12, deep=2), folder)
-    assert all(lap.kept for lap in again.laps[:-1])
+    assert all(stage.kept for stage in again.stage_times[:-1])
     assert again.claims == outcome.claims
     for figure in (outcome.folder / "figures").iterdir():
         assert (folder / "figures" / figure.name).read_bytes() == figure.read_bytes(), figure.name
@@ -67,7 +71,7 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
     monkeypatch.setattr(run, "figures", lambda *of: iter(()))
     folder = tmp_path / "cut"
     shutil.copytree(outcome.folder, folder)
-    stages = [lap.stage for lap in outcome.laps[:-1]]
+    stages = [stage.stage for stage in outcome.stage_times[:-1]]
     first = next(i for i, name in enumerate(stages) if name.startswith(stage))
     for name in stages[first:]:
         slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
@@ -77,8 +81,8 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
         for place in sorted((folder / "stages").glob("lesson-*"))[1:]:
             shutil.rmtree(place)
     again = run_study(tiny(wide=12, deep=2), folder)
-    assert all(lap.kept for lap in again.laps[:first]) or stage.startswith("networks")
-    assert not all(lap.kept for lap in again.laps[:-1])
+    assert all(stage.kept for stage in again.stage_times[:first]) or stage.startswith("networks")
+    assert not all(stage.kept for stage in again.stage_times[:-1])
     not_speed = [claim for claim in again.claims if claim.key != "fast"]
     assert not_speed == [claim for claim in outcome.claims if claim.key != "fast"]
 

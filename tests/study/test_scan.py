@@ -8,8 +8,8 @@ import pytest
 
 import labelwise as lw
 from labelwise.phantoms.pelvis import pelvis, write
-from labelwise.study import methods as names
-from labelwise.study.claims import QUESTIONS
+from labelwise.study import methods
+from labelwise.study.claims import CLAIMS
 from labelwise.study.claims.judging import judge
 from labelwise.study.evaluation import evaluate_fits, evaluate_networks, side_by_side
 from labelwise.study.evidence import Evidence
@@ -17,7 +17,7 @@ from labelwise.study.networks import train_all
 from labelwise.study.plots.selection import figures
 from labelwise.study.records import Verdict
 from labelwise.study.run import run_study
-from labelwise.study.scan import GOLD, assess_scan, phantom, read_scan, study_of
+from labelwise.study.scan import GOLD, assess_scan, in_vivo_study, phantom, read_scan
 from labelwise.study.stages import opened
 from study.conftest import tiny
 
@@ -92,7 +92,7 @@ def test_the_gold_standard_is_near_the_truth(files, scan, assessed):
     _, made = files
     _, _, found = assessed
     truth = made.truth["D_slow"][made.mask]
-    gold = found.vivo.reference[:, 2]
+    gold = found.in_vivo.reference[:, 2]
     good = np.isfinite(gold)
     assert good.mean() > 0.7
     assert np.median(abs(gold[good] - truth[good])) < 0.15
@@ -102,11 +102,11 @@ def test_the_gold_standard_is_near_the_truth(files, scan, assessed):
 
 def test_every_method_is_asked_about_the_scan_and_its_like(assessed):
     _, _, found = assessed
-    wanted = {names.MLE_MEAN, names.GT, names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN}
-    for data in (found.vivo.binned, found.vivo.matched):
+    wanted = {methods.MLE_MEAN, methods.GT, methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN}
+    for data in (found.in_vivo.binned, found.in_vivo.matched):
         assert wanted <= set(data.estimator.values.tolist())
-    count = found.vivo.binned["count"].sum("bin").values
-    assert np.all(count[1:] == found.vivo.binned.attrs["used"])
+    count = found.in_vivo.binned["count"].sum("bin").values
+    assert np.all(count[1:] == found.in_vivo.binned.attrs["used"])
 
 
 def test_maps_have_the_gold_standard_first(assessed, scan):
@@ -121,8 +121,8 @@ def test_maps_have_the_gold_standard_first(assessed, scan):
 
 def test_claims_and_figures_of_the_scan(assessed, scan):
     study, grid, found = assessed
-    evidence = Evidence(study, {15.0: grid}, found.vivo)
-    claims = {claim.key: claim for claim in judge(QUESTIONS, evidence)}
+    evidence = Evidence(study, {15.0: grid}, found.in_vivo)
+    claims = {claim.key: claim for claim in judge(CLAIMS, evidence)}
     assert {"vivo", "smooth"} <= set(claims)
     spread = [part for part in claims["smooth"].parts if "D_fast" in part.what]
     assert all(part.verdict is Verdict.HOLDS for part in spread)
@@ -130,9 +130,9 @@ def test_claims_and_figures_of_the_scan(assessed, scan):
     assert keys[:5] == [f"figure_0{n}" for n in (2, 4, 5, 6, 7)]
 
 
-def test_a_study_of_a_scan_is_told_the_levels_it_holds(scan):
+def test_a_in_vivo_study_a_scan_is_told_the_levels_it_holds(scan):
     model = lw.IVIM(scan.settings["b"])
-    study = study_of(scan, model, "ivim", lw.Rician(), {"D_fast": (10.0, 120.0)})
+    study = in_vivo_study(scan, model, "ivim", lw.Rician(), {"D_fast": (10.0, 120.0)})
     assert len(study.model.b) == 10
     assert study.normalise
     assert study.snrs == (15.0,)

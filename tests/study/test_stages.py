@@ -45,8 +45,8 @@ def test_a_stage_is_made_once(tmp_path):
         first = stages.dataset("numbers", {"of": 1}, numbers)
     with opened(tmp_path, quiet) as stages:
         again = stages.dataset("numbers", {"of": 1}, lambda: pytest.fail("made again"))
-        (lap,) = stages.laps
-    assert lap.kept
+        (stage,) = stages.stage_times
+    assert stage.kept
     assert first.identical(again)
     assert first.identical(numbers().assign(value=numbers()["value"].astype(np.float32)))
     assert first["x"].attrs == {"unit": "ms"}
@@ -66,7 +66,7 @@ def test_a_damaged_stage_is_made_again(tmp_path):
     result.write_bytes(result.read_bytes()[:-1])
     with opened(tmp_path, quiet) as stages:
         again = stages.dataset("numbers", {}, numbers)
-        assert not stages.laps[0].kept
+        assert not stages.stage_times[0].kept
     assert first.identical(again)
 
 
@@ -100,7 +100,7 @@ def test_lessons_side_by_side_are_those_one_by_one(tmp_path):
     both = [(lesson(0), ["a"]), (lesson(1), ["b"])]
     with opened(tmp_path / "one", quiet) as stages:
         together = stages.networks("both", both)
-        assert len(stages.laps) == 1
+        assert len(stages.stage_times) == 1
     with opened(tmp_path / "two", quiet) as stages:
         apart = stages.networks("a", both[:1]) | stages.networks("b", both[1:])
     assert list(together) == ["a", "b"]

@@ -116,7 +116,7 @@ def invivo(
     repeats: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Single acquisitions in the series; found from its settings if left out."
+            min=2, help="Single acquisitions in the series; result from its settings if left out."
         ),
     ] = None,
     prior: Annotated[
@@ -143,7 +143,7 @@ def invivo(
         raise InputError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
 
     from labelwise.models.base import acquisition_names
-    from labelwise.study.scan import read_scan, study_of
+    from labelwise.study.scan import in_vivo_study, read_scan
 
     given.keep_compiled_programs()
     settings = given.Acquisition.read(bvals, te, ti, acquisition)
@@ -156,7 +156,7 @@ def invivo(
         repeats=repeats,
         tolerance=b_tolerance / 1000,
     )
-    described = study_of(scan, made, model, given.noise_model(noise), spans)
+    described = in_vivo_study(scan, made, model, given.noise_model(noise), spans)
     described = _changed(described, quick, trainings, seed)
     _run(described, out, context, False, overwrite, quiet, scan)
 
@@ -191,16 +191,16 @@ def _run(
 
     given.keep_compiled_programs()
     with nullcontext(_silent) if quiet else progress_bar() as bar:
-        found = run_study(
+        result = run_study(
             study,
             out,
             scan=scan,
             command=context.meta["labelwise.command"],
             overwrite=overwrite,
-            tell=bar,
+            progress=bar,
         )
     if not quiet:
-        show_study(found)
+        show_study(result)
 
 
 def _silent(what: str, done: int, total: int, words: str) -> None:

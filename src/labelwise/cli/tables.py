@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from labelwise.mapping.summary import NetworkUse, Report
     from labelwise.networks.network import Network
     from labelwise.phantoms.abdomen import Comparison
-    from labelwise.study.run import Outcome
+    from labelwise.study.run import StudyResult
 
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
@@ -270,24 +270,24 @@ def _label(said: Mapping[str, Any]) -> str:
     return said["kind"]
 
 
-def show_study(found: Outcome) -> None:
+def show_study(result: StudyResult) -> None:
     """The claims and what became of them, one line each."""
     console = stdout()
     colours = {"holds": "green", "does not hold": "red", "holds in part": "yellow"}
     table = Table("section", "claim", "verdict", "parts", **_PLAIN)
     table.columns[2].no_wrap = table.columns[3].no_wrap = True
-    for claim in found.claims:
+    for claim in result.claims:
         held = sum(part.verdict.value == "holds" for part in claim.parts)
         verdict = Text(claim.verdict.value, style=colours.get(claim.verdict.value, ""))
         parts = f"{held} of {len(claim.parts)}"
         table.add_row(claim.section or "ours", Text(claim.statement), verdict, parts)
     console.print(table)
-    for note in found.notes:
+    for note in result.notes:
         console.print(f"note: {note}", markup=False, style="dim")
-    kept = sum(lap.kept for lap in found.laps)
-    again = f", {kept} of {len(found.laps)} stages kept from an earlier run" if kept else ""
-    console.print(f"\n{found.seconds:.0f} s{again}", markup=False)
-    console.print(f"{found.folder / 'report.html'}", markup=False, soft_wrap=True)
+    kept = sum(stage.kept for stage in result.stage_times)
+    again = f", {kept} of {len(result.stage_times)} stages kept from an earlier run" if kept else ""
+    console.print(f"\n{result.seconds:.0f} s{again}", markup=False)
+    console.print(f"{result.folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def show_evaluation(found: Evaluation) -> None:

@@ -30,7 +30,7 @@ _SHAPE, _ZOOMS = (64, 64, 3), (5.0, 5.0, 8.0)  # voxels, mm
 
 
 @dataclass(frozen=True)
-class Tissue:
+class AbdomenTissue:
     """One tissue of the phantom: its parameters and its ellipses.
 
     Args:
@@ -46,17 +46,19 @@ class Tissue:
 
 
 TISSUES = (  # later ones cover earlier ones
-    Tissue("muscle", (600, 0.08, 1.5, 30), ((0, 0, 0.92, 0.72, 0),)),
-    Tissue("liver", (700, 0.25, 1.1, 70), ((-0.4, 0.12, 0.44, 0.46, 20), (0, 0.3, 0.4, 0.2, -10))),
-    Tissue("spleen", (1000, 0.10, 0.8, 40), ((0.62, -0.12, 0.17, 0.33, -15),)),
-    Tissue("pancreas", (850, 0.18, 1.3, 50), ((0.2, 0.02, 0.3, 0.1, 25),)),
-    Tissue(
+    AbdomenTissue("muscle", (600, 0.08, 1.5, 30), ((0, 0, 0.92, 0.72, 0),)),
+    AbdomenTissue(
+        "liver", (700, 0.25, 1.1, 70), ((-0.4, 0.12, 0.44, 0.46, 20), (0, 0.3, 0.4, 0.2, -10))
+    ),
+    AbdomenTissue("spleen", (1000, 0.10, 0.8, 40), ((0.62, -0.12, 0.17, 0.33, -15),)),
+    AbdomenTissue("pancreas", (850, 0.18, 1.3, 50), ((0.2, 0.02, 0.3, 0.1, 25),)),
+    AbdomenTissue(
         "kidney",
         (1100, 0.20, 1.9, 30),
         ((-0.36, -0.4, 0.15, 0.2, 30), (0.34, -0.4, 0.15, 0.2, -30)),
     ),
-    Tissue("marrow", (500, 0.05, 0.5, 20), ((0, -0.46, 0.15, 0.14, 0),)),
-    Tissue(
+    AbdomenTissue("marrow", (500, 0.05, 0.5, 20), ((0, -0.46, 0.15, 0.14, 0),)),
+    AbdomenTissue(
         "vessel", (650, 0.45, 1.8, 100), ((0.1, -0.22, 0.08, 0.1, 0), (-0.14, -0.21, 0.09, 0.08, 0))
     ),
 )

@@ -70,7 +70,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Tissue:
+class PelvisTissue:
     """One tissue: its median parameters, how they spread, and where it is.
 
     Args:
@@ -90,7 +90,7 @@ class Tissue:
 
 
 TISSUES = (  # later ones cover earlier ones
-    Tissue(
+    PelvisTissue(
         *("gluteal muscle", 0.97, (0.15, 1.25, 42), (0.75, 0.12, 0.65)),
         (
             Outline(76, -64, 64, 27, 20),
@@ -100,11 +100,11 @@ TISSUES = (  # later ones cover earlier ones
             Outline(80, -36, 26, 9, 10),
         ),
     ),
-    Tissue(
+    PelvisTissue(
         *("iliopsoas muscle", 0.96, (0.17, 1.3, 38), (0.75, 0.12, 0.6)),
         (Outline(84, 54, 24, 19, -15), Outline(101, 76, 17, 10, -15), Outline(18, 90, 19, 6, -3)),
     ),
-    Tissue(
+    PelvisTissue(
         *("bone marrow", 0.9, (0.18, 0.6, 62), (0.8, 0.3, 0.55)),
         (
             Outline(88, 8, 24, 24),
@@ -113,19 +113,19 @@ TISSUES = (  # later ones cover earlier ones
             Outline(0, -76, 25, 12, paired=False),
         ),
     ),
-    Tissue(
+    PelvisTissue(
         *("uterus", 1.05, (0.25, 1.2, 50), (0.6, 0.14, 0.65)),
         (Outline(-3, -7, 33, 22, 8, paired=False),),
     ),
-    Tissue(
+    PelvisTissue(
         *("bladder wall", 1.03, (0.2, 1.45, 45), (0.6, 0.17, 0.6)),
         (Outline(1, 44, 39, 27, paired=False),),
     ),
-    Tissue(
+    PelvisTissue(
         *("urine", 1.06, (0.12, 2.75, 20), (0.4, 0.05, 0.4)),
         (Outline(1, 44, 31, 19, paired=False),),
     ),
-    Tissue(
+    PelvisTissue(
         *("vessels", 0.9, (0.38, 1.3, 110), (0.6, 0.2, 0.4)),
         (Outline(57, 66, 8, 8), Outline(51, 51, 9, 8)),
     ),
@@ -240,8 +240,8 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
     folder = Path(folder)
     images = _images(scan)
     texts = {"README.txt": _readme(scan), "dwi.bval": " ".join(map(str, scan.b)) + "\n"}
-    for name, (_, said) in images.items():
-        record = {"Simulated": True, "Description": _NOTICE, **said, "Settings": scan.settings}
+    for name, (_, details) in images.items():
+        record = {"Simulated": True, "Description": _NOTICE, **details, "Settings": scan.settings}
         texts[name.replace(".nii.gz", ".json")] = json.dumps(record, indent=2, ensure_ascii=False)
     names = [*texts, *reversed(images)]
     present = [folder / name for name in names if (folder / name).exists()]
@@ -275,9 +275,9 @@ def _images(scan: Pelvis) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
 
 
 def _readme(scan: Pelvis) -> str:
-    said = ", ".join(f"{name} {value}" for name, value in scan.settings.items())
+    settings = ", ".join(f"{name} {value}" for name, value in scan.settings.items())
     return (
-        f"{_NOTICE}\n\nMade by labelwise.phantoms.pelvis ({said}).\n"
+        f"{_NOTICE}\n\nMade by labelwise.phantoms.pelvis ({settings}).\n"
         f"dwi.nii.gz: {len(scan.b)} volumes, b-values in dwi.bval (s/mm²), Rician noise of sigma "
         f"{scan.sigma:.6g}. mask.nii.gz: muscle, marrow, organs and vessels, without fat and "
         "rectum. truth/: what the series was made from.\n"

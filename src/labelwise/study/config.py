@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model
+from pydantic_core import PydanticCustomError
 
 from labelwise.formatting import plain
 from labelwise.io.acquisition import checked, read_bvals, read_times
@@ -30,39 +32,91 @@ from labelwise.types import InputError, is_built_in
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
 """What the networks of a study may be taught, besides mixes."""
 
-_TOP = ("title", "model", "noise", "snr", "levels", "seed", "phantom")
-_SECTIONS = {
-    "networks": (
-        *("labels", "hybrid", "dial", "own_weight", "absolute_loss", "wide", "deep"),
-        *("normalise", "on_bound"),
-    ),
-    "training": ("trainings",),
-    "grid": ("points", "repeats", "training_repeats", "fixed"),
-    "claims": ("noise_floor", "ill_determined"),
-}
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}
 _SEEDS = 2**31
-_TYPES = {  # of what a file may say; a whole number is a number too
-    bool: ("phantom", "absolute_loss", "normalise", "shared_start"),
-    int: (
-        *("seed", "wide", "deep", "trainings", "repeats", "training_repeats", "signals", "batch"),
-        *("epochs", "warmup", "restarts", "patience", "width", "depth"),
+
+
+def _expected(words: str) -> WrapValidator:
+    """One error in plain words in place of pydantic's own."""
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise PydanticCustomError("expected", "{words}", {"words": words}) from None
+
+    return WrapValidator(check)
+
+
+def _one_of(*words: str) -> Any:
+    return Annotated[Literal[words], _expected(f"one of {', '.join(words)}")]  # type: ignore
+
+
+def _table(**kinds: Any) -> type[BaseModel]:
+    """A table of a study file, whose keys may all be left out."""
+    keys: dict[str, Any] = {key: (kind, None) for key, kind in kinds.items()}
+    return create_model("Table", __config__=ConfigDict(strict=True, extra="forbid"), **keys)
+
+
+_Flag = Annotated[bool, _expected("true or false")]
+_Whole = Annotated[int, _expected("a whole number")]
+_Number = Annotated[float, _expected("a number")]
+_Text = Annotated[str, _expected("text")]
+_Numbers = Annotated[list[float], _expected("a list of numbers")]
+_SECTIONS = {
+    "networks": _table(
+        labels=Annotated[list[str], _expected("a list of texts")],
+        hybrid=_Number,
+        dial=_Numbers,
+        own_weight=_Number,
+        absolute_loss=_Flag,
+        wide=_Whole,
+        deep=_Whole,
+        normalise=_Flag,
+        on_bound=_one_of("drop", "keep"),
     ),
-    float: ("hybrid", "own_weight", "rate", "validation"),
-    str: (
-        *("title", "model", "noise", "on_bound", "recipe", "schedule", "activation"),
-        *("noise_floor", "ill_determined"),
+    "training": _table(
+        trainings=_Whole,
+        recipe=_one_of(*_RECIPES),
+        signals=_Whole,
+        batch=_Whole,
+        epochs=_Whole,
+        rate=_Number,
+        schedule=_Text,
+        warmup=_Whole,
+        restarts=_Whole,
+        patience=_Whole,
+        shared_start=_Flag,
+        validation=_Number,
+        width=_Whole,
+        depth=_Whole,
+        activation=_Text,
     ),
-    list: ("labels", "dial", "levels"),
+    "grid": _table(
+        points=Annotated[int | dict[str, int], _expected("a whole number, or one by parameter")],
+        repeats=_Whole,
+        training_repeats=_Whole,
+        fixed=dict[str, _Number],
+    ),
+    "claims": _table(noise_floor=_Text, ill_determined=_Text),
 }
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-}
-_OF_RECIPE = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", "loss"))
+_Settings = Annotated[str | list[float], _expected("a list of numbers or the name of a file")]
+_Range = Annotated[list[float], Field(min_length=2, max_length=2), _expected("[lowest, highest]")]
+_FILE = create_model(
+    "File",
+    __base__=_table(
+        title=_Text,
+        noise=_one_of(*NOISES),
+        levels=_Numbers,
+        seed=_Whole,
+        phantom=_Flag,
+        prior=dict[str, _Range],
+        **_SECTIONS,
+    ),
+    model=(_Text, ...),
+    snr=(Annotated[float | list[float], _expected("a number or a list of numbers")], ...),
+    acquisition=(dict[str, _Settings], ...),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +205,6 @@ class Study:
             raise InputError("own_weight, wide, deep: must be positive, or 0 for none")
         if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
             raise InputError(f"snr: the same one is given twice, got {list(self.snrs)}")
-        if self.on_bound not in ("drop", "keep"):
-            raise InputError(f"on_bound: expected 'drop' or 'keep', got {self.on_bound!r}")
         if self.levels is not None and not (
             len(self.levels) == 2 and 0 < self.levels[0] < self.levels[1] < np.inf
         ):
@@ -251,64 +303,62 @@ def read_study(path: str | Path) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
-    return _study(said, path.parent, str(path))
+    return _study(content, path.parent, str(path))
 
 
-def _study(said: Mapping[str, Any], folder: Path, where: str) -> Study:
-    _refuse_unknown(said, (*_TOP, "acquisition", "prior", *_SECTIONS), where)
-    for name, known in _SECTIONS.items():
-        extra = ("recipe", *_OF_RECIPE) if name == "training" else ()
-        _refuse_unknown(_table(said, name, where), (*known, *extra), f"{where}, [{name}]")
-    _check_types(said, where)
-    for section in _SECTIONS:
-        _check_types(_table(said, section, where), f"{where}, [{section}]")
-    for name in ("model", "snr", "acquisition"):
-        if name not in said:
-            raise InputError(f"{where}: {name} is missing; see `labelwise study paper --toml`")
-    model_name = absolute(str(said["model"]), folder)
-    model = _model(model_name, _table(said, "acquisition", where), folder, where)
-    noise = str(said.get("noise", "rician"))
-    if noise not in NOISES:
-        known = ", ".join(NOISES)
-        raise InputError(f"{where}: noise {said['noise']!r}; known are {known}")
-    training = _table(said, "training", where)
-    changes = {name: training[name] for name in _OF_RECIPE if name in training}
-    if changes.get("patience") == 0:
-        changes["patience"] = None
-    recipe = training.get("recipe", "paper")
-    if recipe not in _RECIPES:
-        raise InputError(f"{where}: recipe {recipe!r}; known are {', '.join(_RECIPES)}")
+def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
+    try:
+        _FILE.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_sentence(error, where)) from error
+    # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
+    model_name = absolute(content["model"], folder)
+    model = _model(model_name, content["acquisition"], folder, where)
     values: dict[str, Any] = {
-        name: value
-        for section, known in _SECTIONS.items()
-        for name, value in _table(said, section, where).items()
-        if name in known
+        key: content[key] for key in ("levels", "seed", "phantom") if key in content
     }
-    values |= {name: said[name] for name in ("seed", "phantom") if name in said}
-    if not model.differentiable and "labels" not in values:
-        values["labels"] = [label for label in LABELS if label != "selfsup"]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    spans = {name: _span(name, span, where) for name, span in _table(said, "prior", where).items()}
-    snrs = said["snr"] if isinstance(said["snr"], list) else [said["snr"]]
-    if not all(isinstance(snr, (int, float)) and not isinstance(snr, bool) for snr in snrs):
-        raise InputError(f"{where}: snr must be a number or a list of numbers, got {said['snr']!r}")
+    for section in ("networks", "grid", "claims"):
+        values |= content.get(section, {})
+    if not model.differentiable:
+        values.setdefault("labels", [label for label in LABELS if label != "selfsup"])
+    training = dict(content.get("training", {}))
+    if "trainings" in training:
+        values["trainings"] = training.pop("trainings")
+    recipe = _RECIPES[training.pop("recipe", "paper")]
+    if training.get("patience") == 0:
+        training["patience"] = None
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    snrs = content["snr"] if isinstance(content["snr"], list) else [content["snr"]]
     try:
         return Study(
-            title=str(said.get("title", f"A study of {type(model).__name__}")),
+            title=content.get("title", f"A study of {type(model).__name__}"),
             model_name=model_name,
             model=model,
-            noise=NOISES[noise](),
-            prior=Uniform.typical(model, **spans),
+            noise=NOISES[content.get("noise", "rician")](),
+            prior=Uniform.typical(model, **content.get("prior", {})),
             snrs=tuple(float(snr) for snr in snrs),
-            levels=tuple(said["levels"]) if "levels" in said else None,
-            recipe=_RECIPES[recipe](**changes),
+            recipe=recipe(**training),
             **values,
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """What is wrong with a file; a misspelt key comes before what is missing because of it."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    *sections, key = (str(name) for name in first["loc"])
+    place = ", ".join([where, *(f"[{name}]" for name in sections)])
+    if first["type"] == "missing":
+        return f"{place}: {key} is missing; see `labelwise study paper --toml`"
+    if first["type"] == "extra_forbidden":
+        table = _SECTIONS[sections[0]] if sections else _FILE
+        return f"{place}: there is no {key!r}; known are {', '.join(table.model_fields)}"
+    expected = first["msg"] if first["type"] == "expected" else f"a table, [{key}]"
+    return f"{place}: {key} must be {expected}, got {first['input']!r}"
 
 
 def to_toml(study: Study) -> str:
@@ -332,14 +382,15 @@ def to_toml(study: Study) -> str:
         name: np.asarray(getattr(study.model, name), float) * (1000 if name == "b" else 1)
         for name in acquisition_names(type(study.model))
     }
-    recipe = {name: getattr(study.recipe, name) for name in _OF_RECIPE}
-    recipe["patience"] = recipe["patience"] or 0
+    known |= vars(study.recipe) | {"recipe": study.recipe.name}
+    known["patience"] = known["patience"] or 0
     sections = {
         "acquisition": {name: [float(f"{x:.9g}") for x in rows] for name, rows in settings.items()},
         "prior": dict(zip(study.names, study.prior.ranges.tolist(), strict=True)),
-        **{name: {key: known[key] for key in keys} for name, keys in _SECTIONS.items()},
+        **{
+            name: {key: known[key] for key in kind.model_fields} for name, kind in _SECTIONS.items()
+        },
     }
-    sections["training"] |= {"recipe": study.recipe.name, **recipe}
     lines = _lines(top)
     for name, section in sections.items():
         lines += ["", f"[{name}]", *_lines(section)]
@@ -379,56 +430,13 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
         )
     settings = {}
     for setting, given in table.items():
-        if isinstance(given, str):
-            file = folder / given
-            read = read_bvals(file) if setting == "b" else read_times(str(file), setting)
-            settings[setting] = read
+        if not isinstance(given, str):
+            settings[setting] = checked(setting, [float(value) for value in given], where)
+        elif setting == "b":
+            settings[setting] = read_bvals(folder / given)
         else:
-            try:
-                settings[setting] = checked(setting, [float(value) for value in given], where)
-            except TypeError as error:
-                raise InputError(
-                    f"{where}, [acquisition]: {setting} must be a list of numbers or the name of a "
-                    f"file of them, got {given!r}"
-                ) from error
+            settings[setting] = read_times(str(folder / given), setting)
     made = kind(**settings)
     if not is_built_in(kind):  # a user's own: find its mistakes now
         check_signal_model(made)
     return made
-
-
-def _check_types(said: Mapping[str, Any], where: str) -> None:
-    """Refuse a value of another kind than its key's."""
-    for kind, keys in _TYPES.items():
-        for key in keys:
-            value = said.get(key)
-            accepted = (int, float) if kind is float else kind
-            odd = isinstance(value, bool) and kind is not bool
-            if value is not None and (odd or not isinstance(value, accepted)):
-                raise InputError(f"{where}: {key} must be {_WORDS[kind]}, got {value!r}")
-            items = str if key == "labels" else (int, float)
-            if isinstance(value, list) and not all(isinstance(each, items) for each in value):
-                raise InputError(f"{where}: {key} has an entry of another kind, got {value!r}")
-
-
-def _table(said: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    table = said.get(name, {})
-    if not isinstance(table, Mapping):
-        raise InputError(f"{where}: {name} must be a table, [{name}], got {table!r}")
-    return table
-
-
-def _span(name: str, span: Any, where: str) -> tuple[float, float]:
-    try:
-        low, high = (float(value) for value in span)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}, [prior]: {name} must be [lowest, highest], got {span!r}"
-        ) from error
-    return low, high
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise InputError(f"{where}: there is no {unknown[0]!r}; known are {', '.join(known)}")

@@ -15,9 +15,9 @@ from labelwise.io.files import digest
 from labelwise.networks.labels import MLE
 from labelwise.networks.mlp import named
 from labelwise.simulation import simulate
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import Study
-from labelwise.study.networks import Network, likely, points
+from labelwise.study.networks import Network, mle_of_the_noise, points
 from labelwise.study.stages import Stages
 from labelwise.types import Estimate, LabelSource, Voxels
 
@@ -33,8 +33,8 @@ def fits(study: Study) -> dict[str, LabelSource]:
     """
     middle = study.prior.ranges.mean(axis=1)
     return {
-        names.MLE_MEAN: MLE(study.model, study.noise, middle.tolist()),
-        names.MLE_TRUTH: MLE(study.model, study.noise, "truth"),
+        methods.MLE_MEAN: MLE(study.model, study.noise, middle.tolist()),
+        methods.MLE_TRUTH: MLE(study.model, study.noise, "truth"),
     }
 
 
@@ -100,7 +100,7 @@ def measure_speed(
     study: Study, stages: Stages, networks: Mapping[str, Network]
 ) -> dict[str, float]:
     """Voxels per second of the network taught MLE estimates and of the fit, on the same signals."""
-    name, snr = likely(study), min(study.snrs)
+    name, snr = mle_of_the_noise(study), min(study.snrs)
     chosen = {name: networks[name]} if name in networks else {}
     content = {"study": study.describe(), "of": {n: contents(net) for n, net in chosen.items()}}
 
@@ -109,7 +109,7 @@ def measure_speed(
         key = jax.random.key(study.seed)
         voxels = simulate(study.model, study.noise, study.prior, 1 / snr, number, key)
         sources: dict[str, Callable[[Voxels], Estimate]] = {
-            names.MLE_MEAN: fits(study)[names.MLE_MEAN]
+            methods.MLE_MEAN: fits(study)[methods.MLE_MEAN]
         }
         for each, estimator in points(chosen).items():
             sources[each] = lambda voxels, of=estimator: of(voxels.signal, voxels.sigma)
@@ -143,9 +143,9 @@ def _evaluated(
     who: Any,
     **sources: Any,
 ) -> xr.Dataset:
-    said = study.describe()
+    description = study.describe()
     content = {
-        **{name: said[name] for name in ("model", "noise", "seed")},
+        **{name: description[name] for name in ("model", "noise", "seed")},
         "grid": {name: plain(values) for name, values in study.grid.axes.items()},
         "snr": snr,
         "repeats": repeats,
@@ -162,7 +162,7 @@ def _evaluated(
             repeats,
             jax.random.key(study.seed + 1),
             labels=sources.get("labels"),
-            progress=lambda done, total: stages.tell(stage, done, total, ""),
+            progress=lambda done, total: stages.progress(stage, done, total, ""),
         )
         return found.drop_vars(["covariance", "other"])
 

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from labelwise.evaluation.grid import marginal, summary
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import Study
-from labelwise.study.networks import likely
+from labelwise.study.networks import mle_of_the_noise
 from labelwise.study.records import Part
 
 WELL_FILLED = 0.01
@@ -73,13 +73,13 @@ class Evidence:
     Args:
         study: its description.
         grids: by SNR, what `labelwise.evaluation.grid.evaluate` returned for all estimators.
-        vivo: the in vivo part, if there is one.
+        in_vivo: the in vivo part, if there is one.
         speed: voxels per second by estimator, if measured.
     """
 
     study: Study
     grids: Mapping[float, xr.Dataset]
-    vivo: InVivo | None = None
+    in_vivo: InVivo | None = None
     speed: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -93,9 +93,9 @@ class Evidence:
         return min(self.study.snrs)
 
     @property
-    def fitted(self) -> str:
+    def mle_network(self) -> str:
         """The network taught maximum-likelihood estimates under the simulated noise."""
-        return likely(self.study)
+        return mle_of_the_noise(self.study)
 
     def known(self, *wanted: str) -> list[str]:
         """Those of some estimators that were evaluated."""
@@ -105,7 +105,7 @@ class Evidence:
     @property
     def imitators(self) -> list[str]:
         """The networks that imitate a fit: self-supervised, and taught its estimates."""
-        return self.known(names.SELF, names.MLE_RICIAN, names.MLE_GAUSSIAN)
+        return self.known(methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN)
 
     def number(self, snr: float, name: str, parameter: str, quantity: str) -> Number:
         """One figure of an estimator's summary, such as `"abs_bias"` or `"slope"`."""

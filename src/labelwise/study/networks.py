@@ -10,7 +10,7 @@ from labelwise.networks.mlp import Weights
 from labelwise.networks.network import Network, blend
 from labelwise.networks.plan import SelfSupervised, TrainingPlan
 from labelwise.noise import Gaussian, Rician
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import Study
 from labelwise.study.stages import Stages
 from labelwise.types import LabelSource
@@ -21,7 +21,7 @@ _VARIANT_RESTARTS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class NetworkSet:
     """Networks of one architecture and loss: one lesson.
 
     Args:
@@ -39,7 +39,7 @@ class Course:
     loss: str = "squared"
 
 
-def courses(study: Study) -> list[Course]:
+def network_sets(study: Study) -> list[NetworkSet]:
     """What a study trains: the paper's networks, and the variants asked for.
 
     Args:
@@ -47,53 +47,53 @@ def courses(study: Study) -> list[Course]:
 
     Example:
         >>> from labelwise.study.config import paper
-        >>> [len(course.labels) for course in courses(paper())]
+        >>> [len(network_set.labels) for network_set in network_sets(paper())]
         [7, 1, 2]
     """
-    taught = _labels(study)
-    fitted, truth = taught.get(likely(study)), taught.get(names.GT)
-    labels, weights = dict(taught), {}
-    if study.hybrid and isinstance(fitted, MLE):
-        labels[names.HYBRID] = Mix(study.hybrid, fitted, GroundTruth())
-    if study.own_weight and fitted is not None and len(study.free) > 1:
+    labels = _labels(study)
+    mle, truth = labels.get(mle_of_the_noise(study)), labels.get(methods.GT)
+    weights = {}
+    if study.hybrid and isinstance(mle, MLE):
+        labels[methods.HYBRID] = Mix(study.hybrid, mle, GroundTruth())
+    if study.own_weight and mle is not None and len(study.free) > 1:
         middles = abs(study.prior.ranges).mean(axis=1)
         for index, parameter in enumerate(study.names):
             if parameter in study.free:
                 row = 1 / middles
                 row[index] *= study.own_weight
-                labels[names.own_weight(parameter)] = fitted
-                weights[names.own_weight(parameter)] = tuple(row.tolist())
-    alone = {names.SELF: labels.pop(names.SELF)} if names.SELF in labels else {}
-    found = [Course(labels, weights)] if labels else []
-    found += [Course(alone)] if alone else []  # another objective, and so another lesson
-    pair = {names.GT: truth, likely(study): fitted}
+                labels[methods.own_weight(parameter)] = mle
+                weights[methods.own_weight(parameter)] = tuple(row.tolist())
+    alone = {methods.SELF: labels.pop(methods.SELF)} if methods.SELF in labels else {}
+    found = [NetworkSet(labels, weights)] if labels else []
+    found += [NetworkSet(alone)] if alone else []  # another objective, and so another lesson
+    pair = {methods.GT: truth, mle_of_the_noise(study): mle}
     pair = {name: label for name, label in pair.items() if label is not None}
     if study.absolute_loss and pair:
-        absolute = {names.GT: names.GT_ABSOLUTE, likely(study): names.MLE_ABSOLUTE}
+        absolute = {methods.GT: methods.GT_ABSOLUTE, mle_of_the_noise(study): methods.MLE_ABSOLUTE}
         renamed = {absolute[name]: label for name, label in pair.items()}
-        found.append(Course(renamed, loss="absolute"))
+        found.append(NetworkSet(renamed, loss="absolute"))
     if study.wide and pair:
-        renamed = {names.wide(name, study.wide): label for name, label in pair.items()}
-        found.append(Course(renamed, wide=study.wide))
+        renamed = {methods.wide(name, study.wide): label for name, label in pair.items()}
+        found.append(NetworkSet(renamed, wide=study.wide))
     if study.deep and pair:
-        renamed = {names.deep(name, study.deep): label for name, label in pair.items()}
-        found.append(Course(renamed, deep=study.deep))
+        renamed = {methods.deep(name, study.deep): label for name, label in pair.items()}
+        found.append(NetworkSet(renamed, deep=study.deep))
     return found
 
 
-def likely(study: Study) -> str:
+def mle_of_the_noise(study: Study) -> str:
     """The name of the network taught maximum-likelihood estimates under the simulated noise."""
-    return names.MLE_RICIAN if isinstance(study.noise, Rician) else names.MLE_GAUSSIAN
+    return methods.MLE_RICIAN if isinstance(study.noise, Rician) else methods.MLE_GAUSSIAN
 
 
 def _labels(study: Study) -> dict[str, Label]:
     start = "truth" if study.levels is None else "search"
     known: dict[str, tuple[str, Label]] = {
-        "gt": (names.GT, GroundTruth()),
+        "gt": (methods.GT, GroundTruth()),
         # over many levels a plain sum of squares would be that of the noisiest voxels
-        "selfsup": (names.SELF, SelfSupervised(Gaussian() if study.levels else None)),
-        "mle-rician": (names.MLE_RICIAN, MLE(study.model, Rician(), start)),
-        "mle-gaussian": (names.MLE_GAUSSIAN, MLE(study.model, Gaussian(), start)),
+        "selfsup": (methods.SELF, SelfSupervised(Gaussian() if study.levels else None)),
+        "mle-rician": (methods.MLE_RICIAN, MLE(study.model, Rician(), start)),
+        "mle-gaussian": (methods.MLE_GAUSSIAN, MLE(study.model, Gaussian(), start)),
     }
     return dict(known[label] for label in study.labels)
 
@@ -120,14 +120,14 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         chosen: Network | None,
         start: Weights | None,
     ) -> dict[str, Network]:
-        here: dict[str, Network] = {} if chosen is None else {names.GT: chosen}
+        here: dict[str, Network] = {} if chosen is None else {methods.GT: chosen}
         lessons = []
-        for course in courses(study):
-            if training > 0 and (course.wide or course.deep):
+        for network_set in network_sets(study):
+            if training > 0 and (network_set.wide or network_set.deep):
                 continue
-            labels = {name: each for name, each in course.labels.items() if name not in here}
+            labels = {name: each for name, each in network_set.labels.items() if name not in here}
             if labels:
-                lesson = _lesson(study, replace(course, labels=labels), sigma, seed, start)
+                lesson = _lesson(study, replace(network_set, labels=labels), sigma, seed, start)
                 lessons.append((lesson, list(labels)))
         here |= stages.networks(f"networks, {level}{suffix}", lessons)
         return {**here, **_dial(study, here)}
@@ -136,12 +136,12 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         return dict.fromkeys(study.snrs, networks("all levels", study.levels, None, None))
     first, highest = None, max(study.snrs)
     if study.recipe.shared_start:
-        lesson = _lesson(study, Course({names.GT: GroundTruth()}), 1 / highest, seed, None)
+        lesson = _lesson(study, NetworkSet({methods.GT: GroundTruth()}), 1 / highest, seed, None)
         restarts = lesson.recipe.restarts if training == 0 else -(-lesson.recipe.restarts // 2)
         recipe = replace(lesson.recipe, shared_start=False, restarts=restarts)
         stage = f"first weights, SNR {highest:g}{suffix}"
-        lessons = [(replace(lesson, recipe=recipe), [names.GT])]
-        first = stages.networks(stage, lessons)[names.GT]
+        lessons = [(replace(lesson, recipe=recipe), [methods.GT])]
+        first = stages.networks(stage, lessons)[methods.GT]
     start = None if first is None else first.members[0].weights
     return {  # at the highest SNR the chosen network is the one taught the truth
         snr: networks(
@@ -160,26 +160,26 @@ def points(networks: Mapping[str, Network]) -> dict[str, Network]:
 
 
 def _dial(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
-    fitted, truth = here.get(likely(study)), here.get(names.GT)
-    if fitted is None or truth is None:
+    mle, truth = here.get(mle_of_the_noise(study)), here.get(methods.GT)
+    if mle is None or truth is None:
         return {}
-    return {names.dial(alpha): blend(fitted, truth, alpha) for alpha in study.dial}
+    return {methods.dial(alpha): blend(mle, truth, alpha) for alpha in study.dial}
 
 
 def _lesson(
     study: Study,
-    course: Course,
+    network_set: NetworkSet,
     sigma: float | tuple[float, float],
     seed: int,
     start: Weights | None,
 ) -> TrainingPlan:
-    recipe = replace(study.recipe, loss=course.loss)
-    if course.wide or course.deep:  # the paper's first weights are of another shape
+    recipe = replace(study.recipe, loss=network_set.loss)
+    if network_set.wide or network_set.deep:  # the paper's first weights are of another shape
         start = None
         recipe = replace(
             recipe,
-            width=course.wide or recipe.width,
-            depth=course.deep or recipe.depth,
+            width=network_set.wide or recipe.width,
+            depth=network_set.deep or recipe.depth,
             restarts=min(recipe.restarts, _VARIANT_RESTARTS),
             shared_start=False,
         )
@@ -188,11 +188,11 @@ def _lesson(
         noise=study.noise,
         prior=study.prior,
         sigma=sigma,
-        labels=tuple(course.labels.values()),
+        labels=tuple(network_set.labels.values()),
         recipe=recipe,
         seed=seed,
         normalise=study.normalise,
         on_bound=study.on_bound,
-        weights=tuple(course.weights.get(name) for name in course.labels),
+        weights=tuple(network_set.weights.get(name) for name in network_set.labels),
         start=start,
     )

@@ -133,7 +133,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Lap:
+class StageTime:
     """How long a stage took, and whether it was done now.
 
     Args:
@@ -148,7 +148,7 @@ class Lap:
 
 
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """Everything on the page.
 
     Args:
@@ -158,7 +158,7 @@ class Report:
         claims: the claims and their verdicts.
         tables: Table 1 and other tables that come before the figures.
         pictures: the figures in order.
-        laps: the stages in order.
+        stage_times: the stages in order.
         versions: of what it was made with.
         command: what to type to make it again.
         description: the TOML of the study.
@@ -172,7 +172,7 @@ class Report:
     claims: Sequence[Claim]
     tables: Sequence[Table]
     pictures: Sequence[Picture]
-    laps: Sequence[Lap]
+    stage_times: Sequence[StageTime]
     versions: Mapping[str, str]
     command: str
     description: str

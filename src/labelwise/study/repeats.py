@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from labelwise.io.acquisition import group_equal
 from labelwise.types import InputError
 
-_SPOKEN = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # as people say settings
+_UNITS = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # as people say settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,15 +153,15 @@ def _means(
 
 def _counts(settings: Mapping[str, np.ndarray], sizes: list[int]) -> str:
     """`"b = 0 s/mm² (4 times), b = 10 s/mm² (once)"`; the first dozen."""
-    said = []
+    entries = []
     for index, size in enumerate(sizes[:12]):
         values = []
         for name, rows in settings.items():
-            factor, unit = _SPOKEN.get(name, (1, ""))
+            factor, unit = _UNITS.get(name, (1, ""))
             values.append(f"{name} = {factor * rows[index]:g} {unit}".rstrip())
-        said.append(f"{', '.join(values)} ({'once' if size == 1 else f'{size} times'})")
+        entries.append(f"{', '.join(values)} ({'once' if size == 1 else f'{size} times'})")
     more = [f"and {len(sizes) - 12} more"] if len(sizes) > 12 else []
-    return ", ".join([*said, *more])
+    return ", ".join([*entries, *more])
 
 
 def _no_repeats(sizes: list[int], counts: str) -> str:

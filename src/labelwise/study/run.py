@@ -21,17 +21,17 @@ import xarray as xr
 from labelwise.io.files import write_whole
 from labelwise.io.results import as_json
 from labelwise.models import IVIM
-from labelwise.study.claims import QUESTIONS
+from labelwise.study.claims import CLAIMS
 from labelwise.study.claims.judging import judge
 from labelwise.study.config import Study, to_toml
 from labelwise.study.evaluation import evaluate_fits, evaluate_networks, measure_speed, side_by_side
 from labelwise.study.evidence import Evidence
 from labelwise.study.networks import Network, train_all
-from labelwise.study.plots.selection import Drawn, figures
-from labelwise.study.records import Claim, Lap, Picture, Report
-from labelwise.study.report import text as told
+from labelwise.study.plots.selection import StudyFigure, figures
+from labelwise.study.records import Claim, Picture, StageTime, StudyReport
+from labelwise.study.report import text
 from labelwise.study.report.page import render
-from labelwise.study.scan import Assessed, Scan, assess_scan, phantom
+from labelwise.study.scan import Scan, ScanAssessment, assess_scan, phantom
 from labelwise.study.stages import Stages, opened
 from labelwise.types import InputError, Progress
 
@@ -41,20 +41,20 @@ REPORT, RECORD, DESCRIPTION = "report.html", "claims.json", "study.toml"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What a study came to.
 
     Args:
         folder: where it was written.
         claims: with their verdicts.
-        laps: the stages.
+        stage_times: the stages.
         seconds: wall time of this run.
         notes: what is worth knowing.
     """
 
     folder: Path
     claims: Sequence[Claim]
-    laps: Sequence[Lap]
+    stage_times: Sequence[StageTime]
     seconds: float
     notes: Sequence[str]
 
@@ -66,8 +66,8 @@ def run_study(
     scan: Scan | None = None,
     command: str = "",
     overwrite: bool = False,
-    tell: Progress | None = None,
-) -> Outcome:
+    progress: Progress | None = None,
+) -> StudyResult:
     """Run a study and write its report; one that was interrupted goes on.
 
     Args:
@@ -76,7 +76,7 @@ def run_study(
         scan: the scan of the in vivo part; the simulated pelvis if None and the study wants one.
         command: what was typed, for the report.
         overwrite: replace the report of another study in that folder.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
 
     Raises:
         FileExistsError: if the folder holds another study, or one is running there.
@@ -84,50 +84,54 @@ def run_study(
         InputError: if the study cannot be done as described.
     """
     begin = time.perf_counter()
-    tell = tell or (lambda what, done, total, words: None)
-    text = MARK + to_toml(study)
+    progress = progress or (lambda what, done, total, words: None)
+    description = MARK + to_toml(study)
     _check(study, scan)
-    _make(folder, text, overwrite)
-    with opened(folder / "stages", tell) as stages:
-        _clear(folder, text)  # now that no other run is using the folder
-        write_whole(folder / DESCRIPTION, text.encode())
+    _make(folder, description, overwrite)
+    with opened(folder / "stages", progress) as stages:
+        _clear(folder, description)  # now that no other run is using the folder
+        write_whole(folder / DESCRIPTION, description.encode())
         if scan is None and study.phantom:
             scan = phantom(study, folder / "phantom")
         networks = [train_all(study, stages, index) for index in range(study.trainings)]
-        _save(networks[0], folder / "networks")
-        first, trainings, assessed = _judged(study, stages, networks, scan)
-        lap = time.perf_counter()
-        tell("claims", 0, 1, "")
-        claims = judge(QUESTIONS, first, trainings)
-        tell("figures", 0, 1, "")
-        drawn = figures(first, scan, assessed)
-        pictures = [_saved(each, folder / "figures") for each in drawn]
-        laps = [*stages.laps, Lap("claims and figures", time.perf_counter() - lap, kept=False)]
-    report = Report(
+        _save_networks(networks[0], folder / "networks")
+        first, trainings, assessment = _evidence(study, stages, networks, scan)
+        start = time.perf_counter()
+        progress("claims", 0, 1, "")
+        claims = judge(CLAIMS, first, trainings)
+        progress("figures", 0, 1, "")
+        pictures = [
+            _save_figure(figure, folder / "figures") for figure in figures(first, scan, assessment)
+        ]
+        stage_times = [
+            *stages.stage_times,
+            StageTime("claims and figures", time.perf_counter() - start, kept=False),
+        ]
+    report = StudyReport(
         title=study.title,
-        lead=told.lead(study, scan),
-        settings=told.settings(study, scan),
+        lead=text.lead(study, scan),
+        settings=text.settings(study, scan),
         claims=claims,
-        tables=told.networks_table(study, networks[0]),
+        tables=text.networks_table(study, networks[0]),
         pictures=pictures,
-        laps=laps,
-        versions=told.versions(),
+        stage_times=stage_times,
+        versions=text.versions(),
         command=command or "labelwise study run study.toml OUT",
-        description=text,
-        notes=told.notes(study, networks[0], scan, assessed),
-        appendix=told.numbers(first, trainings),
+        description=description,
+        notes=text.notes(study, networks[0], scan, assessment),
+        appendix=text.numbers(first, trainings),
     )
-    write_whole(folder / RECORD, as_json(told.record(report)).encode())
+    write_whole(folder / RECORD, as_json(text.as_record(report)).encode())
     write_whole(folder / REPORT, render(report).encode())
-    return Outcome(folder, claims, laps, time.perf_counter() - begin, report.notes)
+    return StudyResult(folder, claims, stage_times, time.perf_counter() - begin, report.notes)
 
 
-def _judged(
+def _evidence(
     study: Study,
     stages: Stages,
     networks: Sequence[Mapping[float, Mapping[str, Network]]],
     scan: Scan | None,
-) -> tuple[Evidence, list[Evidence], Assessed | None]:
+) -> tuple[Evidence, list[Evidence], ScanAssessment | None]:
     """All that the first training shows; all trainings alike; what became of the scan."""
     fits = {snr: evaluate_fits(study, stages, snr) for snr in study.snrs}
 
@@ -141,17 +145,17 @@ def _judged(
 
     low = min(study.snrs)
     speed = measure_speed(study, stages, networks[0][low])
-    assessed = [
+    assessments = [
         None if scan is None else assess_scan(study, stages, scan, by_snr[low], index)
         for index, by_snr in enumerate(networks)
     ]
-    vivo = [None if seen is None else seen.vivo for seen in assessed]
-    first = Evidence(study, grids(0, True), vivo[0], speed)
+    in_vivo = [None if each is None else each.in_vivo for each in assessments]
+    first = Evidence(study, grids(0, True), in_vivo[0], speed)
     trainings = [
-        Evidence(study, grids(index, False), vivo[index], speed)
+        Evidence(study, grids(index, False), in_vivo[index], speed)
         for index in range(len(networks) if len(networks) > 1 else 0)
     ]
-    return first, trainings, assessed[0]
+    return first, trainings, assessments[0]
 
 
 def _check(study: Study, scan: Scan | None) -> None:
@@ -174,12 +178,12 @@ def _check(study: Study, scan: Scan | None) -> None:
         )
 
 
-def _make(folder: Path, text: str, overwrite: bool) -> None:
+def _make(folder: Path, description: str, overwrite: bool) -> None:
     """Make the folder, unless it holds something else."""
     known = folder / DESCRIPTION
     there = known.read_text(encoding="utf-8") if known.is_file() else ""
     if there.startswith(MARK):
-        same, done = there == text, (folder / REPORT).exists()
+        same, done = there == description, (folder / REPORT).exists()
         if done and not same and not overwrite:
             raise FileExistsError(
                 f"{folder}: holds another study ({DESCRIPTION} differs); choose another folder, or "
@@ -196,15 +200,15 @@ def _make(folder: Path, text: str, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _clear(folder: Path, text: str) -> None:
+def _clear(folder: Path, description: str) -> None:
     """Leave nothing of another study in our folder but its stages."""
     there = folder / DESCRIPTION
-    if there.exists() and there.read_text(encoding="utf-8") != text:
+    if there.exists() and there.read_text(encoding="utf-8") != description:
         for name in ("figures", "networks"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _save(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
+def _save_networks(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
     """Networks by SNR and name, as files that other commands read."""
     for snr, networks in by_snr.items():
         place = folder / f"snr_{snr:g}"
@@ -215,16 +219,16 @@ def _save(by_snr: Mapping[float, Mapping[str, Network]], folder: Path) -> None:
                 network.save(place / f"{slug}.safetensors")
 
 
-def _saved(drawn: Drawn, folder: Path) -> Picture:
+def _save_figure(figure: StudyFigure, folder: Path) -> Picture:
     """The figure as PNG and PDF in its folder, the PNG on the page too."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure = drawn.panels.flat[0].figure
+    canvas = figure.panels.flat[0].figure
     png, pdf = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    figure.set_layout_engine("none")  # it is laid out, which takes as long as drawing
-    figure.savefig(pdf, format="pdf", dpi=200, metadata={"CreationDate": None})
+    canvas.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    canvas.set_layout_engine("none")  # it is laid out, which takes as long as drawing
+    canvas.savefig(pdf, format="pdf", dpi=200, metadata={"CreationDate": None})
     for kind, data in (("png", png), ("pdf", pdf)):
-        write_whole(folder / f"{drawn.key}.{kind}", data.getvalue())
+        write_whole(folder / f"{figure.key}.{kind}", data.getvalue())
     head = png.getvalue()[16:24]  # a PNG says its size there
     size = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
-    return Picture(drawn.key, drawn.title, drawn.caption, png.getvalue(), size)
+    return Picture(figure.key, figure.title, figure.caption, png.getvalue(), size)

@@ -27,7 +27,7 @@ from labelwise.noise import NoiseModel, describe_noise
 from labelwise.phantoms.pelvis import pelvis as simulate_pelvis
 from labelwise.phantoms.pelvis import write
 from labelwise.priors import Uniform
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import LABELS, Study, absolute
 from labelwise.study.evaluation import contents, fits
 from labelwise.study.evidence import InVivo
@@ -153,7 +153,7 @@ def phantom(study: Study, folder: Path) -> Scan:
     return replace(made, simulated=True)
 
 
-def study_of(
+def in_vivo_study(
     scan: Scan,
     model: SignalModel,
     model_name: str,
@@ -214,17 +214,17 @@ def _scan(name, signal, settings, inside, zooms, parts, sigma, noise) -> Scan:
 
 
 @dataclass(frozen=True, eq=False)
-class Assessed:
+class ScanAssessment:
     """What became of a scan.
 
     Args:
-        vivo: the evidence for claims.
+        in_vivo: the evidence for claims.
         maps: figure 7's data: `value` (method, parameter, x, y) of one slice.
         reference: the gold standard, and how many voxels have none, by reason.
         factor: what the image was divided by, so that S0 is about 1.
     """
 
-    vivo: InVivo
+    in_vivo: InVivo
     maps: xr.Dataset
     reference: Reference
     factor: float
@@ -236,7 +236,7 @@ def assess_scan(
     scan: Scan,
     networks: Mapping[str, Network],
     training: int = 0,
-) -> Assessed:
+) -> ScanAssessment:
     """The in vivo part of a study: every method on each single acquisition.
 
     Args:
@@ -260,7 +260,7 @@ def assess_scan(
             study.noise,
             scan.signal[:, used],
             scan.sigma,
-            progress=lambda done, total: stages.tell(whole, done, total, ""),
+            progress=lambda done, total: stages.progress(whole, done, total, ""),
         )
         columns = [parameter.name for parameter in parameters]
         return xr.Dataset(
@@ -292,7 +292,7 @@ def assess_scan(
             data,
             sigma,
             against,
-            progress=lambda done, total: stages.tell(stage, done, total, ""),
+            progress=lambda done, total: stages.progress(stage, done, total, ""),
         )
 
     suffix = study.suffix(training)
@@ -309,26 +309,28 @@ def assess_scan(
 
     matched = stages.dataset(again, shared | {"of": "matched", "seed": study.seed}, synthetic)
     arguments = (parameters, study.prior.ranges)
-    vivo = InVivo(
+    in_vivo = InVivo(
         binned=binned(voxels, truth, *arguments, scale=scale, left_out=reference.left_out),
         matched=binned(matched, usable, *arguments, scale=scale),
         voxels=voxels,
         reference=truth,
     )
-    return Assessed(vivo, _maps(scan, voxels, gold["value"].values / unit), reference, factor)
+    return ScanAssessment(
+        in_vivo, _maps(scan, voxels, gold["value"].values / unit), reference, factor
+    )
 
 
 def _estimators(study: Study, networks: Mapping[str, Network]) -> dict[str, Estimator]:
-    chosen = (names.MLE_RICIAN, names.SELF, names.MLE_GAUSSIAN, names.GT, names.HYBRID)
+    chosen = (methods.MLE_RICIAN, methods.SELF, methods.MLE_GAUSSIAN, methods.GT, methods.HYBRID)
     known = {name: networks[name] for name in chosen if name in networks}
-    return {names.MLE_MEAN: _Fit(study), **points(known)}
+    return {methods.MLE_MEAN: _Fit(study), **points(known)}
 
 
 class _Fit:
     """The conventional fit as an estimator: from the means of the prior."""
 
     def __init__(self, study: Study) -> None:
-        self._source = fits(study)[names.MLE_MEAN]
+        self._source = fits(study)[methods.MLE_MEAN]
         self.parameters = study.model.parameters
 
     def __call__(self, signal, sigma) -> Estimate:
@@ -345,7 +347,7 @@ def _maps(scan: Scan, voxels: xr.Dataset, gold: Float[np.ndarray, "N P"]) -> xr.
     rows |= {
         str(name): voxels["first"].sel(estimator=name).values
         for name in voxels["estimator"].values
-        if name != names.HYBRID
+        if name != methods.HYBRID
     }
     columns = voxels["parameter"].values
     value = np.full((len(rows), len(columns), *scan.inside.shape[:2]), np.nan, np.float32)

@@ -28,7 +28,7 @@ from labelwise.networks.cache import code_of
 from labelwise.networks.network import Network, load
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.train import train_networks
-from labelwise.study.records import Lap
+from labelwise.study.records import StageTime
 from labelwise.types import InputError, Progress
 
 Result = TypeVar("Result")
@@ -43,14 +43,14 @@ class Stages:
 
     Args:
         folder: where they are kept; it exists.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
         labels: folder in which labels made by fitting are kept.
     """
 
-    def __init__(self, folder: Path, tell: Progress, labels: Path) -> None:
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, progress: Progress, labels: Path) -> None:
+        self.folder, self.progress = folder, progress
         self.labels = labels
-        self.laps: list[Lap] = []
+        self.stage_times: list[StageTime] = []
         self._stopped = threading.Event()
 
     def networks(
@@ -87,7 +87,7 @@ class Stages:
             numbered = list(enumerate(names))
             return self._on_disk("lesson", keys[index], make, _write_networks, read)
 
-        self.tell(stage, 0, 1, "")
+        self.progress(stage, 0, 1, "")
         begin = time.perf_counter()
         with ThreadPoolExecutor(available_cores()) as pool:
             running = [pool.submit(each, index) for index in range(len(lessons))]
@@ -104,7 +104,7 @@ class Stages:
             found = [lesson.result() for lesson in running]
         kept = all(whole for _, _, whole in found)
         took = sum(seconds for _, seconds, _ in found) if kept else time.perf_counter() - begin
-        self.laps.append(Lap(stage, took, kept))
+        self.stage_times.append(StageTime(stage, took, kept))
         return {name: network for networks, _, _ in found for name, network in networks.items()}
 
     def dataset(
@@ -138,9 +138,9 @@ class Stages:
         read: Callable[[Path], Result],
     ) -> Result:
         """A stage's result, and its place in the list of stages."""
-        self.tell(stage, 0, 1, "")
+        self.progress(stage, 0, 1, "")
         result, seconds, kept = self._on_disk(stage, key, make, write, read)
-        self.laps.append(Lap(stage, seconds, kept))
+        self.stage_times.append(StageTime(stage, seconds, kept))
         return result
 
     def _on_disk(
@@ -176,7 +176,7 @@ class Stages:
         def tell(what: str, done: int, total: int, words: str) -> None:
             if self._stopped.is_set():
                 raise InterruptedError("another lesson of this stage did not end well")
-            self.tell(f"{stage}: {what}", done, total, words)
+            self.progress(f"{stage}: {what}", done, total, words)
 
         return tell
 
@@ -223,12 +223,12 @@ def _read_dataset(folder: Path) -> xr.Dataset:
 
 
 @contextmanager
-def opened(folder: Path, tell: Progress) -> Iterator[Stages]:
+def opened(folder: Path, progress: Progress) -> Iterator[Stages]:
     """The stages kept in a folder, which one run at a time may use.
 
     Args:
         folder: of the stages; made if missing.
-        tell: called as the work goes on.
+        progress: called as the work goes on.
 
     Raises:
         FileExistsError: if another run is using it.
@@ -239,7 +239,7 @@ def opened(folder: Path, tell: Progress) -> Iterator[Stages]:
     refusal = "another study is running there; wait for it, or choose another folder"
     with locked(folder / LOCK, f"{folder.parent}: {refusal}"):
         remove_partial(folder)
-        yield Stages(folder, tell, labels)
+        yield Stages(folder, progress, labels)
 
 
 def _hash(parts: Sequence[str]) -> str:

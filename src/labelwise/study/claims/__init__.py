@@ -1,6 +1,6 @@
 """The claims of sections 4.1 to 4.5 of the paper, and ours, as comparisons of numbers.
 
-One file for each section; a claim is a function in it and a line in its `QUESTIONS`.
+One file for each section; a claim is a function in it and a line in its `CLAIMS`.
 
 Source: Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
@@ -10,13 +10,13 @@ from labelwise.study.claims import section_4_1 as comparison
 from labelwise.study.claims import section_4_2 as vivo
 from labelwise.study.claims import section_4_3 as advantages
 from labelwise.study.claims import section_4_4 as averages
-from labelwise.study.claims.judging import Question
+from labelwise.study.claims.judging import ClaimDefinition
 
-QUESTIONS: tuple[Question, ...] = (
-    *comparison.QUESTIONS,
-    *vivo.QUESTIONS,
-    *advantages.QUESTIONS,
-    *averages.QUESTIONS,
-    *beyond.QUESTIONS,
+CLAIMS: tuple[ClaimDefinition, ...] = (
+    *comparison.CLAIMS,
+    *vivo.CLAIMS,
+    *advantages.CLAIMS,
+    *averages.CLAIMS,
+    *beyond.CLAIMS,
 )
 """Every claim, in the order of the paper."""

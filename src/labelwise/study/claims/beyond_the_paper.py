@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.claims.judging import (
     QUANTITIES,
+    ClaimDefinition,
     Parts,
-    Question,
+    conditions,
     in_between,
     information,
-    places,
 )
 from labelwise.study.evidence import Evidence, Number, below
 from labelwise.study.records import Part
@@ -19,10 +19,10 @@ from labelwise.study.records import Part
 
 def _variants(evidence: Evidence) -> Parts:
     study = evidence.study
-    for snr, parameter, where, _ in places(evidence):
-        for name in (names.GT, evidence.fitted):
+    for snr, parameter, where, _ in conditions(evidence):
+        for name in (methods.GT, evidence.mle_network):
             for variant in evidence.known(
-                names.wide(name, study.wide), names.deep(name, study.deep)
+                methods.wide(name, study.wide), methods.deep(name, study.deep)
             ):
                 ours, theirs = (
                     evidence.number(snr, each, parameter, "rmse") for each in (name, variant)
@@ -35,10 +35,10 @@ def _variants(evidence: Evidence) -> Parts:
 
 def _absolute(evidence: Evidence) -> Parts:
     """Each kind of label under the absolute loss beside the squared one."""
-    for snr, parameter, where, unit in places(evidence):
+    for snr, parameter, where, unit in conditions(evidence):
         for name, other in (
-            (names.GT, names.GT_ABSOLUTE),
-            (evidence.fitted, names.MLE_ABSOLUTE),
+            (methods.GT, methods.GT_ABSOLUTE),
+            (evidence.mle_network, methods.MLE_ABSOLUTE),
         ):
             if len(evidence.known(name, other)) < 2:
                 continue
@@ -56,55 +56,55 @@ def _absolute(evidence: Evidence) -> Parts:
 
 
 def _absolute_order(evidence: Evidence) -> Parts:
-    if len(evidence.known(names.GT_ABSOLUTE, names.MLE_ABSOLUTE)) < 2:
+    if len(evidence.known(methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE)) < 2:
         return
-    for snr, parameter, where, unit in places(evidence):
-        truth, fitted = (
+    for snr, parameter, where, unit in conditions(evidence):
+        truth, mle = (
             {q: evidence.number(snr, name, parameter, q) for q in (*QUANTITIES, "slope")}
-            for name in (names.GT_ABSOLUTE, names.MLE_ABSOLUTE)
+            for name in (methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE)
         )
         yield below(
             f"{where}: |bias| of MLE-labelled below GT's",
-            fitted["abs_bias"],
+            mle["abs_bias"],
             truth["abs_bias"],
             unit,
         )
         for quantity in ("std", "rmse"):
             words = QUANTITIES[quantity]
             what = f"{where}: {words} of GT below MLE-labelled's"
-            yield below(what, truth[quantity], fitted[quantity], unit)
+            yield below(what, truth[quantity], mle[quantity], unit)
         what = f"{where}: bias slope of GT below MLE-labelled's"
-        yield below(what, truth["slope"], fitted["slope"])
+        yield below(what, truth["slope"], mle["slope"])
 
 
 def _dial(evidence: Evidence) -> Parts:
-    ends = (names.GT, evidence.fitted)
+    ends = (methods.GT, evidence.mle_network)
     for alpha in evidence.study.dial:
-        if len(evidence.known(names.dial(alpha), *ends)) == 3 and 0 < alpha < 1:
-            yield from in_between(evidence, names.dial(alpha))
+        if len(evidence.known(methods.dial(alpha), *ends)) == 3 and 0 < alpha < 1:
+            yield from in_between(evidence, methods.dial(alpha))
 
 
 def _dial_as_hybrid(evidence: Evidence) -> Parts:
     alpha = evidence.study.hybrid
-    blend = names.dial(alpha)
-    if len(evidence.known(blend, names.HYBRID, names.GT, evidence.fitted)) < 4:
+    blend = methods.dial(alpha)
+    if len(evidence.known(blend, methods.HYBRID, methods.GT, evidence.mle_network)) < 4:
         return
-    for snr, parameter, where, unit in places(evidence):
+    for snr, parameter, where, unit in conditions(evidence):
         for quantity, words in QUANTITIES.items():
-            dialled, hybrid, truth, fitted = (
+            blended, hybrid, truth, mle = (
                 evidence.number(snr, name, parameter, quantity)
-                for name in (blend, names.HYBRID, names.GT, evidence.fitted)
+                for name in (blend, methods.HYBRID, methods.GT, evidence.mle_network)
             )
-            near, far = abs(dialled - hybrid), abs(fitted - truth)
+            near, far = abs(blended - hybrid), abs(mle - truth)
             tenth = Number(0.1 * far.value, 0.1 * far.error)
             what = f"{where}: {words} within a tenth of the way from GT to MLE-labelled"
             margin = tenth - near
-            figures = f"{blend} {dialled}, {names.HYBRID} {hybrid}{unit}"
+            figures = f"{blend} {blended}, {methods.HYBRID} {hybrid}{unit}"
             yield Part(what, figures, margin.value, margin.error)
 
 
-QUESTIONS = (
-    Question(
+CLAIMS = (
+    ClaimDefinition(
         "variants",
         "3.2",
         "Wider and deeper networks perform alike.",
@@ -112,33 +112,33 @@ QUESTIONS = (
         "They are trained once, from first weights of their own: errors do not hold the luck of "
         "that training.",
     ),
-    Question(
+    ClaimDefinition(
         "absolute-order",
         "",
         "Under an absolute loss the labels are ordered as under the squared one (4.1).",
         _absolute_order,
         "Section 4.4 leaves this loss to future work.",
     ),
-    Question(
+    ClaimDefinition(
         "absolute",
         "",
         "An absolute loss is better than the squared one: lower bias, spread and RMSE, more bits.",
         _absolute,
         "Nobody claims this; it lists what the loss changes.",
     ),
-    Question(
+    ClaimDefinition(
         "dial",
         "",
         "The dial, a blend of two networks' outputs, lies between its ends.",
         _dial,
     ),
-    Question(
+    ClaimDefinition(
         "dial-hybrid",
         "",
         "The dial needs no training to be what the hybrid is.",
         _dial_as_hybrid,
     ),
-    Question(
+    ClaimDefinition(
         "fisher",
         "",
         "Information again, of close truths: Supervised GT retains less of what the signal holds.",

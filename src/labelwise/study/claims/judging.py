@@ -1,8 +1,8 @@
 """What a claim is before it is judged, and what several of them ask.
 
 A claim is a function from the evidence of one training to the comparisons that it comes down to;
-each holds by a margin with a standard error. `judge` asks every training the same: what differs
-between them, the luck of one training, is part of the error.
+each holds by a margin with a standard error. `judge` evaluates them for every training: the
+variation between trainings is part of the error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import t as student
 
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.evidence import Evidence, Number, below, between
 from labelwise.study.records import CERTAIN, Claim, Part
 
@@ -26,7 +26,7 @@ QUANTITIES = {"abs_bias": "|bias|", "std": "std", "rmse": "RMSE"}
 
 
 @dataclass(frozen=True)
-class Question:
+class ClaimDefinition:
     """A claim before it is judged.
 
     Args:
@@ -46,7 +46,7 @@ class Question:
 
 
 def judge(
-    questions: Sequence[Question], first: Evidence, trainings: Sequence[Evidence] = ()
+    definitions: Sequence[ClaimDefinition], first: Evidence, trainings: Sequence[Evidence] = ()
 ) -> list[Claim]:
     """Every claim that applies, judged.
 
@@ -55,10 +55,10 @@ def judge(
     half-width of a 95 % interval by Student's t, which few trainings make wide.
 
     Args:
-        questions: the claims.
+        definitions: the claims.
         first: the evidence of the first training, by all repeats.
         trainings: the evidence of each training, the first too, all by as many repeats; fewer
-            would shift some figures, which is not luck. Empty if there is one training only.
+            would shift some figures. Empty if there is one training only.
     """
     study = first.study
     words = {
@@ -66,37 +66,37 @@ def judge(
         "hard": study.ill_determined or "one parameter",
     }
     claims = []
-    for question in questions:
-        by_training = [{p.what: p.margin for p in question.parts(each)} for each in trainings]
+    for definition in definitions:
+        by_training = [{p.what: p.margin for p in definition.parts(each)} for each in trainings]
         judged = []
-        for part in question.parts(first):
+        for part in definition.parts(first):
             margins = [found[part.what] for found in by_training if part.what in found]
-            judged.append(with_luck(part, np.array(margins)))
+            judged.append(with_training_scatter(part, np.array(margins)))
         if judged:
             claims.append(
                 Claim(
-                    question.key,
-                    question.section,
-                    question.statement.format(**words),
+                    definition.key,
+                    definition.section,
+                    definition.statement.format(**words),
                     tuple(judged),
-                    question.note,
+                    definition.note,
                 )
             )
     return claims
 
 
-def with_luck(part: Part, margins: Float[np.ndarray, " T"]) -> Part:
+def with_training_scatter(part: Part, margins: Float[np.ndarray, " T"]) -> Part:
     """The part's margin moved to the mean over trainings, its error widened by their scatter."""
     number = len(margins)
     if number < 2:
         return part
     wide = float(student.ppf(0.975, number - 1)) / CERTAIN
-    luck = wide * float(np.std(margins, ddof=1)) / math.sqrt(number)
+    scatter = wide * float(np.std(margins, ddof=1)) / math.sqrt(number)
     margin = part.margin + float(margins.mean() - margins[0])
-    return replace(part, margin=margin, error=math.hypot(part.error, luck))
+    return replace(part, margin=margin, error=math.hypot(part.error, scatter))
 
 
-def places(evidence: Evidence) -> Iterator[tuple[float, str, str, str]]:
+def conditions(evidence: Evidence) -> Iterator[tuple[float, str, str, str]]:
     """Every SNR and parameter that claims are about, with words and unit."""
     for snr in evidence.study.snrs:
         for parameter in evidence.study.free:
@@ -107,10 +107,10 @@ def information(quantity: str, words: str) -> Callable[[Evidence], Parts]:
     """GT's estimates hold less information, by some measure, than a fit's and its imitator's."""
 
     def parts(evidence: Evidence) -> Parts:
-        for snr, parameter, where, _ in places(evidence):
-            for name in evidence.known(names.MLE_MEAN, evidence.fitted):
-                if evidence.known(names.GT):
-                    truth = evidence.number(snr, names.GT, parameter, quantity)
+        for snr, parameter, where, _ in conditions(evidence):
+            for name in evidence.known(methods.MLE_MEAN, evidence.mle_network):
+                if evidence.known(methods.GT):
+                    truth = evidence.number(snr, methods.GT, parameter, quantity)
                     other = evidence.number(snr, name, parameter, quantity)
                     yield below(f"{where}: {words} of GT below that of {name}", truth, other)
 
@@ -119,11 +119,11 @@ def information(quantity: str, words: str) -> Callable[[Evidence], Parts]:
 
 def in_between(evidence: Evidence, name: str) -> Parts:
     """An estimator's bias, spread and error lie between GT's and those of MLE labels."""
-    for snr, parameter, where, unit in places(evidence):
+    for snr, parameter, where, unit in conditions(evidence):
         for quantity, words in QUANTITIES.items():
             here, *ends = (
                 evidence.number(snr, each, parameter, quantity)
-                for each in (name, names.GT, evidence.fitted)
+                for each in (name, methods.GT, evidence.mle_network)
             )
             yield between(f"{where}: {words} of {name} between the two", here, ends, unit)
 
@@ -138,4 +138,4 @@ def distance(curve: Sequence[Number], other: Sequence[Number]) -> Number:
 def pointwise(evidence: Evidence, quantity: str, parameter: str) -> xr.DataArray:
     """GT less the network taught MLE estimates, at every grid point of the lowest SNR."""
     values = evidence.grids[evidence.low][quantity].sel(parameter=parameter)
-    return values.sel(estimator=names.GT) - values.sel(estimator=evidence.fitted)
+    return values.sel(estimator=methods.GT) - values.sel(estimator=evidence.mle_network)

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labelwise.study import methods as names
-from labelwise.study.claims.judging import QUANTITIES, Parts, Question, information, places
+from labelwise.study import methods
+from labelwise.study.claims.judging import (
+    QUANTITIES,
+    ClaimDefinition,
+    Parts,
+    conditions,
+    information,
+)
 from labelwise.study.evidence import Evidence, Number, below
 
 
@@ -16,14 +22,14 @@ def _order(quantity: str, sign: int, others: str = "imitators") -> Callable[[Evi
     """GT's figure above (sign 1) or below (-1) that of the networks that imitate a fit."""
 
     def parts(evidence: Evidence) -> Parts:
-        if not evidence.known(names.GT):
+        if not evidence.known(methods.GT):
             return
-        for snr, parameter, where, unit in places(evidence):
-            truth = evidence.number(snr, names.GT, parameter, quantity)
+        for snr, parameter, where, unit in conditions(evidence):
+            truth = evidence.number(snr, methods.GT, parameter, quantity)
             for name in evidence.imitators:
                 other = evidence.number(snr, name, parameter, quantity)
                 low, high = (other, truth) if sign > 0 else (truth, other)
-                first, second = (name, names.GT) if sign > 0 else (names.GT, name)
+                first, second = (name, methods.GT) if sign > 0 else (methods.GT, name)
                 what = f"{where}: {QUANTITIES[quantity]} of {first} below {second}'s"
                 yield below(what, low, high, unit)
 
@@ -31,40 +37,40 @@ def _order(quantity: str, sign: int, others: str = "imitators") -> Callable[[Evi
 
 
 def _gradient(evidence: Evidence) -> Parts:
-    if not evidence.known(names.GT):
+    if not evidence.known(methods.GT):
         return
-    others = [*evidence.known(names.MLE_MEAN), *evidence.imitators]
-    for snr, parameter, where, _ in places(evidence):
-        truth = evidence.number(snr, names.GT, parameter, "slope")
+    others = [*evidence.known(methods.MLE_MEAN), *evidence.imitators]
+    for snr, parameter, where, _ in conditions(evidence):
+        truth = evidence.number(snr, methods.GT, parameter, "slope")
         yield below(f"{where}: GT's bias slope negative", truth, Number(0.0))
         for name in others:
             other = evidence.number(snr, name, parameter, "slope")
             yield below(f"{where}: GT's bias slope below that of {name}", truth, other)
 
 
-QUESTIONS = (
-    Question(
+CLAIMS = (
+    ClaimDefinition(
         "bias",
         "4.1",
         "Self-supervised and MLE-labelled networks have a lower bias than one taught the truth.",
         _order("abs_bias", 1),
         "|bias|: the mean of the marginal bias curve's absolute values.",
     ),
-    Question(
+    ClaimDefinition(
         "spread",
         "4.1",
         "Groundtruth labels give the lower standard deviation.",
         _order("std", -1),
     ),
-    Question("rmse", "4.1", "Groundtruth labels give the lower RMSE.", _order("rmse", -1)),
-    Question(
+    ClaimDefinition("rmse", "4.1", "Groundtruth labels give the lower RMSE.", _order("rmse", -1)),
+    ClaimDefinition(
         "gradient",
         "4.1",
         "The bias of Supervised GT falls with the true value, and more steeply than any other "
         "method's: estimates crowd in the middle.",
         _gradient,
     ),
-    Question(
+    ClaimDefinition(
         "information",
         "4.1",
         "That is information lost: estimates of Supervised GT tell true values apart less well.",

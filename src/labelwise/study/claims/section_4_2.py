@@ -11,39 +11,40 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from labelwise.study import methods as names
-from labelwise.study.claims.judging import Parts, Question, distance
+from labelwise.study import methods
+from labelwise.study.claims.judging import ClaimDefinition, Parts, distance
 from labelwise.study.evidence import WELL_FILLED, Evidence, Number, below
 from labelwise.study.records import CERTAIN, Part
 
-_DRAWS = 200  # of a bootstrap
+_RESAMPLES = 200  # of a bootstrap
 _SIMULATED = "On the phantom the scan is itself simulated: this tests the pipeline, not nature."
 
 
-def _as_in_silico(evidence: Evidence) -> Parts:
+def _as_simulated(evidence: Evidence) -> Parts:
     """In the bins that are well filled, GT and the imitators are ordered as in simulation."""
-    if evidence.vivo is None or len(evidence.known(names.GT, evidence.fitted)) < 2:
+    if evidence.in_vivo is None or len(evidence.known(methods.GT, evidence.mle_network)) < 2:
         return
     for parameter in evidence.study.free:
-        filled = _filled(evidence.vivo.binned, parameter)
+        filled = _filled(evidence.in_vivo.binned, parameter)
         unit = evidence.unit(parameter)
         if filled.sum() < 2:
             continue
         for quantity, words in {"bias": "|bias|", "std": "std", "rmse": "RMSE"}.items():
-            vivo, silico = (
+            in_vivo, simulated = (
                 _difference(evidence, data, parameter, quantity, filled)
-                for data in (evidence.vivo.binned, None)
+                for data in (evidence.in_vivo.binned, None)
             )
-            known = abs(silico.value) > CERTAIN * silico.error
-            sign = math.copysign(1.0, silico.value) if known else math.nan
-            figures = f"GT less {evidence.fitted}: {vivo} in vivo, {silico}{unit} in simulation"
-            margin = sign * vivo.value
-            yield Part(f"{parameter}: {words} ordered alike", figures, margin, vivo.error)
+            known = abs(simulated.value) > CERTAIN * simulated.error
+            sign = math.copysign(1.0, simulated.value) if known else math.nan
+            values = f"{in_vivo} in vivo, {simulated}{unit} in simulation"
+            figures = f"GT less {evidence.mle_network}: {values}"
+            margin = sign * in_vivo.value
+            yield Part(f"{parameter}: {words} ordered alike", figures, margin, in_vivo.error)
         steep, flat = (
-            _bin_slope(evidence.vivo.binned, name, parameter, filled)
-            for name in (names.GT, evidence.fitted)
+            _bin_slope(evidence.in_vivo.binned, name, parameter, filled)
+            for name in (methods.GT, evidence.mle_network)
         )
-        what = f"{parameter}: bias slope of GT below that of {evidence.fitted}"
+        what = f"{parameter}: bias slope of GT below that of {evidence.mle_network}"
         yield below(what, steep, flat)
 
 
@@ -56,9 +57,9 @@ def _difference(
     evidence: Evidence, data: xr.Dataset | None, parameter: str, quantity: str, filled: np.ndarray
 ) -> Number:
     """GT less the network taught MLE estimates, the mean over the filled bins."""
-    assert evidence.vivo is not None
+    assert evidence.in_vivo is not None
     total, square = 0.0, 0.0
-    for name, sign in ((names.GT, 1), (evidence.fitted, -1)):
+    for name, sign in ((methods.GT, 1), (evidence.mle_network, -1)):
         if data is None:
             values, errors = _at_centres(evidence, name, parameter, quantity)
         else:
@@ -75,10 +76,10 @@ def _at_centres(
     evidence: Evidence, name: str, parameter: str, quantity: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The simulated curve at the bins' centres."""
-    assert evidence.vivo is not None
+    assert evidence.in_vivo is not None
     truth = np.asarray(evidence.grids[evidence.low][parameter].values, float)
     curve = evidence.curve(evidence.low, name, parameter, quantity)
-    centres = evidence.vivo.binned["centre"].sel(parameter=parameter).values
+    centres = evidence.in_vivo.binned["centre"].sel(parameter=parameter).values
     values, errors = ([getattr(n, what) for n in curve] for what in ("value", "error"))
     return np.interp(centres, truth, values), np.interp(centres, truth, errors)
 
@@ -96,14 +97,14 @@ def _bin_slope(binned: xr.Dataset, name: str, parameter: str, filled: np.ndarray
 
 def _explained(evidence: Evidence) -> Parts:
     """Where bins are not well filled, the matched set is nearer to in vivo than the uniform one."""
-    vivo = evidence.vivo
-    if vivo is None:
+    in_vivo = evidence.in_vivo
+    if in_vivo is None:
         return
-    chosen = evidence.known(names.MLE_MEAN, *evidence.imitators, names.GT)
+    chosen = evidence.known(methods.MLE_MEAN, *evidence.imitators, methods.GT)
     for parameter in evidence.study.free:
-        some = vivo.binned["count"].sel(parameter=parameter).values >= 2
-        some &= ~_filled(vivo.binned, parameter)
-        some &= vivo.matched["count"].sel(parameter=parameter).values >= 2
+        some = in_vivo.binned["count"].sel(parameter=parameter).values >= 2
+        some &= ~_filled(in_vivo.binned, parameter)
+        some &= in_vivo.matched["count"].sel(parameter=parameter).values >= 2
         unit = evidence.unit(parameter)
         if not some.any():
             continue
@@ -112,7 +113,7 @@ def _explained(evidence: Evidence) -> Parts:
             for name in chosen:
                 here, there = (
                     data.sel(estimator=name, parameter=parameter)
-                    for data in (vivo.binned, vivo.matched)
+                    for data in (in_vivo.binned, in_vivo.matched)
                 )
                 real = _numbers(here, quantity, some)
                 values, errors = _at_centres(evidence, name, parameter, quantity)
@@ -135,16 +136,16 @@ def _mean(numbers: Sequence[Number]) -> Number:
 
 
 def _smooth(evidence: Evidence) -> Parts:
-    vivo = evidence.vivo
-    if vivo is None or not evidence.known(names.GT):
+    in_vivo = evidence.in_vivo
+    if in_vivo is None or not evidence.known(methods.GT):
         return
     for index, parameter in enumerate(evidence.study.names):
         if parameter not in evidence.study.free:
             continue
-        there = vivo.voxels["first"].sel(parameter=parameter)
-        truth = there.sel(estimator=names.GT).values
-        others = {"the gold standard": vivo.reference[:, index]}
-        for name in evidence.known(evidence.fitted):
+        there = in_vivo.voxels["first"].sel(parameter=parameter)
+        truth = there.sel(estimator=methods.GT).values
+        others = {"the gold standard": in_vivo.reference[:, index]}
+        for name in evidence.known(evidence.mle_network):
             others[name] = there.sel(estimator=name).values
         for name, values in others.items():
             low, high, margin = _spreads(truth, values)
@@ -160,28 +161,28 @@ def _spreads(one: np.ndarray, other: np.ndarray) -> tuple[float, float, Number]:
     if len(one) < 2:
         return math.nan, math.nan, Number(math.nan, math.nan)
     rng = np.random.default_rng(0)
-    drawn = (rng.integers(0, len(one), len(one)) for _ in range(_DRAWS))
-    margins = [float(other[voxels].std() - one[voxels].std()) for voxels in drawn]
+    resamples = (rng.integers(0, len(one), len(one)) for _ in range(_RESAMPLES))
+    margins = [float(other[voxels].std() - one[voxels].std()) for voxels in resamples]
     low, high = float(one.std()), float(other.std())
     return low, high, Number(high - low, float(np.std(margins)))
 
 
-QUESTIONS = (
-    Question(
+CLAIMS = (
+    ClaimDefinition(
         "vivo",
         "4.2",
         "The trends of the simulation are found in vivo, where parameters are well represented.",
-        _as_in_silico,
+        _as_simulated,
         f"Well represented: bins that hold at least {WELL_FILLED:.0%} of the voxels. {_SIMULATED}",
     ),
-    Question(
+    ClaimDefinition(
         "explained",
         "4.2",
         "Where they are not, a synthetic set with the parameters of the scan shows the same.",
         _explained,
         _SIMULATED,
     ),
-    Question(
+    ClaimDefinition(
         "smooth",
         "4.2",
         "Maps of Supervised GT are artificially smooth.",

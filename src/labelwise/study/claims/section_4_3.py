@@ -11,8 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from labelwise.noise import Rician
-from labelwise.study import methods as names
-from labelwise.study.claims.judging import QUANTITIES, Parts, Question, distance, in_between, places
+from labelwise.study import methods
+from labelwise.study.claims.judging import (
+    QUANTITIES,
+    ClaimDefinition,
+    Parts,
+    conditions,
+    distance,
+    in_between,
+)
 from labelwise.study.evidence import Evidence, Number, below
 from labelwise.study.records import Part
 
@@ -21,12 +28,12 @@ def _own_weight(evidence: Evidence) -> Parts:
     hard = evidence.study.ill_determined
     for snr in evidence.study.snrs:
         for parameter in [hard] if hard else evidence.study.free:
-            name = names.own_weight(parameter)
+            name = methods.own_weight(parameter)
             if not evidence.known(name):
                 continue
             for quantity, words in QUANTITIES.items():
                 own = evidence.number(snr, name, parameter, quantity)
-                usual = evidence.number(snr, evidence.fitted, parameter, quantity)
+                usual = evidence.number(snr, evidence.mle_network, parameter, quantity)
                 what = f"SNR {snr:g}, {parameter}: {words} with its own weight below the usual"
                 yield below(what, own, usual, evidence.unit(parameter))
 
@@ -49,12 +56,12 @@ def _upper_slope(evidence: Evidence, name: str, parameter: str) -> Number:
 
 
 def _noise_model(evidence: Evidence) -> Parts:
-    known = evidence.known(names.MLE_RICIAN, names.MLE_GAUSSIAN)
+    known = evidence.known(methods.MLE_RICIAN, methods.MLE_GAUSSIAN)
     if len(known) < 2 or not isinstance(evidence.study.noise, Rician):
         return
-    rician, gaussian = names.MLE_RICIAN, names.MLE_GAUSSIAN
+    rician, gaussian = methods.MLE_RICIAN, methods.MLE_GAUSSIAN
     low, high = evidence.low, max(evidence.study.snrs)
-    others = evidence.known(gaussian, names.SELF, names.GT)
+    others = evidence.known(gaussian, methods.SELF, methods.GT)
     for parameter in _at_the_floor(evidence):
         unit = evidence.unit(parameter)
         where = f"SNR {low:g}, {parameter}"
@@ -82,19 +89,19 @@ def _noise_model(evidence: Evidence) -> Parts:
 
 
 def _hybrid(evidence: Evidence) -> Parts:
-    if len(evidence.known(names.HYBRID, names.GT, evidence.fitted)) == 3:
-        yield from in_between(evidence, names.HYBRID)
+    if len(evidence.known(methods.HYBRID, methods.GT, evidence.mle_network)) == 3:
+        yield from in_between(evidence, methods.HYBRID)
 
 
 def _like_the_fit(evidence: Evidence) -> Parts:
     """The network is nearer to the fit that taught it than GT is."""
-    if len(evidence.known(names.GT, evidence.fitted, names.MLE_MEAN)) < 3:
+    if len(evidence.known(methods.GT, evidence.mle_network, methods.MLE_MEAN)) < 3:
         return
-    for snr, parameter, where, unit in places(evidence):
+    for snr, parameter, where, unit in conditions(evidence):
         for quantity, words in {"bias": "bias", "std": "std", "rmse": "RMSE"}.items():
             fit, network, truth = (
                 evidence.curve(snr, name, parameter, quantity)
-                for name in (names.MLE_MEAN, evidence.fitted, names.GT)
+                for name in (methods.MLE_MEAN, evidence.mle_network, methods.GT)
             )
             near, far = distance(network, fit), distance(truth, fit)
             what = f"{where}: {words} curve nearer to MLE's than GT's is"
@@ -102,14 +109,14 @@ def _like_the_fit(evidence: Evidence) -> Parts:
 
 
 def _beats_the_fit(evidence: Evidence) -> Parts:
-    if not evidence.known(evidence.fitted):
+    if not evidence.known(evidence.mle_network):
         return
-    for snr, parameter, where, unit in places(evidence):
+    for snr, parameter, where, unit in conditions(evidence):
         for quantity, words in QUANTITIES.items():
-            for name in evidence.known(names.MLE_MEAN, names.MLE_TRUTH):
+            for name in evidence.known(methods.MLE_MEAN, methods.MLE_TRUTH):
                 network, fit = (
                     evidence.number(snr, each, parameter, quantity)
-                    for each in (evidence.fitted, name)
+                    for each in (evidence.mle_network, name)
                 )
                 what = f"{where}: {words} of the network below that of {name}"
                 yield below(what, network, fit, unit)
@@ -117,42 +124,42 @@ def _beats_the_fit(evidence: Evidence) -> Parts:
 
 def _fast(evidence: Evidence) -> Parts:
     speed = evidence.speed
-    if evidence.fitted in speed and names.MLE_MEAN in speed:
-        ratio = speed[evidence.fitted] / speed[names.MLE_MEAN]
+    if evidence.mle_network in speed and methods.MLE_MEAN in speed:
+        ratio = speed[evidence.mle_network] / speed[methods.MLE_MEAN]
         figures = " against ".join(
-            f"{speed[name]:,.0f} voxels/s" for name in (evidence.fitted, names.MLE_MEAN)
+            f"{speed[name]:,.0f} voxels/s" for name in (evidence.mle_network, methods.MLE_MEAN)
         )
         yield Part("more voxels per second than MLE", f"{figures}: {ratio:.0f} x", ratio - 1, 0.0)
 
 
-QUESTIONS = (
-    Question(
+CLAIMS = (
+    ClaimDefinition(
         "own-weight",
         "4.3.1",
         "A network whose loss weighs {hard} above all gains a little in precision and accuracy.",
         _own_weight,
     ),
-    Question(
+    ClaimDefinition(
         "noise-model",
         "4.3.2",
         "Rician labels give less biased and more informative estimates than Gaussian ones where "
         "the signal nears the noise floor: at {floor} and low SNR.",
         _noise_model,
     ),
-    Question(
+    ClaimDefinition(
         "hybrid",
         "4.3.4",
         "A network taught half the truth, half MLE estimates lies in the middle ground.",
         _hybrid,
     ),
-    Question(
+    ClaimDefinition(
         "like-mle",
         "4.3.5",
         "MLE-labelled networks perform much like conventional MLE over the whole range.",
         _like_the_fit,
         "Held against Supervised GT, whose curves should be further from MLE's.",
     ),
-    Question(
+    ClaimDefinition(
         "beats-mle",
         "4.3.5",
         "In many cases they outperform the fits that taught them: lower bias, variance and RMSE.",
@@ -160,7 +167,7 @@ QUESTIONS = (
         "Conventional MLE from the mean, as real data are fitted, and from the truth, as labels "
         "are; carried to convergence, where the paper's fits stop earlier.",
     ),
-    Question(
+    ClaimDefinition(
         "fast",
         "4.3.5",
         "They do so near-instantaneously.",

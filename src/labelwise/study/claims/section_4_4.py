@@ -9,8 +9,8 @@ import math
 
 import xarray as xr
 
-from labelwise.study import methods as names
-from labelwise.study.claims.judging import Parts, Question, pointwise
+from labelwise.study import methods
+from labelwise.study.claims.judging import ClaimDefinition, Parts, pointwise
 from labelwise.study.evidence import Evidence, Number, below
 from labelwise.study.records import Part
 
@@ -20,19 +20,19 @@ _EVERYWHERE = 0.95
 
 def _misleading(evidence: Evidence) -> Parts:
     hard = evidence.study.ill_determined
-    fits = evidence.known(names.MLE_MEAN)
-    if not hard or not fits or not evidence.known(names.GT):
+    fits = evidence.known(methods.MLE_MEAN)
+    if not hard or not fits or not evidence.known(methods.GT):
         return
     for snr in evidence.study.snrs:
         where, unit = f"SNR {snr:g}, {hard}", evidence.unit(hard)
-        truth = evidence.number(snr, names.GT, hard, "rmse")
+        truth = evidence.number(snr, methods.GT, hard, "rmse")
         for name in (*fits, *evidence.imitators):
             other = evidence.number(snr, name, hard, "rmse")
             yield below(f"{where}: RMSE of GT below that of {name}", truth, other, unit)
-        slope = evidence.number(snr, names.GT, hard, "slope")
+        slope = evidence.number(snr, methods.GT, hard, "slope")
         yield below(f"{where}: more than half of a difference lost", slope, Number(-0.5))
         for quantity, words in {"mutual_information": "bits", "retained": "Fisher share"}.items():
-            low = evidence.number(snr, names.GT, hard, quantity)
+            low = evidence.number(snr, methods.GT, hard, quantity)
             other = evidence.number(snr, fits[0], hard, quantity)
             yield below(f"{where}: {words} of GT below MLE's", low, other)
 
@@ -43,7 +43,7 @@ def _share(where: xr.DataArray) -> Number:
 
 
 def _everywhere(evidence: Evidence) -> Parts:
-    if len(evidence.known(names.GT, evidence.fitted)) < 2:
+    if len(evidence.known(methods.GT, evidence.mle_network)) < 2:
         return
     for parameter in evidence.study.free:
         share = _share(pointwise(evidence, "std", parameter) < 0)
@@ -54,7 +54,7 @@ def _everywhere(evidence: Evidence) -> Parts:
 
 def _at_two_values(evidence: Evidence) -> Parts:
     parameter = evidence.study.noise_floor
-    if len(evidence.known(names.GT, evidence.fitted)) < 2 or not _two_values_of(evidence):
+    if len(evidence.known(methods.GT, evidence.mle_network)) < 2 or not _two_values_of(evidence):
         return
     assert parameter is not None  # one that the grid has values of
     difference = pointwise(evidence, "bias", parameter)
@@ -78,7 +78,7 @@ def _two_regions(evidence: Evidence) -> Parts:
     others = [name for name in evidence.study.free if name != parameter]
     if parameter != "D_slow" or others != ["f", "D_fast"] or not _two_values_of(evidence):
         return
-    if len(evidence.known(names.GT, evidence.fitted)) < 2:
+    if len(evidence.known(methods.GT, evidence.mle_network)) < 2:
         return
     here = pointwise(evidence, "rmse", parameter).isel({parameter: 1})
     better = here > 0  # the network taught MLE estimates has the lower RMSE
@@ -104,21 +104,21 @@ def _mean_where(values: xr.DataArray, chosen: xr.DataArray) -> Number:
     return Number(float(found.mean()))
 
 
-QUESTIONS = (
-    Question(
+CLAIMS = (
+    ClaimDefinition(
         "misleading",
         "4.4",
         "RMSE misleads: for {hard} it is lowest for estimates near the mean that tell little.",
         _misleading,
     ),
-    Question(
+    ClaimDefinition(
         "everywhere",
         "4.5",
         "The lower standard deviation of Supervised GT is found across all test data.",
         _everywhere,
         "The paper says so of f.",
     ),
-    Question(
+    ClaimDefinition(
         "two-values",
         "4.5",
         "Over the whole rest of the space Supervised GT has the higher bias at a low value, the "
@@ -126,7 +126,7 @@ QUESTIONS = (
         _at_two_values,
         "Bias with its sign, as in figure 12.",
     ),
-    Question(
+    ClaimDefinition(
         "two-regions",
         "4.5",
         "At low D_slow the MLE-labelled network has the lower RMSE at high f and low D_fast, and "

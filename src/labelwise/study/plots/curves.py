@@ -42,8 +42,7 @@ def performance(
 
     Each point is an average over all other parameters of the grid
     (`labelwise.evaluation.grid.marginal`); shaded: two standard errors on either side. The three
-    panels of a parameter are drawn to one scale, the bias with 0 in the middle, so that their
-    sizes compare.
+    panels of a parameter have the same scale, the bias with 0 in the middle.
 
     Args:
         ds: what `labelwise.evaluation.grid.evaluate` returned.

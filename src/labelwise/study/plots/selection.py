@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.evidence import Evidence
 from labelwise.study.plots.curves import Panels, binned, dial_curves, own_weights, performance
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
-from labelwise.study.scan import Assessed, Scan
+from labelwise.study.scan import Scan, ScanAssessment
 from labelwise.types import Parameter
 
-_LABELLED = (names.MLE_RICIAN, names.MLE_GAUSSIAN, names.SELF, names.GT)
+_LABELLED = (methods.MLE_RICIAN, methods.MLE_GAUSSIAN, methods.SELF, methods.GT)
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class StudyFigure:
     """A figure before it is saved.
 
     Args:
@@ -33,45 +33,47 @@ class Drawn:
     panels: Panels
 
 
-def figures(evidence: Evidence, scan: Scan | None, assessed: Assessed | None) -> Iterator[Drawn]:
+def figures(
+    evidence: Evidence, scan: Scan | None, assessment: ScanAssessment | None
+) -> Iterator[StudyFigure]:
     """Draw the figures that the evidence has the data for, one after the other.
 
     Args:
         evidence: of the first training.
         scan: the scan of the in vivo part, if there is one.
-        assessed: what became of it.
+        assessment: what became of it.
     """
     study, low = evidence.study, evidence.low
     shown = [p for p in study.model.parameters if p.name in study.free]
     yield from _performance(evidence, shown)
     spaces = list(combinations(shown, 2)) or list(combinations(study.model.parameters, 2))
-    both = evidence.known(names.GT, names.MLE_MEAN)
+    both = evidence.known(methods.GT, methods.MLE_MEAN)
     if len(both) == 2 and spaces:
         panels = arrows(evidence.grids[low], both, spaces[::-1], f"SNR {low:g}")
-        yield Drawn(
+        yield StudyFigure(
             "figure_04",
             f"Figure 4. What each method makes of parameter space, SNR {low:g}",
             "Arrows: from the true values to the mean estimate, averaged over noise and the other "
             "parameters. Where they run together, estimates tell true values apart less.",
             panels,
         )
-    if scan is not None and assessed is not None:
-        yield from _in_vivo(evidence, scan, assessed, shown)
+    if scan is not None and assessment is not None:
+        yield from _in_vivo(evidence, scan, assessment, shown)
     yield from _weights(evidence, shown)
-    both = evidence.known(names.MLE_GAUSSIAN, names.MLE_RICIAN)
+    both = evidence.known(methods.MLE_GAUSSIAN, methods.MLE_RICIAN)
     if len(both) == 2 and spaces:
         floor = study.noise_floor
         pairs = [pair for pair in spaces if floor in (None, pair[0].name, pair[1].name)]
         pairs = pairs[:1] or spaces[:1]
-        yield Drawn(
+        yield StudyFigure(
             "figure_09",
             f"Figure 9. Gaussian against Rician labels, SNR {low:g}",
             "As figure 4: labels fitted under the one noise model and the other.",
             arrows(evidence.grids[low], both, pairs, f"SNR {low:g}"),
         )
-    chosen = evidence.known(evidence.fitted, names.GT, names.HYBRID)
+    chosen = evidence.known(evidence.mle_network, methods.GT, methods.HYBRID)
     if len(chosen) == 3:
-        yield Drawn(
+        yield StudyFigure(
             "figure_10",
             f"Figure 10. The hybrid, alpha = {study.hybrid:g}, SNR {low:g}",
             f"A network taught {study.hybrid:g} parts of the maximum-likelihood estimate and "
@@ -82,14 +84,14 @@ def figures(evidence: Evidence, scan: Scan | None, assessed: Assessed | None) ->
     yield from _ours(evidence, shown)
 
 
-def _performance(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
+def _performance(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     snrs = sorted(evidence.study.snrs)
     numbers = {snrs[0]: 2, snrs[-1]: 3} if len(snrs) > 1 else {snrs[0]: 2}
     for snr in snrs:
         number = numbers.get(snr)
         key = f"figure_{number:02}" if number else f"performance_snr{snr:g}"
-        chosen = evidence.known(names.MLE_MEAN, *_LABELLED)
-        yield Drawn(
+        chosen = evidence.known(methods.MLE_MEAN, *_LABELLED)
+        yield StudyFigure(
             key,
             f"{f'Figure {number}. ' if number else ''}Performance at SNR {snr:g}",
             "Bias, standard deviation under noise and RMSE against the true value, averaged over "
@@ -101,52 +103,52 @@ def _performance(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
 
 
 def _in_vivo(
-    evidence: Evidence, scan: Scan, assessed: Assessed, shown: list[Parameter]
-) -> Iterator[Drawn]:
-    vivo = assessed.vivo
-    there = vivo.binned.estimator.values.tolist()
-    chosen = [name for name in (names.MLE_MEAN, *_LABELLED) if name in there]
-    used, voxels = vivo.binned.attrs["used"], vivo.binned.attrs["voxels"]
+    evidence: Evidence, scan: Scan, assessment: ScanAssessment, shown: list[Parameter]
+) -> Iterator[StudyFigure]:
+    in_vivo = assessment.in_vivo
+    there = in_vivo.binned.estimator.values.tolist()
+    chosen = [name for name in (methods.MLE_MEAN, *_LABELLED) if name in there]
+    used, voxels = in_vivo.binned.attrs["used"], in_vivo.binned.attrs["voxels"]
     simulated = " Simulated, not a scan: the paper's own cannot be had." if scan.simulated else ""
     where = f"{scan.name}, {scan.repeats.number} acquisitions"
-    yield Drawn(
+    yield StudyFigure(
         "figure_05",
         f"Figure 5. {'In vivo, on the simulated pelvis' if scan.simulated else 'In vivo'}",
         f"Each of {scan.repeats.number} single acquisitions against the gold standard from all of "
         f"them, in bins of the gold standard; bottom: voxels in each bin. {used:,} of {voxels:,} "
         f"voxels: the others have no gold standard inside the simulated ranges.{simulated}",
-        binned(vivo.binned, chosen, shown, where),
+        binned(in_vivo.binned, chosen, shown, where),
     )
-    yield Drawn(
+    yield StudyFigure(
         "figure_06",
         "Figure 6. The matching synthetic set",
         "As figure 5, for simulated signals whose true values are the gold standard's: what is "
         "the same there and here, the distribution of parameters explains.",
-        binned(vivo.matched, chosen, shown, "synthetic, with the parameters of figure 5"),
+        binned(in_vivo.matched, chosen, shown, "synthetic, with the parameters of figure 5"),
     )
-    slice_ = assessed.maps.attrs["slice"]
-    yield Drawn(
+    slice_ = assessment.maps.attrs["slice"]
+    yield StudyFigure(
         "figure_07",
         f"Figure 7. Maps{' of the simulated pelvis' if scan.simulated else ''}",
         "First column: the gold standard, from all acquisitions; the others from the first one "
         f"alone. Slice {slice_}; one range of colours a row.{simulated}",
-        maps(assessed.maps, shown, scan.name),
+        maps(assessment.maps, shown, scan.name),
     )
 
 
-def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
-    own = {p.name: names.own_weight(p.name) for p in shown}
+def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
+    own = {p.name: methods.own_weight(p.name) for p in shown}
     columns = [p for p in shown if evidence.known(own[p.name])]
-    if columns and evidence.known(evidence.fitted):
+    if columns and evidence.known(evidence.mle_network):
         low = evidence.low
-        yield Drawn(
+        yield StudyFigure(
             "figure_08",
             f"Figure 8. Loss weights W, SNR {low:g}",
             f"Each column: the network with equal weights, and one whose loss weighs the errors of "
             f"that parameter {evidence.study.own_weight:,.0f} times more.",
             own_weights(
                 evidence.grids[low],
-                evidence.fitted,
+                evidence.mle_network,
                 {p.name: own[p.name] for p in columns},
                 columns,
                 f"SNR {low:g}",
@@ -154,12 +156,12 @@ def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
         )
 
 
-def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
+def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     study, low = evidence.study, evidence.low
-    if len(evidence.known(names.GT, evidence.fitted)) < 2:
+    if len(evidence.known(methods.GT, evidence.mle_network)) < 2:
         return
-    pair = names.GT, evidence.fitted
-    yield Drawn(
+    pair = methods.GT, evidence.mle_network
+    yield StudyFigure(
         "figure_11",
         f"Figure 11. All grid points, nothing averaged, SNR {low:g}",
         "Each grid point's bias, standard deviation and RMSE by the two methods; on the line they "
@@ -170,7 +172,7 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
     others = [p for p in shown if p.name != floor]
     (fixed,) = (p for p in shown if p.name == floor) if floor in study.free else (None,)
     if fixed is not None and len(others) >= 2 and len(study.grid.axes[floor]) >= 4:
-        yield Drawn(
+        yield StudyFigure(
             "figure_12",
             f"Figure 12. Two values of {floor}, SNR {low:g}",
             f"Left and right: {pair[0]} less {pair[1]} at one true value each, over the "
@@ -179,22 +181,26 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
         )
 
 
-def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
+def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     study, low = evidence.study, evidence.low
-    inner = {alpha: names.dial(alpha) for alpha in study.dial if evidence.known(names.dial(alpha))}
+    inner = {
+        alpha: methods.dial(alpha) for alpha in study.dial if evidence.known(methods.dial(alpha))
+    }
     if inner:
-        by_alpha = {0.0: names.GT, **inner, 1.0: evidence.fitted}
-        trained = {study.hybrid: names.HYBRID} if evidence.known(names.HYBRID) else None
-        yield Drawn(
+        by_alpha = {0.0: methods.GT, **inner, 1.0: evidence.mle_network}
+        trained = {study.hybrid: methods.HYBRID} if evidence.known(methods.HYBRID) else None
+        yield StudyFigure(
             "dial",
             f"The dial, SNR {low:g} (not in the paper)",
             "Blends of the outputs of two networks, nothing trained in between; beside them the "
             "network that was trained on mixed labels.",
             dial_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
         )
-    chosen = evidence.known(names.GT, names.GT_ABSOLUTE, evidence.fitted, names.MLE_ABSOLUTE)
-    if names.GT_ABSOLUTE in chosen:
-        yield Drawn(
+    chosen = evidence.known(
+        methods.GT, methods.GT_ABSOLUTE, evidence.mle_network, methods.MLE_ABSOLUTE
+    )
+    if methods.GT_ABSOLUTE in chosen:
+        yield StudyFigure(
             "absolute_loss",
             f"The absolute loss, SNR {low:g} (not in the paper)",
             "Networks trained under the mean absolute error beside those of figure 2: section "
@@ -203,12 +209,12 @@ def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[Drawn]:
         )
     variants = [
         name
-        for base in (names.GT, evidence.fitted)
-        for name in (base, names.wide(base, study.wide), names.deep(base, study.deep))
+        for base in (methods.GT, evidence.mle_network)
+        for name in (base, methods.wide(base, study.wide), methods.deep(base, study.deep))
         if evidence.known(name)
     ]
     if study.wide or study.deep:
-        yield Drawn(
+        yield StudyFigure(
             "variants",
             f"Wider and deeper networks, SNR {low:g} (section 3.2)",
             "The networks of figure 2 beside larger ones taught the same.",

@@ -1,7 +1,7 @@
 """The paper's figures of whole parameter spaces, and of images.
 
-Like `labelwise.study.plots.curves`: results in, Axes out. Images and densities become pixels in a
-PDF, everything else stays vectors.
+Like `labelwise.study.plots.curves`: results in, Axes out. In a PDF, images and densities are
+pixels and everything else is vectors.
 
 Source: figures 4, 7, 9, 11 and 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from labelwise.study.records import CERTAIN, Claim, Lap, Part, Picture, Report, Verdict
+from labelwise.study.records import CERTAIN, Claim, Part, Picture, StageTime, StudyReport, Verdict
 
 _WORDS = {  # of one, of several
     Verdict.HOLDS: ("holds", "hold"),
@@ -32,7 +32,7 @@ _NUMERIC = re.compile(
 _EMPTY = {"", "-", "–", "none", "nan", "N/A"}
 
 
-def render(report: Report) -> str:
+def render(report: StudyReport) -> str:
     """The page as HTML; the same report gives the same characters.
 
     Args:
@@ -42,7 +42,8 @@ def render(report: Report) -> str:
         The text of one file, to be written as UTF-8.
 
     Example:
-        >>> page = render(Report("Study", "Simulated.", [], [], [], [], [], {}, "labelwise", ""))
+        >>> report = StudyReport("Study", "Simulated.", [], [], [], [], [], {}, "labelwise", "")
+        >>> page = render(report)
         >>> page.startswith("<!doctype html>") and "<h1>Study</h1>" in page
         True
     """
@@ -62,8 +63,8 @@ def render(report: Report) -> str:
         tables=tables[: len(report.tables)],
         appendix=tables[len(report.tables) :],
         pictures=list(pictures),
-        done=_duration(sum(lap.seconds for lap in report.laps if not lap.kept)),
-        earlier=_duration(sum(lap.seconds for lap in report.laps if lap.kept)),
+        done=_duration(sum(stage.seconds for stage in report.stage_times if not stage.kept)),
+        earlier=_duration(sum(stage.seconds for stage in report.stage_times if stage.kept)),
     )
 
 
@@ -152,10 +153,10 @@ def _duration(seconds: float) -> str:
     return "{} h {:02d} min".format(*divmod(round(seconds / 60), 60))
 
 
-def _share(lap: Lap, laps: Sequence[Lap]) -> str:
+def _share(stage: StageTime, stages: Sequence[StageTime]) -> str:
     """The length of a stage's bar, in per cent of the longest."""
-    longest = max(other.seconds for other in laps)
-    return f"{100 * lap.seconds / longest if longest else 0:.1f}%"
+    longest = max(other.seconds for other in stages)
+    return f"{100 * stage.seconds / longest if longest else 0:.1f}%"
 
 
 def _source(picture: Picture) -> str:

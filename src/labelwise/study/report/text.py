@@ -15,11 +15,11 @@ from labelwise.fitting import available_cores
 from labelwise.formatting import short_name, with_error
 from labelwise.models import IVIM
 from labelwise.networks.network import Network
-from labelwise.study import methods as names
+from labelwise.study import methods
 from labelwise.study.config import Study
 from labelwise.study.evidence import Evidence
-from labelwise.study.records import Claim, Report, Table
-from labelwise.study.scan import Assessed, Scan
+from labelwise.study.records import Claim, StudyReport, Table
+from labelwise.study.scan import Scan, ScanAssessment
 
 _COLUMNS = {
     "abs_bias": "mean |bias|",
@@ -94,15 +94,15 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
         members = [network for snr in snrs if not (network := by_snr[snr][name]).is_blend]
         if not members:
             continue
-        said = members[0].card.label
-        space = "X (signals)" if said["kind"] == "self-supervised" else "Y (parameters)"
-        label, noise = said["kind"], "N/A"
-        if said["kind"] == "maximum likelihood":
-            noise = short_name(said["noise"])
-        elif said["kind"] == "mix":
-            label = f"{said['alpha']:g} {said['a']['kind']}, rest {said['b']['kind']}"
-            noise = short_name(said["a"]["noise"])
-        elif said["kind"] == "self-supervised":
+        source = members[0].card.label
+        space = "X (signals)" if source["kind"] == "self-supervised" else "Y (parameters)"
+        label, noise = source["kind"], "N/A"
+        if source["kind"] == "maximum likelihood":
+            noise = short_name(source["noise"])
+        elif source["kind"] == "mix":
+            label = f"{source['alpha']:g} {source['a']['kind']}, rest {source['b']['kind']}"
+            noise = short_name(source["a"]["noise"])
+        elif source["kind"] == "self-supervised":
             label = "N/A"
         reports = [member.card.label_report for member in members]
         usable = [f"{_usable(r, study):.1%}" if r else "all" for r in reports]
@@ -146,11 +146,11 @@ def numbers(first: Evidence, trainings: Sequence[Evidence]) -> list[Table]:
     tables = []
     for snr in study.snrs:
         for parameter in study.free:
-            others = {names.own_weight(name) for name in study.free if name != parameter}
-            methods = [str(m) for m in first.grids[snr].estimator.values if m not in others]
+            others = {methods.own_weight(n) for n in study.free if n != parameter}
+            estimators = [str(n) for n in first.grids[snr].estimator.values if n not in others]
             rows = [
-                (method, *(_cell(first, trainings, snr, method, parameter, q) for q in _COLUMNS))
-                for method in methods
+                (name, *(_cell(first, trainings, snr, name, parameter, q) for q in _COLUMNS))
+                for name in estimators
             ]
             unit = first.unit(parameter).strip()
             title = f"{parameter}{f' ({unit})' if unit else ''}, SNR {snr:g}"
@@ -164,33 +164,33 @@ def _cell(
     first: Evidence,
     trainings: Sequence[Evidence],
     snr: float,
-    method: str,
+    name: str,
     parameter: str,
     quantity: str,
 ) -> str:
     """The first training's figure, with its error."""
-    number = first.number(snr, method, parameter, quantity)
-    found = [e.number(snr, method, parameter, quantity) for e in trainings if e.known(method)]
-    luck = float(np.std([n.value for n in found], ddof=1)) if len(found) > 1 else 0.0
-    return with_error(number.value, math.hypot(number.error, luck))
+    number = first.number(snr, name, parameter, quantity)
+    found = [e.number(snr, name, parameter, quantity) for e in trainings if e.known(name)]
+    scatter = float(np.std([n.value for n in found], ddof=1)) if len(found) > 1 else 0.0
+    return with_error(number.value, math.hypot(number.error, scatter))
 
 
 def notes(
     study: Study,
     networks: Mapping[float, Mapping[str, Network]],
     scan: Scan | None,
-    assessed: Assessed | None,
+    assessment: ScanAssessment | None,
 ) -> list[str]:
     """What is worth knowing: where this departs from the paper, what was left out."""
-    said = [_stopping(study, networks)]
+    remarks = [_stopping(study, networks)]
     if isinstance(study.model, IVIM):
-        said.append(
+        remarks.append(
             "Conventional maximum likelihood is carried to convergence. The published code stops "
             "earlier along directions in which the likelihood is flat (D_fast), so its black "
             "curves scatter less there."
         )
     if study.levels is not None:
-        said.append(
+        remarks.append(
             "Not as in the paper: one set of networks serves all noise levels and is told the "
             "level, voxels are divided by their own signal at b = 0, labels are fitted by search, "
             f"those on a bound are {'kept' if study.on_bound == 'keep' else 'left out'}, and "
@@ -198,35 +198,36 @@ def notes(
             "eq. 8)."
         )
     if study.trainings > 1:
-        said.append(
+        remarks.append(
             f"Margins are means over {study.trainings} trainings (other data, other first "
             "weights); their errors hold the scatter over them and the noise of the test signals."
         )
     else:
-        said.append(
+        remarks.append(
             "Errors hold the noise of the test signals only: networks were trained once, and "
             "another training could turn what is close (--trainings 3)."
         )
-    if scan is not None and assessed is not None:
+    if scan is not None and assessment is not None:
         if scan.level is not None:
-            said.append(f"Sigma of the scan, {scan.sigma:.4g}: {scan.level.note}.")
-        if assessed.reference.left_out:
-            reasons = ", ".join(f"{n:,} {why}" for why, n in assessed.reference.left_out.items())
-            said.append(f"Voxels of the scan without a gold standard: {reasons}.")
+            remarks.append(f"Sigma of the scan, {scan.sigma:.4g}: {scan.level.note}.")
+        if assessment.reference.left_out:
+            left_out = assessment.reference.left_out.items()
+            reasons = ", ".join(f"{n:,} {why}" for why, n in left_out)
+            remarks.append(f"Voxels of the scan without a gold standard: {reasons}.")
         if len(scan.repeats.left_out):
-            said.append(f"Volumes in no acquisition: {len(scan.repeats.left_out)}.")
-        said.append(
-            f"The scan was divided by one number, {assessed.factor:.4g}, the median S0 of its gold "
-            "standard. Bias is held against each voxel's own reference; the published code takes "
-            "the middle of its bin."
+            remarks.append(f"Volumes in no acquisition: {len(scan.repeats.left_out)}.")
+        remarks.append(
+            f"The scan was divided by one number, {assessment.factor:.4g}, the median S0 of its "
+            "gold standard. Bias is held against each voxel's own reference; the published code "
+            "takes the middle of its bin."
         )
         number = scan.repeats.number
-        said.append(
+        remarks.append(
             "What differs between the repeats (motion, and directions if they are the repeats) "
             "counts as noise. The gold standard shares the noise of the acquisitions it is held "
             f"against, as in the paper: of {number}, RMSE looks up to {50 / number:.2g} % smaller."
         )
-    return said
+    return remarks
 
 
 def _stopping(study: Study, networks: Mapping[float, Mapping[str, Network]]) -> str:
@@ -263,20 +264,20 @@ def versions() -> dict[str, str]:
     }
 
 
-def record(report: Report) -> dict[str, Any]:
+def as_record(report: StudyReport) -> dict[str, Any]:
     """What the report says, as JSON data, without its pictures."""
 
-    def judged(claim: Claim) -> dict[str, Any]:
-        said = asdict(claim) | {"verdict": claim.verdict.value}
-        said["parts"] = [asdict(p) | {"verdict": p.verdict.value} for p in claim.parts]
-        return said
+    def with_verdicts(claim: Claim) -> dict[str, Any]:
+        record = asdict(claim) | {"verdict": claim.verdict.value}
+        record["parts"] = [asdict(p) | {"verdict": p.verdict.value} for p in claim.parts]
+        return record
 
     return {
         "command": report.command,
         "settings": dict(report.settings),
-        "claims": [judged(claim) for claim in report.claims],
+        "claims": [with_verdicts(claim) for claim in report.claims],
         "tables": [asdict(table) for table in (*report.tables, *report.appendix)],
-        "laps": [asdict(lap) for lap in report.laps],
+        "stage_times": [asdict(stage) for stage in report.stage_times],
         "notes": list(report.notes),
         "versions": dict(report.versions),
     }
