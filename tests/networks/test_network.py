@@ -17,7 +17,7 @@ from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import train_networks
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
-from labelwise.types import Status
+from labelwise.types import InputError, Status
 
 B = np.array([0.0, 0.5, 0.0, 0.2, 1.0])
 MODEL = ADC(B)
@@ -408,3 +408,54 @@ def test_estimates_alone_of_bad_voxels_are_none(plain):
     estimate = plain.without_errors()(np.vstack([SIGNAL[:1], bad]), 0.05)
     assert np.isfinite(estimate.values[0]).all()
     assert np.isnan(estimate.values[1:]).all()
+
+
+# --- alpha at the call
+
+
+@pytest.mark.parametrize("alpha", [0.5, (1.0, 0.0), {"ADC": 0.5}])
+@pytest.mark.parametrize("errors", [True, False])
+def test_alpha_at_the_call_is_with_alpha(ends, alpha, errors):
+    network = blend(*ends, alpha=0.2)
+    network = network if errors else network.without_errors()
+    found = network(SIGNAL, SIGMA, alpha=alpha)
+    assert_same(found, network.with_alpha(alpha)(SIGNAL, SIGMA))
+    assert found.values.tobytes() != network(SIGNAL, SIGMA).values.tobytes()
+    assert list(network.alphas.values()) == [0.2, 0.2]
+    assert ("standard_error" in found.stats) == errors
+
+
+def test_a_single_network_has_no_alpha(network):
+    words = r"alpha: this is a single network, trained on one label \(maximum likelihood\)"
+    with pytest.raises(InputError, match=words):
+        network(SIGNAL, SIGMA, alpha=0.5)
+    with pytest.raises(InputError, match="leave alpha out"):
+        network.with_alpha(1.0)
+
+
+def test_a_blend_of_blends_is_refused(ends):
+    both = blend(*ends)
+    for pair in ((both, ends[0]), (ends[0], both), (both, both)):
+        with pytest.raises(InputError, match="expected two single networks, got a blend"):
+            blend(*pair)
+
+
+def test_an_image_of_voxels_keeps_its_shape_and_bytes(ends):
+    network = blend(*ends, alpha=0.5)
+    flat = network(SIGNAL, SIGMA)
+    shape, mask = (10, 6, 5), np.arange(300).reshape(10, 6, 5) % 4 > 0
+    found = network(SIGNAL.reshape(*shape, 5), SIGMA.reshape(shape), mask=mask)
+    assert found.names == ("S0", "ADC")
+    assert found["ADC"].shape == shape
+    assert found.values[mask].tobytes() == flat.values[mask.reshape(-1)].tobytes()
+    errors = flat.stats["standard_error"][mask.reshape(-1), 1]
+    np.testing.assert_array_equal(found.standard_error["ADC"][mask], errors)
+    assert np.all(found.status[~mask] == Status.NOT_FITTED)
+    assert np.isnan(found.values[~mask]).all()
+
+
+def test_a_network_is_printed_in_a_line(ends):
+    assert repr(ends[1]) == "Network(S0, ADC; trained on ground truth)"
+    assert repr(blend(*ends, alpha={"ADC": 0.25})) == (
+        "Network(S0, ADC; trained on maximum likelihood and ground truth; alpha S0=1, ADC=0.25)"
+    )

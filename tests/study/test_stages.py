@@ -105,7 +105,9 @@ def test_lessons_side_by_side_are_those_one_by_one(tmp_path):
         apart = stages.networks("a", both[:1]) | stages.networks("b", both[1:])
     assert list(together) == ["a", "b"]
     for name, network in together.items():
-        for one, other in zip(network.weights, apart[name].weights, strict=True):
+        for one, other in zip(
+            network.members[0].weights, apart[name].members[0].weights, strict=True
+        ):
             assert np.array_equal(one[0], other[0])
 
 

@@ -322,6 +322,20 @@ def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
             f"{path}: version {version} of the network file, this labelwise reads 1 to {VERSION}; "
             "upgrade labelwise, or train the network again"
         )
+    try:
+        return _network_from_json(arrays, header, noise, path)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:  # written by something else
+        raise InputError(damaged) from error
+
+
+def _network_from_json(
+    arrays: Mapping[str, np.ndarray],
+    header: Mapping[str, Any],
+    noise: NoiseModel | None,
+    path: Path,
+) -> Network:
     members = tuple(
         Member(
             architecture=Architecture(**record["architecture"]),
@@ -330,19 +344,15 @@ def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
                 (arrays[f"{index}.{layer}.matrix"], arrays[f"{index}.{layer}.bias"])
                 for layer in range(record["architecture"]["depth"] + 1)
             ),
-            card=Card.from_json(record["card"], version),
+            card=Card.from_json(record["card"], header["version"]),
         )
         for index, record in enumerate(header["networks"])
     )
     parameters = tuple(_parameter_from_json(each) for each in header["networks"][0]["parameters"])
-    return Network(
-        members,
-        parameters,
-        noise_from(members[0].card.noise, noise, path),
-        (1.0,) * len(parameters)
-        if header["alpha"] is None
-        else _alpha_of(header["alpha"], [parameter.name for parameter in parameters]),
-    )
+    names = [parameter.name for parameter in parameters]
+    alpha = 1.0 if header["alpha"] is None else header["alpha"]
+    noise = noise_from(members[0].card.noise, noise, path)
+    return Network(members, parameters, noise, _alpha_of(alpha, names))
 
 
 def _alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
