@@ -25,7 +25,7 @@ from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.find import describe_model, find_model
 from labelwise.networks.recipe import Recipe
-from labelwise.noise import NOISES, NoiseModel, describe_noise
+from labelwise.noise import NoiseModel, describe_noise, name_of_noise, noise_named
 from labelwise.priors import Grid, Uniform
 from labelwise.types import InputError, is_built_in
 
@@ -106,7 +106,7 @@ _FILE = create_model(
     "File",
     __base__=_table(
         title=_Text,
-        noise=_one_of(*NOISES),
+        noise=_Text,
         levels=_Numbers,
         seed=_Whole,
         phantom=_Flag,
@@ -337,7 +337,7 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
             title=content.get("title", f"A study of {type(model).__name__}"),
             model_name=model_name,
             model=model,
-            noise=NOISES[content.get("noise", "rician")](),
+            noise=noise_named(content.get("noise", "rician")),
             prior=Uniform.typical(model, **content.get("prior", {})),
             snrs=tuple(float(snr) for snr in snrs),
             recipe=recipe(**training),
@@ -372,7 +372,7 @@ def to_toml(study: Study) -> str:
     top = {
         "title": study.title,
         "model": study.model_name,
-        "noise": type(study.noise).__name__.lower(),
+        "noise": name_of_noise(study.noise),
         "snr": study.snrs,
         "levels": study.levels,
         "seed": study.seed,
