@@ -85,9 +85,9 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
 
 def test_the_dial_is_of_the_two_ends(trained):
     _, networks, _ = trained
-    dial = networks[15.0][methods.dial(0.5)]
-    assert dial.mle is networks[15.0][methods.MLE_RICIAN]
-    assert dial.gt is networks[15.0][methods.GT]
+    blend = networks[15.0][methods.blend(0.5)]
+    assert blend.mle is networks[15.0][methods.MLE_RICIAN]
+    assert blend.gt is networks[15.0][methods.GT]
     assert set(points(networks[15.0])) == set(networks[15.0])
 
 
