@@ -198,9 +198,9 @@ def notes(
         remarks.append(
             "Unlike in the paper, one set of networks serves all noise levels and takes sigma as "
             "an input, voxels are divided by their own signal at b = 0, labels are fitted by "
-            f"search, those on a bound are {'kept' if study.on_bound == 'keep' else 'left out'}, and "
-            "the self-supervised loss weights each voxel's squared residuals by its noise (at a "
-            "single level, eq. 8)."
+            f"search, those on a bound are {'kept' if study.on_bound == 'keep' else 'left out'}, "
+            "and the self-supervised loss weights each voxel's squared residuals by its noise (at "
+            "a single level, eq. 8)."
         )
     if study.trainings > 1:
         remarks.append(
