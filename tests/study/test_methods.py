@@ -1,13 +1,13 @@
 import pytest
 
 from labelwise.study import methods
-from labelwise.study.methods import deep, dial, own_weight, style_of, wide
+from labelwise.study.methods import blend, deep, own_weight, style_of, wide
 
 ALL = [
     *(methods.MLE_MEAN, methods.MLE_TRUTH, methods.GT, methods.SELF, methods.MLE_RICIAN),
     *(methods.MLE_GAUSSIAN, methods.HYBRID, methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE),
     *(own_weight(name) for name in ("S0", "f", "D_slow", "D_fast", "T2", "ADC", "K")),
-    *(dial(alpha) for alpha in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)),
+    *(blend(alpha) for alpha in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)),
     *(wide(methods.GT, nodes) for nodes in (50, 150)),
     *(deep(methods.GT, layers) for layers in (6, 10)),
     *(wide(methods.MLE_RICIAN, 150), deep(methods.MLE_RICIAN, 10)),
@@ -28,10 +28,10 @@ def test_fits_are_black(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *(methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN, methods.MLE_ABSOLUTE, dial(1)),
+        *(methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN, methods.MLE_ABSOLUTE, blend(1)),
         *(
             own_weight("f"),
-            own_weight("Dial 0.3"),
+            own_weight("Blend 0.3"),
             wide(methods.MLE_RICIAN, 150),
             deep(methods.SELF, 10),
         ),
@@ -43,14 +43,14 @@ def test_networks_that_imitate_a_fit_are_red(name):
 
 
 @pytest.mark.parametrize(
-    "name", [methods.GT, methods.GT_ABSOLUTE, dial(0), wide(methods.GT, 150), deep(methods.GT, 10)]
+    "name", [methods.GT, methods.GT_ABSOLUTE, blend(0), wide(methods.GT, 150), deep(methods.GT, 10)]
 )
 def test_networks_taught_the_truth_are_blue(name):
     red, green, blue = channels(name)
     assert blue > green > red
 
 
-@pytest.mark.parametrize("name", [methods.HYBRID, dial(0.5)])
+@pytest.mark.parametrize("name", [methods.HYBRID, blend(0.5)])
 def test_what_lies_between_is_purple(name):
     red, green, blue = channels(name)
     assert min(red, blue) > 2 * green
@@ -89,9 +89,9 @@ def test_the_wider_the_lighter_and_the_deeper_the_darker():
     "name",
     [
         "Dial",
-        "Dial up",
-        "Dial nan",
-        "Dial inf",
+        "Blend up",
+        "Blend nan",
+        "Blend inf",
         "",
         ", 10 deep",
         "x, deep",

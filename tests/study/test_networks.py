@@ -84,8 +84,8 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
 
 def test_the_dial_is_of_the_two_ends(trained):
     _, networks, _ = trained
-    dial = networks[15.0][methods.dial(0.5)]
-    assert dial.members == (
+    blend = networks[15.0][methods.blend(0.5)]
+    assert blend.members == (
         *networks[15.0][methods.MLE_RICIAN].members,
         *networks[15.0][methods.GT].members,
     )

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from labelwise.evaluation.grid import marginal
 from labelwise.models import IVIM
 from labelwise.study import methods
-from labelwise.study.methods import dial, own_weight, style_of
-from labelwise.study.plots.curves import binned, dial_curves, own_weights, performance
+from labelwise.study.methods import blend, own_weight, style_of
+from labelwise.study.plots.curves import binned, blend_curves, own_weights, performance
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
 S0, F, SLOW, FAST = IVIM.parameters
@@ -23,7 +23,7 @@ ALPHAS = (0.0, 0.5, 1.0)
 NAMES = [
     *(methods.MLE_MEAN, methods.GT, methods.SELF, methods.MLE_RICIAN, methods.HYBRID),
     *(own_weight(p.name) for p in SHOWN),
-    *(dial(alpha) for alpha in ALPHAS),
+    *(blend(alpha) for alpha in ALPHAS),
 ]
 
 
@@ -62,14 +62,14 @@ def images(methods=("Gold standard", methods.GT)):
 
 
 OWN = {p.name: own_weight(p.name) for p in SHOWN}
-BY_ALPHA = {alpha: dial(alpha) for alpha in ALPHAS}
+BY_ALPHA = {alpha: blend(alpha) for alpha in ALPHAS}
 PAIR = methods.GT, methods.MLE_RICIAN
 LINES = [methods.MLE_MEAN, *PAIR]
 EVERY_FIGURE = {
     "performance": lambda: performance(evaluation(), LINES, SHOWN, "title"),
     "own_weights": lambda: own_weights(evaluation(), methods.MLE_RICIAN, OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
-    "dial": lambda: dial_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
+    "dial": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
     "densities": lambda: densities(evaluation(), *PAIR, SHOWN, "title"),
     "fixed_points": lambda: fixed_points(evaluation(), *PAIR, SLOW, F, FAST, "title"),
@@ -170,7 +170,7 @@ def test_bins_with_few_voxels_have_no_point_but_a_pale_bar():
 
 def test_the_dial_shows_means_over_the_grid_by_alpha_and_trained_networks_apart():
     ds = evaluation()
-    grid = dial_curves(ds, dict(reversed(BY_ALPHA.items())), SHOWN, trained={0.5: methods.HYBRID})
+    grid = blend_curves(ds, dict(reversed(BY_ALPHA.items())), SHOWN, trained={0.5: methods.HYBRID})
     assert words(grid) == ["mean |bias|", "standard deviation", "RMSE"]
     over = [p.name for p in IVIM.parameters]
     means = abs(ds.bias).mean(over).sel(parameter="D_slow")
@@ -183,7 +183,7 @@ def test_the_dial_shows_means_over_the_grid_by_alpha_and_trained_networks_apart(
     colours = np.asarray(points.get_facecolor())
     assert colours[0, 2] > colours[0, 0]  # blue
     assert colours[-1, 0] > colours[-1, 2]  # red
-    assert len(dial_curves(ds, BY_ALPHA, SHOWN)[0, 0].lines) == 1
+    assert len(blend_curves(ds, BY_ALPHA, SHOWN)[0, 0].lines) == 1
 
 
 def test_arrows_lead_from_the_truth_to_the_mean_estimate():
@@ -289,7 +289,7 @@ def test_models_of_one_to_four_parameters(count):
     ds = evaluation(parameters)
     assert performance(ds, LINES, parameters).shape == (3, count)
     assert densities(ds, *PAIR, parameters).shape == (3, count)
-    assert dial_curves(ds, BY_ALPHA, parameters).shape == (3, count)
+    assert blend_curves(ds, BY_ALPHA, parameters).shape == (3, count)
     if count > 1:
         assert arrows(ds, PAIR, [(parameters[-2], parameters[-1])]).shape == (1, 2)
     if count > 2:
@@ -312,7 +312,7 @@ def test_estimators_that_failed_everywhere_leave_nothing_but_empty_axes():
         arrows(ds, one, [(F, SLOW)]),
         densities(ds, *PAIR, SHOWN),
         fixed_points(ds, *PAIR, SLOW, F, FAST),
-        dial_curves(ds, {0.0: methods.GT}, SHOWN),
+        blend_curves(ds, {0.0: methods.GT}, SHOWN),
     ):
         grid.flat[0].figure.draw_without_rendering()
 
@@ -324,8 +324,8 @@ REFUSED = {
     "arrows": lambda ds: arrows(ds, [UNKNOWN], [(F, SLOW)]),
     "densities": lambda ds: densities(ds, UNKNOWN, methods.GT, SHOWN),
     "fixed_points": lambda ds: fixed_points(ds, methods.GT, UNKNOWN, SLOW, F, FAST),
-    "dial": lambda ds: dial_curves(ds, {0.5: UNKNOWN}, SHOWN),
-    "trained": lambda ds: dial_curves(ds, BY_ALPHA, SHOWN, trained={0.5: UNKNOWN}),
+    "dial": lambda ds: blend_curves(ds, {0.5: UNKNOWN}, SHOWN),
+    "trained": lambda ds: blend_curves(ds, BY_ALPHA, SHOWN, trained={0.5: UNKNOWN}),
     "binned": lambda ds: binned(in_bins(), [UNKNOWN], SHOWN),
 }
 
@@ -343,7 +343,7 @@ LACKING = {
     "arrows": lambda ds: arrows(ds, PAIR, [(F, SLOW)]),
     "densities": lambda ds: densities(ds, *PAIR, [SLOW]),
     "fixed_points": lambda ds: fixed_points(ds, *PAIR, F, S0, SLOW),
-    "dial": lambda ds: dial_curves(ds, BY_ALPHA, [SLOW]),
+    "dial": lambda ds: blend_curves(ds, BY_ALPHA, [SLOW]),
 }
 
 

@@ -1,5 +1,5 @@
 """Studies: everything that the paper shows of an acquisition, from one description.
 
-`description` says what is to be done, `run` does it in stages that are kept, `claims` turns
-evaluations into verdicts, `figures` into pictures, and `report` puts it all on one page.
+`config` describes a study, `run` runs it in stages whose results are kept, `claims` derives
+verdicts from evaluations, `plots` makes the figures, and `report` writes the page.
 """

@@ -1,6 +1,6 @@
-"""What a study is: one frozen record, read from a TOML file and written as one.
+"""The description of a study: one frozen record, read from and written as a TOML file.
 
-The paper's own study is `paper.toml`; another model, acquisition or noise level is a few lines of
+The paper's study is `paper.toml`; another model, acquisition or noise level needs a few lines of
 such a file.
 """
 
@@ -30,7 +30,7 @@ from labelwise.priors import Grid, Uniform
 from labelwise.types import InputError, is_built_in
 
 LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
-"""What the networks of a study may be taught, besides mixes."""
+"""The training labels that a study may use, besides mixtures."""
 
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}
 _SEEDS = 2**31
@@ -121,7 +121,7 @@ _FILE = create_model(
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Everything that decides what a study finds.
+    """Everything that determines the results of a study.
 
     Args:
         title: of the report.
@@ -130,20 +130,20 @@ class Study:
         noise: of the simulated signals.
         prior: what is simulated, in training and on the grid.
         snrs: signal of amplitude 1 over the noise of one channel, where estimators are judged.
-        levels: lowest and highest sigma of one set of networks for all noise levels, which are
-            told the level; None for a set of networks for each SNR.
+        levels: lowest and highest sigma of one set of networks for all noise levels, with sigma as
+            an input; None for a set of networks for each SNR.
         recipe: how networks are trained.
-        labels: what they are taught, of `LABELS`.
-        hybrid: share of the maximum-likelihood labels in the hybrid's; 0 for no hybrid.
-        dial: alphas of the blends of two networks' outputs.
-        own_weight: networks for one parameter weigh its errors so many times more; 0 for none.
-        absolute_loss: whether to train under the absolute error, too.
+        labels: the training labels, some of `LABELS`.
+        hybrid: share of the maximum-likelihood estimate in the labels of the hybrid; 0 for none.
+        dial: weights alpha for blends of two networks' outputs.
+        own_weight: factor on the loss weight of one parameter, one network each; 0 for none.
+        absolute_loss: whether to train with the absolute error, too.
         wide: nodes in each hidden layer of wider networks; 0 for none.
         deep: hidden layers of deeper networks; 0 for none.
         normalise: see `Lesson`.
         on_bound: see `Lesson`.
-        trainings: networks are trained so many times, with other data and first weights: what
-            differs between them is the luck of one training.
+        trainings: how often networks are trained, each time with other data and initial weights;
+            the variation between trainings is part of the errors of claims.
         points: values of each parameter on the test grid, or by name.
         fixed: the only value of some parameters there.
         repeats: noisy signals at each point.

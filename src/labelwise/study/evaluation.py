@@ -26,10 +26,10 @@ _TIMED_BLACK_BOX = 500
 
 
 def fits(study: Study) -> dict[str, LabelSource]:
-    """The conventional fits that networks are held against, by name.
+    """The conventional fits that networks are compared with, by name.
 
     A fit of real data does not know the truth: it starts from the means of the prior. Started from
-    the truth, as labels are, it is the best that a local search can do.
+    the truth, as labels are, it is the best result of a local search.
     """
     middle = study.prior.ranges.mean(axis=1)
     return {
@@ -51,7 +51,7 @@ def evaluate_fits(study: Study, stages: Stages, snr: float) -> xr.Dataset:
 
 
 def side_by_side(evaluations: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Evaluations of other estimators on the same signals, as one."""
+    """Evaluations of several estimators on the same signals, combined."""
     together = xr.concat(evaluations, "estimator")
     assert isinstance(together, xr.Dataset)
     return together
@@ -89,7 +89,7 @@ def evaluate_networks(
 
 
 def contents(network: Network) -> Any:
-    """What a network is, as JSON data: the same estimates come from the same."""
+    """JSON data that identify a network: equal data mean equal estimates."""
     members = [
         [digest(named(member.weights)), plain(vars(member.scaling))] for member in network.members
     ]
@@ -99,7 +99,7 @@ def contents(network: Network) -> Any:
 def measure_speed(
     study: Study, stages: Stages, networks: Mapping[str, Network]
 ) -> dict[str, float]:
-    """Voxels per second of the network taught MLE estimates and of the fit, on the same signals."""
+    """Voxels per second of the MLE-labelled network and of the fit, on the same signals."""
     name, snr = mle_of_the_noise(study), min(study.snrs)
     chosen = {name: networks[name]} if name in networks else {}
     content = {"study": study.describe(), "of": {n: contents(net) for n, net in chosen.items()}}

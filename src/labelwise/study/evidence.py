@@ -1,4 +1,4 @@
-"""What claims are judged by: evaluations of every estimator, and numbers read from them."""
+"""The evidence for claims: evaluations of every estimator, and numbers taken from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WELL_FILLED = 0.01
 
 @dataclass(frozen=True)
 class Number:
-    """A figure with its standard error; differences take both errors as independent.
+    """A number with its standard error; differences assume independent errors.
 
     Example:
         >>> Number(3.0, 0.3) - Number(1.0, 0.4)
@@ -37,11 +37,11 @@ class Number:
         return Number(self.value - other.value, math.hypot(self.error, other.error))
 
     def __neg__(self) -> Number:
-        """With the other sign."""
+        """The number with the opposite sign."""
         return Number(-self.value, self.error)
 
     def __abs__(self) -> Number:
-        """Without a sign."""
+        """The absolute value."""
         return Number(abs(self.value), self.error)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Number:
 
 @dataclass(frozen=True, eq=False)
 class InVivo:
-    """What the in vivo part found.
+    """The results of the in vivo part.
 
     Args:
         binned: estimators against the gold standard (estimator, parameter, bin).
@@ -68,7 +68,7 @@ class InVivo:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The evaluations of one training of all networks, fits beside them.
+    """The evaluations of all networks of one training, and of the fits.
 
     Args:
         study: its description.
@@ -84,7 +84,7 @@ class Evidence:
 
     @cached_property
     def summaries(self) -> Mapping[float, xr.Dataset]:
-        """By SNR, what `labelwise.evaluation.grid.summary` says."""
+        """By SNR, the result of `labelwise.evaluation.grid.summary`."""
         return {snr: summary(grid) for snr, grid in self.grids.items()}
 
     @property
@@ -94,21 +94,21 @@ class Evidence:
 
     @property
     def mle_network(self) -> str:
-        """The network taught maximum-likelihood estimates under the simulated noise."""
+        """The network trained on maximum-likelihood labels under the simulated noise."""
         return mle_of_the_noise(self.study)
 
     def known(self, *wanted: str) -> list[str]:
-        """Those of some estimators that were evaluated."""
+        """The wanted estimators that were evaluated."""
         there = set(self.grids[self.low].estimator.values.tolist())
         return [name for name in wanted if name in there]
 
     @property
     def imitators(self) -> list[str]:
-        """The networks that imitate a fit: self-supervised, and taught its estimates."""
+        """The networks that imitate a fit: self-supervised, and trained on its estimates."""
         return self.known(methods.SELF, methods.MLE_RICIAN, methods.MLE_GAUSSIAN)
 
     def number(self, snr: float, name: str, parameter: str, quantity: str) -> Number:
-        """One figure of an estimator's summary, such as `"abs_bias"` or `"slope"`."""
+        """One number of an estimator's summary, such as `"abs_bias"` or `"slope"`."""
         here = self.summaries[snr].sel(estimator=name, parameter=parameter)
         return Number(float(here[quantity]), float(here[f"{quantity}_error"]))
 

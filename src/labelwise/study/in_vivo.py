@@ -1,11 +1,11 @@
 """The paper's in vivo pipeline: a gold standard from all repeats, estimators on each of them.
 
-A series of R repeats of one acquisition gives, all together, a maximum-likelihood estimate good
-enough to be taken for the truth; each repeat by itself gives every estimator one more try.
+All R repeats of one acquisition together give a maximum-likelihood estimate that serves as the
+truth. Every estimator is then applied to each single repeat.
 
-The reference has an error of its own, made by the very noise that is assessed, as in the source.
-An unbiased estimator's RMSE is seen too small by a share of up to about 1 / (2 R); and a voxel may
-lie in an outer bin because of its reference's error, which looks like bias towards the middle.
+The reference has an error of its own, from the same noise, as in the source. The RMSE of an
+unbiased estimator appears too small by a share of up to about 1 / (2 R); and a voxel may lie in an
+outer bin because of the error of its reference, which looks like bias towards the middle.
 `matching` data, whose truth is known, have neither flaw.
 
 N voxels, R acquisitions of M measurements each, P parameters, V = R M volumes (or some more).
@@ -178,8 +178,7 @@ def gold_standard(
 def usable_reference(estimate: Estimate) -> Reference:
     """The estimates to compare with: those that converged inside the bounds.
 
-    One that ended on a bound says where the bound is, not what the voxel is; one that failed says
-    nothing.
+    An estimate on a bound reflects the bound rather than the voxel.
 
     Args:
         estimate: of the gold standard.
@@ -230,7 +229,7 @@ def assess(
         - `first`: the estimate of the first acquisition, NaN where it failed
         - `failed` (estimator, voxel): the share of estimates that failed
 
-        Ask for `result["std"]`: `result.std` is a method of every Dataset.
+        Use `result["std"]`: `result.std` is a method of every Dataset.
 
     Raises:
         InputError: if there is no estimator, they are about different parameters, there are fewer
@@ -414,8 +413,8 @@ def matching(
 ) -> Float[np.ndarray, "n R M"]:
     """Simulated acquisitions whose truth is the reference: the same parameters, fresh noise.
 
-    What figure 6 of the source tells apart by: where estimators do the same here and in vivo, the
-    distribution of the parameters explains it.
+    As in figure 6 of the source: results that agree with those in vivo are explained by the
+    distribution of the parameters.
 
     Args:
         model: bound to one acquisition.
@@ -486,7 +485,7 @@ def _good(values: Float[np.ndarray, "n R P"]) -> Bool[np.ndarray, "n R"]:
 def _moments(
     values: Float[np.ndarray, "n R P"], reference: Float[np.ndarray, "n P"]
 ) -> dict[str, Float[np.ndarray, "n P"]]:
-    """What `assess` says of each voxel, the good estimates taken only."""
+    """The quantities of `assess` for each voxel, from its good estimates only."""
     good = _good(values)[..., None]
     number = good.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):  # NaN where no estimate is good

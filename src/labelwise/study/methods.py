@@ -1,9 +1,9 @@
-"""What a study calls its estimators, and how each of them looks.
+"""Names and line styles of a study's estimators.
 
-Names are made here and nowhere else, so that data, tables and figures agree. Colour says what an
-estimator takes for the truth, as in the paper: fits black, networks that imitate a fit red
-(self-supervised ones too), networks taught the truth blue, what lies between purple. Dashes and
-markers tell lines of one colour apart, and all of them in black and white.
+All names are defined here, so that data, tables and figures agree. The colour shows what an
+estimator was trained on, as in the paper: fits black, networks that imitate a fit red
+(self-supervised ones too), networks trained on the truth blue, mixtures purple. Dashes and markers
+distinguish lines of one colour, also in black and white.
 
 Source: figures 2 to 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
@@ -27,7 +27,7 @@ MLE_ABSOLUTE = "Supervised MLE, absolute loss"
 BLACK, RED, BLUE, PURPLE, BROWN = "#000000", "#d7191c", "#0072b2", "#8e3b9e", "#7a6a00"
 
 _OWN_WEIGHT = "Supervised MLE, weight on "
-_DIAL = "Dial "
+_BLEND = "Blend "
 _WIDE, _DEEP = " wide", " deep"
 _DASHED, _DOTTED, _DASH_DOTTED = (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5))
 _LONG = (0, (9, 2.5))
@@ -55,14 +55,14 @@ def own_weight(parameter: str) -> str:
     return f"{_OWN_WEIGHT}{parameter}"
 
 
-def dial(alpha: float) -> str:
-    """The outputs of two networks blended: 1 is the one taught MLE labels, 0 the one taught truth.
+def blend(alpha: float) -> str:
+    """A blend of two networks: 1 is the one trained on MLE labels, 0 the one trained on truth.
 
     Example:
-        >>> dial(0.50)
-        'Dial 0.5'
+        >>> blend(0.50)
+        'Blend 0.5'
     """
-    return f"{_DIAL}{alpha:g}"
+    return f"{_BLEND}{alpha:g}"
 
 
 def wide(name: str, nodes: int) -> str:
@@ -88,9 +88,9 @@ def deep(name: str, layers: int) -> str:
 def style_of(name: str) -> dict[str, Any]:
     """Colour, dashes and marker of an estimator, as keywords of matplotlib's `plot`.
 
-    A wider network is a lighter shade of the one it is named after, a deeper one darker; a dial
-    goes from the blue of the truth to the red of MLE labels, its dashes growing with alpha. What
-    this module did not name is brown; the same name always looks the same.
+    A wider network is a lighter shade of the one it is named after, a deeper one darker. A blend
+    goes from the blue of the truth to the red of MLE labels, its dashes growing with alpha. Other
+    names are brown; the same name always has the same style.
 
     Args:
         name: of an estimator.
@@ -101,7 +101,7 @@ def style_of(name: str) -> dict[str, Any]:
     Example:
         >>> style_of(GT) == {"color": BLUE, "linestyle": "-", "marker": "s"}
         True
-        >>> style_of(dial(0))["color"] == BLUE, style_of(dial(1))["color"] == RED
+        >>> style_of(blend(0))["color"] == BLUE, style_of(blend(1))["color"] == RED
         (True, True)
     """
     colour, dashes, marker = _style(name)
@@ -115,7 +115,7 @@ def _style(name: str) -> tuple[str, Any, str]:
         share, marker = _of_its_own(name)
         dashes = (0, (3 + 6 * share, 1.5, 1.2, 1.5, 1.2, 1.5))
         return _mixed(RED, "#5a1000", share), dashes, marker
-    alpha = _number(name.removeprefix(_DIAL)) if name.startswith(_DIAL) else None
+    alpha = _number(name.removeprefix(_BLEND)) if name.startswith(_BLEND) else None
     if alpha is not None:
         alpha = min(max(alpha, 0.0), 1.0)
         return _between(alpha), (0, (1 + 7 * alpha, 1.5)), "o"

@@ -1,4 +1,4 @@
-"""Which networks a study trains, and on which labels they are taught."""
+"""The networks of a study and the labels that they are trained on."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _VARIANT_RESTARTS = 2
 
 @dataclass(frozen=True, eq=False)
 class NetworkSet:
-    """Networks of one architecture and loss: one lesson.
+    """Networks of one architecture and loss, which are trained together.
 
     Args:
         labels: by the networks' names.
-        weights: W by the names of those that do not have the usual one.
+        weights: loss weights W, by name, of the networks with other weights than the usual ones.
         wide: nodes in a hidden layer; the recipe's if 0.
         deep: hidden layers; the recipe's if 0.
-        loss: what an error costs.
+        loss: see `Recipe.loss`.
     """
 
     labels: Mapping[str, Label]
@@ -40,7 +40,7 @@ class NetworkSet:
 
 
 def network_sets(study: Study) -> list[NetworkSet]:
-    """What a study trains: the paper's networks, and the variants asked for.
+    """The networks that a study trains: the paper's, and the variants of the description.
 
     Args:
         study: its description.
@@ -82,7 +82,7 @@ def network_sets(study: Study) -> list[NetworkSet]:
 
 
 def mle_of_the_noise(study: Study) -> str:
-    """The name of the network taught maximum-likelihood estimates under the simulated noise."""
+    """The name of the network trained on ML labels under the simulated noise model."""
     return methods.MLE_RICIAN if isinstance(study.noise, Rician) else methods.MLE_GAUSSIAN
 
 
@@ -90,7 +90,7 @@ def _labels(study: Study) -> dict[str, Label]:
     start = "truth" if study.levels is None else "search"
     known: dict[str, tuple[str, Label]] = {
         "gt": (methods.GT, GroundTruth()),
-        # over many levels a plain sum of squares would be that of the noisiest voxels
+        # over many levels, the noisiest voxels would dominate a plain sum of squares
         "selfsup": (methods.SELF, SelfSupervised(Gaussian() if study.levels else None)),
         "mle-rician": (methods.MLE_RICIAN, MLE(study.model, Rician(), start)),
         "mle-gaussian": (methods.MLE_GAUSSIAN, MLE(study.model, Gaussian(), start)),
@@ -99,17 +99,17 @@ def _labels(study: Study) -> dict[str, Label]:
 
 
 def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[str, Network]]:
-    """Every network of one training, by SNR and name; the dial among them.
+    """Every network of one training, and the blends, by SNR and name.
 
-    As in section 3.4 of the paper, one network taught the truth at the highest SNR is chosen among
-    the restarts, and all others begin with its weights; variants of another shape, and networks
-    for all noise levels, have restarts of their own. Trainings after the first choose among half as
-    many restarts, and leave the variants out.
+    As in section 3.4 of the paper, one network is trained on the truth at the highest SNR, with
+    restarts; all others start from its weights. Variants of another shape, and networks for all
+    noise levels, have their own restarts. Trainings after the first use half as many restarts and
+    omit the variants.
 
     Args:
         study: its description.
-        stages: where they are kept.
-        training: which, from 0: it decides data and first weights.
+        stages: where results are kept.
+        training: its index, from 0; it determines data and initial weights.
     """
     seed = study.seed + 1000 * training
     suffix = study.suffix(training)
@@ -130,7 +130,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
                 lesson = _lesson(study, replace(network_set, labels=labels), sigma, seed, start)
                 lessons.append((lesson, list(labels)))
         here |= stages.networks(f"networks, {level}{suffix}", lessons)
-        return {**here, **_dial(study, here)}
+        return {**here, **_blends(study, here)}
 
     if study.levels is not None:
         return dict.fromkeys(study.snrs, networks("all levels", study.levels, None, None))
@@ -143,7 +143,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         lessons = [(replace(lesson, recipe=recipe), [methods.GT])]
         first = stages.networks(stage, lessons)[methods.GT]
     start = None if first is None else first.members[0].weights
-    return {  # at the highest SNR the chosen network is the one taught the truth
+    return {  # at the highest SNR the chosen network is the one trained on the truth
         snr: networks(
             f"SNR {snr:g}",
             1 / snr,
@@ -155,15 +155,15 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
 
 
 def points(networks: Mapping[str, Network]) -> dict[str, Network]:
-    """The same networks without standard errors, which simulations do not need."""
+    """The same networks without standard errors, which evaluations do not need."""
     return {name: network.without_errors() for name, network in networks.items()}
 
 
-def _dial(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
+def _blends(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
     mle, truth = here.get(mle_of_the_noise(study)), here.get(methods.GT)
     if mle is None or truth is None:
         return {}
-    return {methods.dial(alpha): blend(mle, truth, alpha) for alpha in study.dial}
+    return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.dial}
 
 
 def _lesson(

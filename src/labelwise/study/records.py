@@ -1,6 +1,6 @@
-"""What a study finds, as records: claims with verdicts, tables, pictures, times.
+"""The results of a study as records: claims with verdicts, tables, pictures, times.
 
-They hold words and numbers only; `report` makes a page of them.
+`report` makes a page of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CERTAIN = 2.0
 
 
 class Verdict(StrEnum):
-    """Whether a claim is borne out."""
+    """Whether a claim is confirmed."""
 
     HOLDS = "holds"
     NOT = "does not hold"
@@ -47,7 +47,7 @@ class Part:
 
     @property
     def verdict(self) -> Verdict:
-        """By how many standard errors the margin differs from 0; what is not a number is noise."""
+        """Whether the margin is above, below or within noise of 0; NaN counts as noise."""
         if not (math.isfinite(self.margin) and abs(self.margin) > CERTAIN * self.error):
             return Verdict.NOISE
         return Verdict.HOLDS if self.margin > 0 else Verdict.NOT
@@ -55,17 +55,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, or one of our own, and what became of it.
+    """A claim of the paper, or an additional one, with its evaluation.
 
     Args:
         key: a short name for links: `"bias-variance"`.
         section: where it is made: `"4.1"`; `""` for what the paper does not claim.
         statement: the claim in one sentence.
-        parts: the comparisons it comes down to.
-        note: what a reader should know besides.
+        parts: the comparisons that it consists of.
+        note: a remark for the reader.
 
     Raises:
-        InputError: if there is no part, and so nothing to judge.
+        InputError: if there is no part.
     """
 
     key: str
@@ -134,11 +134,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage took, and whether it was done now.
+    """The wall time of a stage, and whether its result was kept from an earlier run.
 
     Args:
-        stage: what was done.
-        seconds: wall time when it was done.
+        stage: its name.
+        seconds: wall time, in the run that computed it.
         kept: whether the result of an earlier run was used.
     """
 
@@ -153,7 +153,7 @@ class StudyReport:
 
     Args:
         title: of the page.
-        lead: one or two sentences beneath it; `simulated` data must be called so here.
+        lead: one or two sentences beneath it; `simulated` data must be named here.
         settings: what was run: name and value.
         claims: the claims and their verdicts.
         tables: Table 1 and other tables that come before the figures.
@@ -162,8 +162,8 @@ class StudyReport:
         versions: of what it was made with.
         command: what to type to make it again.
         description: the TOML of the study.
-        notes: what is worth knowing: departures from the paper, voxels left out, warnings.
-        appendix: tables to look things up in, after the figures.
+        notes: departures from the paper, excluded voxels, warnings.
+        appendix: reference tables after the figures.
     """
 
     title: str

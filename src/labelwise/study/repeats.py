@@ -1,7 +1,7 @@
 """A supersampled series split into the single acquisitions that it consists of.
 
 The paper's scan is 16 repeats of 10 b-values: 160 volumes together give a gold standard, each
-tenth of b-values by itself is what a clinic would have measured.
+set of 10 by itself is what a clinic would have measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from labelwise.io.acquisition import group_equal
 from labelwise.types import InputError
 
-_UNITS = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # as people say settings
+_UNITS = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # factor to the usual unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ def _no_repeats(sizes: list[int], counts: str) -> str:
             "more than once (or a tolerance, if b-values that are meant to be equal differ)"
         )
     return (
-        f"repeats: the series does not divide evenly into any: {counts}; say how many there are "
+        f"repeats: the series does not divide evenly into any: {counts}; give their number "
         f"(--repeats, 2 to {min(sizes)}), and the volumes left over are left out"
     )
 

@@ -1,9 +1,8 @@
-"""Running a study: its stages in order, then claims, figures and the page.
+"""Run a study: its stages in order, then claims, figures and the page.
 
-What is written: `report.html`, `claims.json`, `study.toml`, `figures/` (PNG and PDF), `networks/`
+The output: `report.html`, `claims.json`, `study.toml`, `figures/` (PNG and PDF), `networks/`
 (of the first training, for `labelwise evaluate` and `map --net`), `phantom/`, and `stages/`, from
-which an interrupted study
-goes on and which may be deleted when it is done.
+which an interrupted study resumes; it may be deleted when the study is done.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ from labelwise.study.stages import Stages, opened
 from labelwise.types import InputError, Progress
 
 MARK = "# As labelwise ran it; copy it to change it.\n"
-"""The first line of our `study.toml`, which tells it from a person's own."""
+"""The first line of a `study.toml` written here, to distinguish it from a user's own."""
 REPORT, RECORD, DESCRIPTION = "report.html", "claims.json", "study.toml"
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study came to.
+    """The result of a study.
 
     Args:
         folder: where it was written.
         claims: with their verdicts.
         stage_times: the stages.
         seconds: wall time of this run.
-        notes: what is worth knowing.
+        notes: see `StudyReport`.
     """
 
     folder: Path
@@ -68,7 +67,7 @@ def run_study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> StudyResult:
-    """Run a study and write its report; one that was interrupted goes on.
+    """Run a study and write its report; an interrupted one resumes.
 
     Args:
         study: what is to be done.
@@ -76,7 +75,7 @@ def run_study(
         scan: the scan of the in vivo part; the simulated pelvis if None and the study wants one.
         command: what was typed, for the report.
         overwrite: replace the report of another study in that folder.
-        progress: called as the work goes on.
+        progress: called during the work.
 
     Raises:
         FileExistsError: if the folder holds another study, or one is running there.
@@ -132,7 +131,7 @@ def _evidence(
     networks: Sequence[Mapping[float, Mapping[str, Network]]],
     scan: Scan | None,
 ) -> tuple[Evidence, list[Evidence], ScanAssessment | None]:
-    """All that the first training shows; all trainings alike; what became of the scan."""
+    """The first training with all repeats, every training with few, and the scan's assessment."""
     fits = {snr: evaluate_fits(study, stages, snr) for snr in study.snrs}
 
     def grids(index: int, whole: bool) -> dict[float, xr.Dataset]:
@@ -159,11 +158,12 @@ def _evidence(
 
 
 def _check(study: Study, scan: Scan | None) -> None:
-    """Refuse what would fail only at the end."""
+    """Raise errors early for what would fail only at the end."""
     if scan is None and study.phantom:
         if not isinstance(study.model, IVIM):
             raise InputError(
-                f"phantom: is made by IVIM, but the study is of {type(study.model).__name__}; say "
+                f"phantom: needs the model IVIM, but the study has {type(study.model).__name__}; "
+                "set "
                 "phantom = false, or run `labelwise study invivo` on a scan of your own"
             )
         if np.any(np.diff(np.asarray(study.model.b)) < 0):
@@ -173,8 +173,9 @@ def _check(study: Study, scan: Scan | None) -> None:
     ]
     if fixed and (scan is not None or study.phantom):
         raise InputError(
-            f"prior: {fixed[0]} has a single value, and a scan is looked at in bins of it; give it "
-            "a range, or leave the scan out (phantom = false)"
+            f"prior: {fixed[0]} has a single value, but a scan is evaluated in bins over its "
+            "range; "
+            "give it a range, or leave the scan out (phantom = false)"
         )
 
 
@@ -229,6 +230,6 @@ def _save_figure(figure: StudyFigure, folder: Path) -> Picture:
     canvas.savefig(pdf, format="pdf", dpi=200, metadata={"CreationDate": None})
     for kind, data in (("png", png), ("pdf", pdf)):
         write_whole(folder / f"{figure.key}.{kind}", data.getvalue())
-    head = png.getvalue()[16:24]  # a PNG says its size there
+    head = png.getvalue()[16:24]  # the width and height in a PNG header
     size = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
     return Picture(figure.key, figure.title, figure.caption, png.getvalue(), size)

@@ -1,7 +1,7 @@
-"""A scan with repeats in a study: the simulated pelvis or a person's own (section 3.5).
+"""A scan with repeats in a study: the simulated pelvis or a user's own (section 3.5).
 
 The gold standard is the maximum-likelihood estimate from all volumes; every estimator is then
-asked about each single acquisition, and about a synthetic set with the gold standard's parameters.
+applied to each single acquisition, and to a synthetic set with the gold standard's parameters.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ GOLD = "Gold standard"
 """The name of the estimate from all volumes."""
 _POINTS = 10_000  # of a grid
 _FEWEST = 10  # voxels with a gold standard
-_FEW_REPEATS = 100  # a study with no more of them is a quick one
+_FEW_REPEATS = 100  # or fewer: a quick study
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Scan:
         sigma: noise of one channel.
         level: how sigma was found.
         snr: quartiles over the voxels of S0 / sigma.
-        simulated: whether it is no scan at all.
+        simulated: whether it is the phantom.
     """
 
     name: str
@@ -96,7 +96,7 @@ def read_scan(
     repeats: int | None = None,
     tolerance: float = 0.0,
 ) -> Scan:
-    """A person's own series.
+    """Read a series with repeats.
 
     Args:
         image: 4D NIfTI.
@@ -131,7 +131,7 @@ def read_scan(
 
 
 def phantom(study: Study, folder: Path) -> Scan:
-    """The simulated pelvis as if it were a scan: its noise is measured, its truth not looked at.
+    """The simulated pelvis treated as a scan: its noise is measured, its truth is not used.
 
     Args:
         study: whose lowest SNR the phantom has; a quick one gets a smaller phantom.
@@ -160,10 +160,10 @@ def in_vivo_study(
     noise: NoiseModel,
     ranges: Mapping[str, tuple[float, float]],
 ) -> Study:
-    """The study that `labelwise study invivo` does: the networks that `labelwise map` would train.
+    """The study of `labelwise study invivo`, with the networks that `labelwise map` would train.
 
-    One set of networks for all noise levels of the image, which divide each voxel by its own
-    signal at b = 0; labels fitted by search, those on a bound kept (docs/decisions/0007).
+    One set of networks for all noise levels of the image; each voxel is divided by its own signal
+    at b = 0; labels fitted by search, those on a bound kept (docs/decisions/0007).
 
     Args:
         scan: the series.
@@ -215,7 +215,7 @@ def _scan(name, signal, settings, inside, zooms, parts, sigma, noise) -> Scan:
 
 @dataclass(frozen=True, eq=False)
 class ScanAssessment:
-    """What became of a scan.
+    """The estimates of all methods on a scan.
 
     Args:
         in_vivo: the evidence for claims.
@@ -273,8 +273,8 @@ def assess_scan(
     scale = scale_parameter(study.model)
     if (found := int(reference.usable.sum())) < _FEWEST:
         raise InputError(
-            f"{scan.name}: only {found} of {len(scan.signal)} voxels have a gold standard to hold "
-            f"others against ({reference.left_out}); check model, sigma and mask"
+            f"{scan.name}: only {found} of {len(scan.signal)} voxels have a gold standard to "
+            f"compare with ({reference.left_out}); check model, sigma and mask"
         )
     factor = 1.0 if scale is None else float(np.nanmedian(gold["value"].values[:, scale]))
     unit = np.ones(len(parameters))

@@ -1,4 +1,4 @@
-"""What the paper leaves open: larger networks, the absolute loss, the dial, information."""
+"""What the paper leaves open: larger networks, the absolute loss, blends, information."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def _absolute_order(evidence: Evidence) -> Parts:
         yield below(what, truth["slope"], mle["slope"])
 
 
-def _dial(evidence: Evidence) -> Parts:
+def _blends(evidence: Evidence) -> Parts:
     ends = (methods.GT, evidence.mle_network)
     for alpha in evidence.study.dial:
-        if len(evidence.known(methods.dial(alpha), *ends)) == 3 and 0 < alpha < 1:
-            yield from in_between(evidence, methods.dial(alpha))
+        if len(evidence.known(methods.blend(alpha), *ends)) == 3 and 0 < alpha < 1:
+            yield from in_between(evidence, methods.blend(alpha))
 
 
-def _dial_as_hybrid(evidence: Evidence) -> Parts:
+def _blend_as_hybrid(evidence: Evidence) -> Parts:
     alpha = evidence.study.hybrid
-    blend = methods.dial(alpha)
+    blend = methods.blend(alpha)
     if len(evidence.known(blend, methods.HYBRID, methods.GT, evidence.mle_network)) < 4:
         return
     for snr, parameter, where, unit in conditions(evidence):
@@ -107,43 +107,48 @@ CLAIMS = (
     ClaimDefinition(
         "variants",
         "3.2",
-        "Wider and deeper networks perform alike.",
+        "Wider and deeper networks perform like the standard ones.",
         _variants,
-        "They are trained once, from first weights of their own: errors do not hold the luck of "
-        "that training.",
+        "They are trained once, from their own initial weights; the errors do not include the "
+        "variation between trainings.",
     ),
     ClaimDefinition(
         "absolute-order",
         "",
-        "Under an absolute loss the labels are ordered as under the squared one (4.1).",
+        "Under the absolute loss the labels rank as under the squared loss (4.1).",
         _absolute_order,
-        "Section 4.4 leaves this loss to future work.",
+        "The paper leaves this loss to future work (section 4.4).",
     ),
     ClaimDefinition(
         "absolute",
         "",
-        "An absolute loss is better than the squared one: lower bias, spread and RMSE, more bits.",
+        "The absolute loss is better than the squared loss: lower bias, standard deviation and "
+        "RMSE, more bits.",
         _absolute,
-        "Nobody claims this; it lists what the loss changes.",
+        "Not a claim of the paper: the parts list what the loss changes.",
     ),
     ClaimDefinition(
         "dial",
         "",
-        "The dial, a blend of two networks' outputs, lies between its ends.",
-        _dial,
+        "A blend of the outputs of two networks lies between the two networks.",
+        _blends,
+        "The weight of the MLE-labelled network, alpha, is the dial: it can be changed after "
+        "training.",
     ),
     ClaimDefinition(
         "dial-hybrid",
         "",
-        "The dial needs no training to be what the hybrid is.",
-        _dial_as_hybrid,
+        "A blend matches the hybrid without being trained.",
+        _blend_as_hybrid,
     ),
     ClaimDefinition(
         "fisher",
         "",
-        "Information again, of close truths: Supervised GT retains less of what the signal holds.",
+        "Information on small differences: Supervised GT retains a smaller share of the "
+        "information "
+        "in the signal.",
         information("retained", "Fisher share"),
-        "The share of the signal's linear Fisher information, the other parameters unknown.",
+        "The share of the signal's linear Fisher information, with the other parameters unknown.",
     ),
 )
 """In the order of the paper."""

@@ -1,4 +1,4 @@
-"""What a claim is before it is judged, and what several of them ask.
+"""The definition of a claim, its evaluation, and comparisons that several claims use.
 
 A claim is a function from the evidence of one training to the comparisons that it comes down to;
 each holds by a margin with a standard error. `judge` evaluates them for every training: the
@@ -27,15 +27,15 @@ QUANTITIES = {"abs_bias": "|bias|", "std": "std", "rmse": "RMSE"}
 
 @dataclass(frozen=True)
 class ClaimDefinition:
-    """A claim before it is judged.
+    """A claim as it is defined, before it is evaluated.
 
     Args:
         key: a short name.
         section: of the paper; `""` for ours.
-        statement: in one sentence; `{floor}` and `{hard}` stand for the parameters that the study
-            says the noise floor biases and the acquisition determines worst.
+        statement: in one sentence; `{floor}` and `{hard}` stand for the study's
+            `noise_floor` and `ill_determined`.
         parts: the comparisons, from the evidence of one training; none where it does not apply.
-        note: what a reader should know besides.
+        note: a remark for the reader.
     """
 
     key: str
@@ -51,8 +51,8 @@ def judge(
     """Every claim that applies, judged.
 
     A part's figures are those of the first training. With several trainings its margin is the mean
-    over them, and its error holds their scatter besides the noise: such that two errors are the
-    half-width of a 95 % interval by Student's t, which few trainings make wide.
+    over them, and its error combines their scatter and the noise: two errors are the half-width of
+    a 95 % interval by Student's t, which is wide for few trainings.
 
     Args:
         definitions: the claims.
@@ -86,7 +86,7 @@ def judge(
 
 
 def with_training_scatter(part: Part, margins: Float[np.ndarray, " T"]) -> Part:
-    """The part's margin moved to the mean over trainings, its error widened by their scatter."""
+    """The part with its margin averaged over trainings and their scatter added to its error."""
     number = len(margins)
     if number < 2:
         return part
@@ -97,7 +97,7 @@ def with_training_scatter(part: Part, margins: Float[np.ndarray, " T"]) -> Part:
 
 
 def conditions(evidence: Evidence) -> Iterator[tuple[float, str, str, str]]:
-    """Every SNR and parameter that claims are about, with words and unit."""
+    """Every SNR and parameter of the claims, with a description and the unit."""
     for snr in evidence.study.snrs:
         for parameter in evidence.study.free:
             yield snr, parameter, f"SNR {snr:g}, {parameter}", evidence.unit(parameter)
@@ -136,6 +136,6 @@ def distance(curve: Sequence[Number], other: Sequence[Number]) -> Number:
 
 
 def pointwise(evidence: Evidence, quantity: str, parameter: str) -> xr.DataArray:
-    """GT less the network taught MLE estimates, at every grid point of the lowest SNR."""
+    """GT minus the network trained on MLE labels, at every grid point of the lowest SNR."""
     values = evidence.grids[evidence.low][quantity].sel(parameter=parameter)
     return values.sel(estimator=methods.GT) - values.sel(estimator=evidence.mle_network)

@@ -52,7 +52,8 @@ CLAIMS = (
     ClaimDefinition(
         "bias",
         "4.1",
-        "Self-supervised and MLE-labelled networks have a lower bias than one taught the truth.",
+        "Self-supervised and MLE-labelled networks have a lower bias than one trained "
+        "on groundtruth labels.",
         _order("abs_bias", 1),
         "|bias|: the mean of the marginal bias curve's absolute values.",
     ),
@@ -67,16 +68,18 @@ CLAIMS = (
         "gradient",
         "4.1",
         "The bias of Supervised GT falls with the true value, and more steeply than any other "
-        "method's: estimates crowd in the middle.",
+        "method's: estimates are drawn towards the middle of the range.",
         _gradient,
     ),
     ClaimDefinition(
         "information",
         "4.1",
-        "That is information lost: estimates of Supervised GT tell true values apart less well.",
+        "This is a loss of information: estimates of Supervised GT distinguish true values less "
+        "well.",
         information("mutual_information", "bits"),
-        "The paper reads information off the slope of the bias. Here it is the mutual information "
-        "between a true value and its estimate, which a mere shrinkage does not change.",
+        "The paper infers information from the slope of the bias. Here it is the mutual "
+        "information "
+        "of true value and estimate, which shrinkage alone does not change.",
     ),
 )
 """In the order of the paper."""

@@ -1,4 +1,4 @@
-"""The claims of section 4.2: what the scan shows of what the simulation said.
+"""The claims of section 4.2: trends of the simulation in a scan.
 
 Source: Epstein et al. 2024, section 4.2, doi:10.59275/j.melba.2024-geb5.
 """
@@ -17,7 +17,7 @@ from labelwise.study.evidence import WELL_FILLED, Evidence, Number, below
 from labelwise.study.records import CERTAIN, Part
 
 _RESAMPLES = 200  # of a bootstrap
-_SIMULATED = "On the phantom the scan is itself simulated: this tests the pipeline, not nature."
+_SIMULATED = "On the phantom the scan is itself simulated: this tests the pipeline only."
 
 
 def _as_simulated(evidence: Evidence) -> Parts:
@@ -37,7 +37,7 @@ def _as_simulated(evidence: Evidence) -> Parts:
             known = abs(simulated.value) > CERTAIN * simulated.error
             sign = math.copysign(1.0, simulated.value) if known else math.nan
             values = f"{in_vivo} in vivo, {simulated}{unit} in simulation"
-            figures = f"GT less {evidence.mle_network}: {values}"
+            figures = f"GT minus {evidence.mle_network}: {values}"
             margin = sign * in_vivo.value
             yield Part(f"{parameter}: {words} ordered alike", figures, margin, in_vivo.error)
         steep, flat = (
@@ -56,7 +56,7 @@ def _filled(binned: xr.Dataset, parameter: str) -> np.ndarray:
 def _difference(
     evidence: Evidence, data: xr.Dataset | None, parameter: str, quantity: str, filled: np.ndarray
 ) -> Number:
-    """GT less the network taught MLE estimates, the mean over the filled bins."""
+    """GT minus the network trained on MLE labels, the mean over the filled bins."""
     assert evidence.in_vivo is not None
     total, square = 0.0, 0.0
     for name, sign in ((methods.GT, 1), (evidence.mle_network, -1)):
@@ -171,14 +171,16 @@ CLAIMS = (
     ClaimDefinition(
         "vivo",
         "4.2",
-        "The trends of the simulation are found in vivo, where parameters are well represented.",
+        "The trends of the simulation are also found in vivo where parameters are well "
+        "represented.",
         _as_simulated,
         f"Well represented: bins that hold at least {WELL_FILLED:.0%} of the voxels. {_SIMULATED}",
     ),
     ClaimDefinition(
         "explained",
         "4.2",
-        "Where they are not, a synthetic set with the parameters of the scan shows the same.",
+        "Where they are not, a synthetic set with the parameters of the scan shows the same "
+        "trends.",
         _explained,
         _SIMULATED,
     ),

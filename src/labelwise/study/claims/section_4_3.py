@@ -94,7 +94,7 @@ def _hybrid(evidence: Evidence) -> Parts:
 
 
 def _like_the_fit(evidence: Evidence) -> Parts:
-    """The network is nearer to the fit that taught it than GT is."""
+    """The network is nearer to the fit that made its labels than GT is."""
     if len(evidence.known(methods.GT, evidence.mle_network, methods.MLE_MEAN)) < 3:
         return
     for snr, parameter, where, unit in conditions(evidence):
@@ -136,7 +136,8 @@ CLAIMS = (
     ClaimDefinition(
         "own-weight",
         "4.3.1",
-        "A network whose loss weighs {hard} above all gains a little in precision and accuracy.",
+        "A network whose loss gives {hard} by far the largest weight gains a little in precision "
+        "and accuracy.",
         _own_weight,
     ),
     ClaimDefinition(
@@ -149,7 +150,7 @@ CLAIMS = (
     ClaimDefinition(
         "hybrid",
         "4.3.4",
-        "A network taught half the truth, half MLE estimates lies in the middle ground.",
+        "A network trained on a mixture of groundtruth and MLE labels lies between the two.",
         _hybrid,
     ),
     ClaimDefinition(
@@ -157,23 +158,24 @@ CLAIMS = (
         "4.3.5",
         "MLE-labelled networks perform much like conventional MLE over the whole range.",
         _like_the_fit,
-        "Held against Supervised GT, whose curves should be further from MLE's.",
+        "Compared with Supervised GT, whose curves should be further from MLE's.",
     ),
     ClaimDefinition(
         "beats-mle",
         "4.3.5",
-        "In many cases they outperform the fits that taught them: lower bias, variance and RMSE.",
+        "In many cases they outperform the fits that made their labels: lower bias, variance and "
+        "RMSE.",
         _beats_the_fit,
-        "Conventional MLE from the mean, as real data are fitted, and from the truth, as labels "
-        "are; carried to convergence, where the paper's fits stop earlier.",
+        "Conventional MLE started from the mean, as for real data, and from the truth, as for "
+        "labels; run to convergence, whereas the paper's fits stop earlier.",
     ),
     ClaimDefinition(
         "fast",
         "4.3.5",
         "They do so near-instantaneously.",
         _fast,
-        "labelwise's own fitter, compiled, on the same voxels and cores; without standard errors "
-        "on the network's side.",
+        "Compared with labelwise's own compiled fitter on the same voxels and cores. The network "
+        "computes no standard errors here.",
     ),
 )
 """In the order of the paper."""

@@ -1,4 +1,4 @@
-"""The claims of sections 4.4 and 4.5: what RMSE and averages over the space hide.
+"""The claims of sections 4.4 and 4.5: what RMSE and averages over parameter space hide.
 
 Source: Epstein et al. 2024, sections 4.4 and 4.5, doi:10.59275/j.melba.2024-geb5.
 """
@@ -15,7 +15,7 @@ from labelwise.study.evidence import Evidence, Number, below
 from labelwise.study.records import Part
 
 _EVERYWHERE = 0.95
-"""What "across all test data" is taken to mean: this share of the grid points."""
+"""The share of the grid points that counts as "across all test data"."""
 
 
 def _misleading(evidence: Evidence) -> Parts:
@@ -38,7 +38,7 @@ def _misleading(evidence: Evidence) -> Parts:
 
 
 def _share(where: xr.DataArray) -> Number:
-    """Of points: those of one network, so that only other trainings can say how sure it is."""
+    """A share of grid points; its error comes from the variation between trainings only."""
     return Number(float(where.mean()))
 
 
@@ -81,7 +81,7 @@ def _two_regions(evidence: Evidence) -> Parts:
     if len(evidence.known(methods.GT, evidence.mle_network)) < 2:
         return
     here = pointwise(evidence, "rmse", parameter).isel({parameter: 1})
-    better = here > 0  # the network taught MLE estimates has the lower RMSE
+    better = here > 0  # the network trained on MLE labels has the lower RMSE
     share = _share(better)
     for what, margin in (
         ("MLE-labelled better at some points", share - Number(0.02)),
@@ -108,7 +108,8 @@ CLAIMS = (
     ClaimDefinition(
         "misleading",
         "4.4",
-        "RMSE misleads: for {hard} it is lowest for estimates near the mean that tell little.",
+        "RMSE misleads: for {hard} it is lowest for estimates near the mean, which carry "
+        "little information.",
         _misleading,
     ),
     ClaimDefinition(
@@ -116,13 +117,13 @@ CLAIMS = (
         "4.5",
         "The lower standard deviation of Supervised GT is found across all test data.",
         _everywhere,
-        "The paper says so of f.",
+        "The paper states this for f.",
     ),
     ClaimDefinition(
         "two-values",
         "4.5",
-        "Over the whole rest of the space Supervised GT has the higher bias at a low value, the "
-        "lower one at {floor}.",
+        "Throughout the rest of parameter space, Supervised GT has the higher bias at a low value "
+        "and the lower bias at {floor}.",
         _at_two_values,
         "Bias with its sign, as in figure 12.",
     ),

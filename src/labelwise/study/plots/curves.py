@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from labelwise.evaluation.grid import marginal
 from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import in_unit, symbol
-from labelwise.study.methods import HYBRID, PURPLE, dial, style_of
+from labelwise.study.methods import HYBRID, PURPLE, blend, style_of
 from labelwise.types import InputError, Parameter
 
 Panels = Shaped[np.ndarray, "rows columns"]
@@ -28,7 +28,7 @@ Panels = Shaped[np.ndarray, "rows columns"]
 
 DPI = 150
 FEW = 10
-"""A bin with fewer voxels is not drawn: its average says little."""
+"""A bin with fewer voxels has no point: its average is too uncertain."""
 
 _PAGE = 10.0  # inches across, at most
 _WIDEST, _HEIGHT = 2.9, 1.9  # of a panel
@@ -160,14 +160,14 @@ def binned(
     return grid
 
 
-def dial_curves(
+def blend_curves(
     ds: xr.Dataset,
     names_by_alpha: Mapping[float, str],
     parameters: Sequence[Parameter],
     title: str = "",
     trained: Mapping[float, str] | None = None,
 ) -> Panels:
-    """Bias and spread traded by the dial: means of |bias|, std and RMSE over the grid by alpha.
+    """Blends of two networks: means of |bias|, std and RMSE over the grid against alpha.
 
     |bias| is taken at each grid point before it is averaged, so that its sign cannot cancel;
     noise alone makes that of an unbiased estimator about 0.8 standard errors of one point's bias.
@@ -175,8 +175,8 @@ def dial_curves(
 
     Args:
         ds: what `labelwise.evaluation.grid.evaluate` returned.
-        names_by_alpha: the blend for each alpha: 1 is the network taught MLE labels, 0 the one
-            taught the truth.
+        names_by_alpha: the blend for each alpha: 1 is the network trained on MLE labels, 0
+            the one trained on the truth.
         parameters: which to show, one column each.
         title: one or more lines above all panels.
         trained: by alpha, networks that were trained on mixed labels, as separate markers.
@@ -191,7 +191,7 @@ def dial_curves(
     check(ds, [*names_by_alpha.values(), *trained.values()], parameters)
     alphas, others = sorted(names_by_alpha), sorted(trained)
     means = _over_grid(ds)
-    legend = ("outputs blended (the dial)", "trained on mixed labels")[: 2 if trained else 1]
+    legend = ("outputs blended", "trained on mixed labels")[: 2 if trained else 1]
     figure, grid = sheet(3, len(parameters), title, legend, size=_size(parameters), dpi=DPI)
     for column, parameter in zip(grid.T, parameters, strict=True):
         for axes, quantity in zip(column, QUANTITIES, strict=True):
@@ -201,7 +201,7 @@ def dial_curves(
             line = {"color": PURPLE, "marker": "o", "markersize": 4, "linewidth": 1.3}
             axes.plot(alphas, mean, **line, label=legend[0])
             axes.fill_between(alphas, mean - error, mean + error, color=PURPLE, alpha=0.2, lw=0)
-            colours = [style_of(dial(alpha))["color"] for alpha in alphas]
+            colours = [style_of(blend(alpha))["color"] for alpha in alphas]
             axes.scatter(alphas, mean, s=20, c=colours, zorder=3)
             if trained:
                 hybrids = here[quantity].sel(estimator=[trained[alpha] for alpha in others])
@@ -225,19 +225,19 @@ def check(
     parameters: Sequence[Parameter],
     of: str = "estimator",
 ) -> None:
-    """Refuses estimators and parameters that an evaluation does not have.
+    """Raise an error for estimators and parameters that an evaluation lacks.
 
     Raises:
-        InputError: naming them, and those that there are; or if none is asked for.
+        InputError: if one is missing, or none is requested.
     """
     wanted = {
         "names": (of, names),
         "parameters": ("parameter", [parameter.name for parameter in parameters]),
     }
-    for argument, (dim, asked) in wanted.items():
+    for argument, (dim, requested) in wanted.items():
         known = [str(value) for value in ds[dim].values]
-        missing = [name for name in asked if name not in known]
-        if missing or not asked:
+        missing = [name for name in requested if name not in known]
+        if missing or not requested:
             raise InputError(
                 f"{argument}: expected each {dim} to be one of {', '.join(known)}; "
                 f"got {', '.join(map(repr, missing)) or 'none'}"
@@ -251,7 +251,7 @@ def marginal_curve(ds: xr.Dataset, names: Sequence[str], parameter: Parameter) -
 
 
 def share_scale(column: Sequence[Axes] | Panels) -> None:
-    """Draws the panels of bias, std and RMSE to one scale: bias around 0, the others up from 0."""
+    """Set one scale for bias, std and RMSE: bias around 0, the others from 0 upwards."""
     reach = [np.abs(axes.dataLim.intervaly).max() for axes in column]
     span = 1.05 * max(2 * reach[0], *reach[1:])
     if not (np.isfinite(span) and span > 0):

@@ -1,4 +1,4 @@
-"""Which figures a study has: the paper's, by their numbers, and ours, with their captions."""
+"""The figures of a study, with captions: the paper's, by their numbers, and additional ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations
 
 from labelwise.study import methods
 from labelwise.study.evidence import Evidence
-from labelwise.study.plots.curves import Panels, binned, dial_curves, own_weights, performance
+from labelwise.study.plots.curves import Panels, binned, blend_curves, own_weights, performance
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 from labelwise.study.scan import Scan, ScanAssessment
 from labelwise.types import Parameter
@@ -52,9 +52,9 @@ def figures(
         panels = arrows(evidence.grids[low], both, spaces[::-1], f"SNR {low:g}")
         yield StudyFigure(
             "figure_04",
-            f"Figure 4. What each method makes of parameter space, SNR {low:g}",
-            "Arrows: from the true values to the mean estimate, averaged over noise and the other "
-            "parameters. Where they run together, estimates tell true values apart less.",
+            f"Figure 4. Mean estimates over parameter space, SNR {low:g}",
+            "Arrows point from the true values to the mean estimate, averaged over noise and the "
+            "other parameters. Where they converge, estimates distinguish true values less well.",
             panels,
         )
     if scan is not None and assessment is not None:
@@ -68,7 +68,7 @@ def figures(
         yield StudyFigure(
             "figure_09",
             f"Figure 9. Gaussian against Rician labels, SNR {low:g}",
-            "As figure 4: labels fitted under the one noise model and the other.",
+            "As figure 4, for labels fitted under each of the two noise models.",
             arrows(evidence.grids[low], both, pairs, f"SNR {low:g}"),
         )
     chosen = evidence.known(evidence.mle_network, methods.GT, methods.HYBRID)
@@ -76,12 +76,12 @@ def figures(
         yield StudyFigure(
             "figure_10",
             f"Figure 10. The hybrid, alpha = {study.hybrid:g}, SNR {low:g}",
-            f"A network taught {study.hybrid:g} parts of the maximum-likelihood estimate and "
-            f"{1 - study.hybrid:g} of the truth, between the networks taught one of them.",
+            f"A network trained on labels mixed from {study.hybrid:g} parts of maximum-likelihood "
+            f"estimate and {1 - study.hybrid:g} of the truth, and the networks trained on either.",
             performance(evidence.grids[low], chosen, shown, f"SNR {low:g}"),
         )
     yield from _whole_space(evidence, shown)
-    yield from _ours(evidence, shown)
+    yield from _additional(evidence, shown)
 
 
 def _performance(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
@@ -96,8 +96,8 @@ def _performance(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFi
             f"{f'Figure {number}. ' if number else ''}Performance at SNR {snr:g}",
             "Bias, standard deviation under noise and RMSE against the true value, averaged over "
             "the other parameters. Black: conventional maximum likelihood, started from the means "
-            "of the prior. Red: networks that imitate it. Blue: taught the truth. Shaded: two "
-            "standard errors (of noise).",
+            "of the prior. Red: networks that imitate it. Blue: trained on groundtruth labels. "
+            "Shaded: two standard errors (of noise).",
             performance(evidence.grids[snr], chosen, shown, f"SNR {snr:g}"),
         )
 
@@ -109,21 +109,22 @@ def _in_vivo(
     there = in_vivo.binned.estimator.values.tolist()
     chosen = [name for name in (methods.MLE_MEAN, *_LABELLED) if name in there]
     used, voxels = in_vivo.binned.attrs["used"], in_vivo.binned.attrs["voxels"]
-    simulated = " Simulated, not a scan: the paper's own cannot be had." if scan.simulated else ""
+    simulated = " Simulated: the paper's own scan is not available." if scan.simulated else ""
     where = f"{scan.name}, {scan.repeats.number} acquisitions"
     yield StudyFigure(
         "figure_05",
         f"Figure 5. {'In vivo, on the simulated pelvis' if scan.simulated else 'In vivo'}",
-        f"Each of {scan.repeats.number} single acquisitions against the gold standard from all of "
-        f"them, in bins of the gold standard; bottom: voxels in each bin. {used:,} of {voxels:,} "
+        f"Each of {scan.repeats.number} single acquisitions compared with the gold standard from "
+        f"all of them, in bins of the gold standard; bottom: voxels in each bin. {used:,} of "
+        f"{voxels:,} "
         f"voxels: the others have no gold standard inside the simulated ranges.{simulated}",
         binned(in_vivo.binned, chosen, shown, where),
     )
     yield StudyFigure(
         "figure_06",
         "Figure 6. The matching synthetic set",
-        "As figure 5, for simulated signals whose true values are the gold standard's: what is "
-        "the same there and here, the distribution of parameters explains.",
+        "As figure 5, for simulated signals whose true values are the gold standard's. Features "
+        "found in both are explained by the distribution of the parameters.",
         binned(in_vivo.matched, chosen, shown, "synthetic, with the parameters of figure 5"),
     )
     slice_ = assessment.maps.attrs["slice"]
@@ -131,7 +132,7 @@ def _in_vivo(
         "figure_07",
         f"Figure 7. Maps{' of the simulated pelvis' if scan.simulated else ''}",
         "First column: the gold standard, from all acquisitions; the others from the first one "
-        f"alone. Slice {slice_}; one range of colours a row.{simulated}",
+        f"alone. Slice {slice_}; one colour range per row.{simulated}",
         maps(assessment.maps, shown, scan.name),
     )
 
@@ -144,8 +145,8 @@ def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure
         yield StudyFigure(
             "figure_08",
             f"Figure 8. Loss weights W, SNR {low:g}",
-            f"Each column: the network with equal weights, and one whose loss weighs the errors of "
-            f"that parameter {evidence.study.own_weight:,.0f} times more.",
+            f"Each column: the network with equal weights, and one whose loss weights the errors "
+            f"of that parameter {evidence.study.own_weight:,.0f} times more.",
             own_weights(
                 evidence.grids[low],
                 evidence.mle_network,
@@ -163,9 +164,10 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFi
     pair = methods.GT, evidence.mle_network
     yield StudyFigure(
         "figure_11",
-        f"Figure 11. All grid points, nothing averaged, SNR {low:g}",
-        "Each grid point's bias, standard deviation and RMSE by the two methods; on the line they "
-        "are equal.",
+        f"Figure 11. All grid points without averaging, SNR {low:g}",
+        "Bias, standard deviation and RMSE of the two methods at each grid point. They are equal "
+        "on "
+        "the dashed line.",
         densities(evidence.grids[low], *pair, shown, f"SNR {low:g}"),
     )
     floor = study.noise_floor or shown[0].name
@@ -175,26 +177,27 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFi
         yield StudyFigure(
             "figure_12",
             f"Figure 12. Two values of {floor}, SNR {low:g}",
-            f"Left and right: {pair[0]} less {pair[1]} at one true value each, over the "
-            f"{others[0].name}-{others[-1].name} plane. Middle: the marginal curves of figure 2.",
+            f"Left and right: {pair[0]} minus {pair[1]} at one true value each, over the "
+            f"{others[0].name}-{others[-1].name} plane. Middle: marginal curves as in figure 2.",
             fixed_points(evidence.grids[low], *pair, fixed, others[0], others[-1], f"SNR {low:g}"),
         )
 
 
-def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
+def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     study, low = evidence.study, evidence.low
     inner = {
-        alpha: methods.dial(alpha) for alpha in study.dial if evidence.known(methods.dial(alpha))
+        alpha: methods.blend(alpha) for alpha in study.dial if evidence.known(methods.blend(alpha))
     }
     if inner:
         by_alpha = {0.0: methods.GT, **inner, 1.0: evidence.mle_network}
         trained = {study.hybrid: methods.HYBRID} if evidence.known(methods.HYBRID) else None
         yield StudyFigure(
             "dial",
-            f"The dial, SNR {low:g} (not in the paper)",
-            "Blends of the outputs of two networks, nothing trained in between; beside them the "
-            "network that was trained on mixed labels.",
-            dial_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
+            f"Blends of two networks, SNR {low:g} (not in the paper)",
+            "Outputs of two networks, averaged with weights alpha and 1 - alpha. Alpha is the dial "
+            "of `labelwise map`: it needs no training. The open marker is the network trained on "
+            "mixed labels.",
+            blend_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
         )
     chosen = evidence.known(
         methods.GT, methods.GT_ABSOLUTE, evidence.mle_network, methods.MLE_ABSOLUTE
@@ -203,8 +206,8 @@ def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
         yield StudyFigure(
             "absolute_loss",
             f"The absolute loss, SNR {low:g} (not in the paper)",
-            "Networks trained under the mean absolute error beside those of figure 2: section "
-            "4.4's future work.",
+            "Networks trained with the mean absolute error beside those of figure 2. The paper "
+            "leaves this loss to future work (section 4.4).",
             performance(evidence.grids[low], chosen, shown, f"SNR {low:g}"),
         )
     variants = [
@@ -217,6 +220,6 @@ def _ours(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
         yield StudyFigure(
             "variants",
             f"Wider and deeper networks, SNR {low:g} (section 3.2)",
-            "The networks of figure 2 beside larger ones taught the same.",
+            "The networks of figure 2 beside larger ones trained on the same labels.",
             performance(evidence.grids[low], variants, shown, f"SNR {low:g}"),
         )

@@ -37,7 +37,7 @@ def arrows(
     pairs: Sequence[tuple[Parameter, Parameter]],
     title: str = "",
 ) -> Panels:
-    """Where the mean estimate of each true value lies: what an estimator makes of parameter space.
+    """Arrows from true values to mean estimates over parameter space.
 
     Arrows go from the true values of two parameters (a dot) to the mean estimate, averaged over
     all other parameters of the grid. Rectangle: the parameter space. All panels of a pair have the
@@ -111,7 +111,7 @@ def arrows(
 def densities(
     ds: xr.Dataset, a: str, b: str, parameters: Sequence[Parameter], title: str = ""
 ) -> Panels:
-    """All points of the grid, nothing averaged: one estimator's performance against another's.
+    """One estimator's performance against another's at all grid points, without averaging.
 
     Colour: how many grid points have that bias (standard deviation, RMSE) by the one and by the
     other; dashed: where they are equal. The scale of colours is logarithmic and the same in all
@@ -223,7 +223,7 @@ def fixed_points(
             f"indices: the grid has {len(values)} values of {parameter.name}, got {indices}"
         )
     styles = {name: style_of(name) for name in (a, b)}
-    note = f"left and right: {a} less {b}"
+    note = f"left and right: {a} minus {b}"
     title = f"{title}\n{note}" if title else note
     figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1), dpi=DPI)
     curve = marginal_curve(ds, (a, b), parameter)

@@ -1,8 +1,8 @@
-"""The page of a study: one HTML file that needs nothing besides.
+"""The page of a study: one self-contained HTML file.
 
-Pictures are in it as data: URIs, style and script are inline, and its content security policy
-forbids loading anything else. It is whole without its script, which adds enlarged figures,
-buttons to copy, and all parts of the claims opened at once or for the printer.
+Pictures are embedded as data: URIs, style and script are inline, and its content security policy
+forbids loading anything else. It is complete without its script, which adds enlarged
+figures, buttons to copy text, and a button to show all parts of the claims.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def render(report: StudyReport) -> str:
     """The page as HTML; the same report gives the same characters.
 
     Args:
-        report: everything on the page; nothing in it is taken for markup.
+        report: everything on the page; markup in it is escaped.
 
     Returns:
         The text of one file, to be written as UTF-8.
@@ -141,7 +141,7 @@ def _places(value: float, digits: int) -> int:
 
 
 def _duration(seconds: float) -> str:
-    """Wall time as people say it: `"0.4 s"`, `"3 min 12 s"`, `"1 h 05 min"`."""
+    """Wall time in words: `"0.4 s"`, `"3 min 12 s"`, `"1 h 05 min"`."""
     if seconds < 0.05:
         return "< 0.1 s"
     if round(seconds, 1) < 10:

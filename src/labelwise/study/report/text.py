@@ -1,4 +1,4 @@
-"""What a report says in words and tables: what was run, on which networks, with which figures."""
+"""The text and tables of a report."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _COLUMNS = {
 
 
 def lead(study: Study, scan: Scan | None) -> str:
-    """What this is, in a sentence or two; simulated data are called so."""
+    """A summary in one or two sentences, which names simulated data as such."""
     number = int(np.prod(study.grid.shape)) * study.repeats
     words = (
-        f"{type(study.model).__name__} networks by the label they are taught, at SNR "
-        f"{' and '.join(f'{snr:g}' for snr in study.snrs)}, judged against the truth on "
-        f"{number:,} simulated signals for each SNR"
+        f"{type(study.model).__name__} networks compared by training label, at SNR "
+        f"{' and '.join(f'{snr:g}' for snr in study.snrs)}, evaluated against the truth on "
+        f"{number:,} simulated signals per SNR"
     )
     if scan is None:
         return f"{words}. All data are simulated."
     if scan.simulated:
         return (
-            f"{words}. All data are simulated, the scan too: a digital pelvis-like phantom takes "
-            "the place of the paper's in vivo scan, which cannot be had."
+            f"{words}. All data are simulated, including the scan: a digital pelvis-like phantom "
+            "replaces the paper's in vivo scan, which is not available."
         )
     return f"{words}, and on {scan.name}, a scan of {scan.repeats.number} acquisitions."
 
 
 def settings(study: Study, scan: Scan | None) -> list[tuple[str, str]]:
-    """What was run, by name."""
+    """The settings of the study, by name."""
     recipe, grid = study.recipe, study.grid
     units = {p.name: "" if p.unit == "1" else f" {p.unit}" for p in study.model.parameters}
     ranges = zip(study.names, study.prior.ranges.tolist(), strict=True)
@@ -58,7 +58,7 @@ def settings(study: Study, scan: Scan | None) -> list[tuple[str, str]]:
         ("Model", f"{type(study.model).__name__} ({study.model_name})"),
         ("Noise", type(study.noise).__name__),
         ("SNR", ", ".join(f"{snr:g}" for snr in study.snrs)),
-        ("Simulated", "; ".join(f"{n} {a:g} to {b:g}{units[n]}" for n, (a, b) in ranges)),
+        ("Range of the prior", "; ".join(f"{n} {a:g} to {b:g}{units[n]}" for n, (a, b) in ranges)),
         (
             "Training",
             f"{recipe.signals:,} signals, recipe {recipe.name}, {recipe.restarts} restarts, "
@@ -87,7 +87,7 @@ def settings(study: Study, scan: Scan | None) -> list[tuple[str, str]]:
 
 
 def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) -> list[Table]:
-    """Table 1: what each network is taught."""
+    """Table 1: the loss and the label of each network."""
     rows = []
     snrs = [min(study.snrs)] if study.levels else list(study.snrs)
     for name in by_snr[snrs[0]]:
@@ -113,8 +113,9 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
         Table(
             "networks",
             "Table 1. Networks",
-            f"The last two columns: for SNR {level}. Usable: labels that were learnt from. "
-            "Best epoch: the one with the smallest validation loss, whose weights stay.",
+            f"The last two columns: for SNR {level}. Usable: share of the labels used in "
+            "training. Best epoch: the one with the smallest validation loss, whose weights are "
+            "kept.",
             (
                 *("Network", "Loss space", "Label", "Label noise model"),
                 *("Usable", "Best epoch"),
@@ -125,12 +126,12 @@ def networks_table(study: Study, by_snr: Mapping[float, Mapping[str, Network]]) 
 
 
 def _usable(report: Mapping[str, Any], study: Study) -> float:
-    """The share of labels that was learnt from."""
+    """The share of labels used in training."""
     return report["usable"] + (report["on_bound"] if study.on_bound == "keep" else 0.0)
 
 
 def numbers(first: Evidence, trainings: Sequence[Evidence]) -> list[Table]:
-    """Everything in figures, a table for each SNR and parameter.
+    """All numbers, one table for each SNR and parameter.
 
     Args:
         first: the evidence of the first training.
@@ -138,10 +139,11 @@ def numbers(first: Evidence, trainings: Sequence[Evidence]) -> list[Table]:
     """
     study = first.study
     caption = (
-        "Means over the grid, with the standard error of noise"
+        "Means over the grid, with the standard error due to noise"
         + (f" and the scatter over {len(trainings)} trainings" if len(trainings) > 1 else "")
-        + ". Bias slope: 0 keeps differences, -1 loses them. Bits: mutual information of true "
-        "value and estimate. Fisher share: of the information that the signal holds."
+        + ". Bias slope: 0 preserves differences between true values, -1 removes them. Bits: "
+        "mutual information of true value and estimate. Fisher share: share of the Fisher "
+        "information in the signal."
     )
     tables = []
     for snr in study.snrs:
@@ -168,7 +170,7 @@ def _cell(
     parameter: str,
     quantity: str,
 ) -> str:
-    """The first training's figure, with its error."""
+    """The first training's number, with its error."""
     number = first.number(snr, name, parameter, quantity)
     found = [e.number(snr, name, parameter, quantity) for e in trainings if e.known(name)]
     scatter = float(np.std([n.value for n in found], ddof=1)) if len(found) > 1 else 0.0
@@ -181,31 +183,32 @@ def notes(
     scan: Scan | None,
     assessment: ScanAssessment | None,
 ) -> list[str]:
-    """What is worth knowing: where this departs from the paper, what was left out."""
+    """Departures from the paper, and data that were left out."""
     remarks = [_stopping(study, networks)]
     if isinstance(study.model, IVIM):
         remarks.append(
-            "Conventional maximum likelihood is carried to convergence. The published code stops "
+            "Conventional maximum likelihood is run to convergence. The published code stops "
             "earlier along directions in which the likelihood is flat (D_fast), so its black "
             "curves scatter less there."
         )
     if study.levels is not None:
         remarks.append(
-            "Not as in the paper: one set of networks serves all noise levels and is told the "
-            "level, voxels are divided by their own signal at b = 0, labels are fitted by search, "
-            f"those on a bound are {'kept' if study.on_bound == 'keep' else 'left out'}, and "
-            "self-supervision weighs each voxel's squares by its own noise (of one level that is "
-            "eq. 8)."
+            "Unlike in the paper, one set of networks serves all noise levels and takes sigma as "
+            "an input, voxels are divided by their own signal at b = 0, labels are fitted by "
+            f"search, those on a bound are {'kept' if study.on_bound == 'keep' else 'left out'}, "
+            "and the self-supervised loss weights each voxel's squared residuals by its noise (at "
+            "a single level, eq. 8)."
         )
     if study.trainings > 1:
         remarks.append(
-            f"Margins are means over {study.trainings} trainings (other data, other first "
-            "weights); their errors hold the scatter over them and the noise of the test signals."
+            f"Margins are means over {study.trainings} trainings (other data, other "
+            "initial weights); their errors include the variation between trainings and the noise "
+            "of the test signals."
         )
     else:
         remarks.append(
-            "Errors hold the noise of the test signals only: networks were trained once, and "
-            "another training could turn what is close (--trainings 3)."
+            "Errors include the noise of the test signals only. The networks were trained once; "
+            "another training could change close verdicts (--trainings 3)."
         )
     if scan is not None and assessment is not None:
         if scan.level is not None:
@@ -218,20 +221,21 @@ def notes(
             remarks.append(f"Volumes in no acquisition: {len(scan.repeats.left_out)}.")
         remarks.append(
             f"The scan was divided by one number, {assessment.factor:.4g}, the median S0 of its "
-            "gold standard. Bias is held against each voxel's own reference; the published code "
-            "takes the middle of its bin."
+            "gold standard. Bias is relative to each voxel's own reference; the published code "
+            "uses the centre of its bin."
         )
         number = scan.repeats.number
         remarks.append(
-            "What differs between the repeats (motion, and directions if they are the repeats) "
-            "counts as noise. The gold standard shares the noise of the acquisitions it is held "
-            f"against, as in the paper: of {number}, RMSE looks up to {50 / number:.2g} % smaller."
+            "Differences between the repeats (motion, or directions if these are the repeats) "
+            "count as noise. As in the paper, the gold standard shares the noise of the "
+            "acquisitions compared with it: "
+            f"with {number}, RMSE appears up to {50 / number:.2g} % too small."
         )
     return remarks
 
 
 def _stopping(study: Study, networks: Mapping[float, Mapping[str, Network]]) -> str:
-    """When training stopped, which the paper does not say, and for how many networks."""
+    """The stopping rule, which the paper does not state, and how many networks it stopped."""
     cards = [
         network.card
         for by_name in networks.values()
@@ -249,13 +253,14 @@ def _stopping(study: Study, networks: Mapping[float, Mapping[str, Network]]) -> 
             f"{recipe.epochs} ({whole} of {len(cards)} networks ran to the last one)"
         )
     return (
-        f"The paper does not say when training stops; here {stop}. The weights of the epoch with "
+        f"The paper does not state when training stops; here it stops {stop}. The weights of the "
+        "epoch with "
         "the smallest validation loss are kept."
     )
 
 
 def versions() -> dict[str, str]:
-    """What it was made with."""
+    """Versions of the software, and the machine."""
     packages = ("labelwise", "jax", "jaxlib", "numpy", "scipy", "matplotlib", "xarray")
     return {
         "python": platform.python_version(),
@@ -265,7 +270,7 @@ def versions() -> dict[str, str]:
 
 
 def as_record(report: StudyReport) -> dict[str, Any]:
-    """What the report says, as JSON data, without its pictures."""
+    """The report as JSON data, without its pictures."""
 
     def with_verdicts(claim: Claim) -> dict[str, Any]:
         record = asdict(claim) | {"verdict": claim.verdict.value}
