@@ -1,9 +1,14 @@
 """Classes and data that several test files use."""
 
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
 import numpy as np
 from jaxtyping import Array, Float
 
 from labelwise import ADC, Parameter, SignalModel, per_measurement
+from labelwise.mapping.request import Request
+from labelwise.mapping.run import run
 from labelwise.types import Estimate, Status
 
 # A small series: tissue with S0 500 and ADC 1.2 µm²/ms in air.
@@ -67,3 +72,37 @@ def assert_same(a, b):
     for name, rows in a.stats.items():
         assert (rows.tobytes(), rows.dtype) == (b.stats[name].tobytes(), b.stats[name].dtype)
         assert rows.shape == b.stats[name].shape
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request and a method, run as `fit_image` and `map_image` run them."""
+
+    request: Request
+    method: Any
+
+    @classmethod
+    def of(cls, method, **options):
+        return cls(Request(**options), method)
+
+    def replaced(self, **options):
+        """The same with other options of the request or of the method."""
+        own = {field.name for field in fields(self.method)}
+        theirs = {name: value for name, value in options.items() if name in own}
+        rest = {name: value for name, value in options.items() if name not in own}
+        return Job(replace(self.request, **rest), replace(self.method, **theirs))
+
+    @property
+    def folder(self):
+        return self.request.folder
+
+    @property
+    def image(self):
+        return self.request.image
+
+    @property
+    def mask(self):
+        return self.request.mask
+
+    def run(self, progress=None):
+        return run(self.request, self.method, progress)

@@ -9,10 +9,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from labelwise.mapping.choice import model_of
 
 import labelwise
 from labelwise import ADC, Gaussian, GroundTruth, NoiseModel, Recipe, Rician, TrainingPlan, Uniform
+from labelwise.mapping.by_network import model_of
 from labelwise.models.find import find_model, rebuild
 from labelwise.networks.cache import code_of, imported
 from labelwise.networks.network import load

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import dipy.data
@@ -8,18 +7,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import SHAPE, SIGMA, TRUTH, B, inside
+from helpers import SHAPE, SIGMA, TRUTH, B, Job, inside
 from labelwise.io.acquisition import read_bvals, read_times
 from labelwise.io.nifti import file_hash
-from labelwise.mapping.request import FitRequest
-from labelwise.mapping.run import fit_image
+from labelwise.mapping.by_fit import ByFit
+from labelwise.mapping.request import Request
 from labelwise.models import ADC, IVIM, T1InversionRecovery
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Status
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
 DIPY = Path(dipy.data.__file__).parent / "files"
-SCANS = Path(__file__).parents[2] / "shared" / "data"
+SCANS = Path(__file__).parents[3] / "shared" / "data"
 
 
 def save(path, data, affine=AFFINE):
@@ -32,7 +31,8 @@ def ask(tmp_path, data):
     """A request to fit that series; options replace what it asks for."""
 
     def request(values=data, **options):
-        asked = FitRequest(
+        asked = Job.of(
+            ByFit(),
             image=save(tmp_path / "dwi.nii.gz", values),
             model=ADC(b=B),
             noise=Rician(),
@@ -40,7 +40,7 @@ def ask(tmp_path, data):
             folder=tmp_path / "maps",
             mask=save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
         )
-        return replace(asked, **options)
+        return asked.replaced(**options)
 
     return request
 
@@ -60,18 +60,18 @@ def fitted(tmp_path_factory, data):
     bvals = folder / "dwi.bval"
     bvals.write_text(" ".join(f"{1000 * b:g}" for b in B))
     seen = []
-    request = FitRequest(
+    request = Job.of(
+        ByFit({"ADC": (0.1, 3.0)}),
         image=save(folder / "dwi.nii.gz", data),
         model=ADC(b=read_bvals(bvals)),
         noise=Rician(),
         sigma="repeats",
         folder=folder / "maps",
         mask=save(folder / "mask.nii.gz", inside().astype(np.uint8)),
-        bounds={"ADC": (0.1, 3.0)},
         sources={"b": bvals},
         command="labelwise fit ...",
     )
-    report = fit_image(request, lambda *progress: seen.append(progress))
+    report = request.run(lambda *progress: seen.append(progress))
     return request, report, seen
 
 
@@ -142,7 +142,7 @@ def test_the_picture_is_one(fitted):
 
 
 def test_progress_begins_at_none_and_ends_at_all(fitted):
-    assert fitted[2] == [(0, 40), (40, 40)]
+    assert fitted[2] == [("fitting", 0, 40, ""), ("fitting", 40, 40, "")]
 
 
 def test_both_estimates_of_sigma_are_recorded(fitted):
@@ -163,11 +163,11 @@ def test_both_estimates_of_sigma_are_recorded(fitted):
     ],
 )
 def test_a_bad_voxel_changes_no_other(ask, data, tmp_path, value, status):
-    fit_image(ask())
+    ask().run()
     clean = {name: load(tmp_path / "maps", name) for name in ("S0", "ADC", "nll", "status")}
     bad = data.copy()
     bad[4, 4, 1] = value
-    report = fit_image(ask(bad, folder=tmp_path / "again"))
+    report = ask(bad, folder=tmp_path / "again").run()
     assert report.voxels[status] == 1
     others = np.ones(SHAPE, bool)
     others[4, 4, 1] = False
@@ -180,12 +180,12 @@ def test_a_bad_voxel_changes_no_other(ask, data, tmp_path, value, status):
 def test_blocks_change_nothing(ask, tmp_path, monkeypatch):
     from labelwise.io.nifti import Series
 
-    fit_image(ask())
+    ask().run()
     blocks = Series.blocks
     monkeypatch.setattr(
         Series, "blocks", lambda self, mask, size=7, volumes=None: blocks(self, mask, 7, volumes)
     )
-    fit_image(ask(folder=tmp_path / "again"))
+    ask(folder=tmp_path / "again").run()
     for name in ("S0", "ADC", "status"):
         np.testing.assert_array_equal(load(tmp_path / "again", name), load(tmp_path / "maps", name))
 
@@ -193,18 +193,18 @@ def test_blocks_change_nothing(ask, tmp_path, monkeypatch):
 def test_a_map_of_sigma_is_used_voxel_by_voxel_and_written_down(ask, tmp_path):
     sigma = np.full(SHAPE, SIGMA, np.float32)
     sigma[4, 4, 0] = 0.0
-    report = fit_image(ask(sigma=save(tmp_path / "sigma.nii.gz", sigma)))
+    report = ask(sigma=save(tmp_path / "sigma.nii.gz", sigma)).run()
     assert report.voxels == {Status.CONVERGED: 39, Status.BAD_SIGMA: 1}
     assert (report.sigma.method, report.sigma.sigma) == ("map", SIGMA)
     np.testing.assert_array_equal(load(tmp_path / "maps", "sigma")[inside()], sigma[inside()])
     values = load(tmp_path / "maps", "ADC")
-    fit_image(ask(folder=tmp_path / "again"))
+    ask(folder=tmp_path / "again").run()
     fitted = np.isfinite(values)
     np.testing.assert_array_equal(values[fitted], load(tmp_path / "again", "ADC")[fitted])
 
 
 def test_averaging_is_a_fit_of_the_averages(ask, data, tmp_path):
-    report = fit_image(ask(average="arithmetic", noise=Gaussian()))
+    report = ask(average="arithmetic", noise=Gaussian()).run()
     groups = [[0, 1, 2, 3], [4], [5, 6], [7]]
     means = np.stack([data[..., group].mean(-1) for group in groups], -1)
     assert report.residual == pytest.approx(1, abs=0.4)
@@ -225,12 +225,12 @@ def test_averaging_is_a_fit_of_the_averages(ask, data, tmp_path):
 
 
 def test_the_order_of_the_volumes_does_not_matter(ask, data, tmp_path):
-    fit_image(ask(sigma="repeats"))
+    ask(sigma="repeats").run()
     order = np.random.default_rng(0).permutation(len(B))
     shuffled = ask(
         data[..., order], model=ADC(b=B[order]), sigma="repeats", folder=tmp_path / "again"
     )
-    fit_image(shuffled)
+    shuffled.run()
     np.testing.assert_allclose(
         load(tmp_path / "again", "ADC"), load(tmp_path / "maps", "ADC"), rtol=1e-4
     )
@@ -239,14 +239,14 @@ def test_the_order_of_the_volumes_does_not_matter(ask, data, tmp_path):
 def test_b_up_to_the_tolerance_is_a_repeat_of_0(ask):
     b = np.where(B == 0, [0, 0.005, 0.005, 0.005, 1, 1, 1, 1], B)
     with pytest.raises(ValueError, match=r"at least 2 volumes at b = 0 \(up to 1 s/mm²\), got 1"):
-        fit_image(ask(model=ADC(b=b), sigma="repeats"))
-    report = fit_image(ask(model=ADC(b=b), sigma="repeats", b_tolerance=0.005))
+        ask(model=ADC(b=b), sigma="repeats").run()
+    report = ask(model=ADC(b=b), sigma="repeats", b_tolerance=0.005).run()
     assert "4 repeats" in report.sigma.note
 
 
 def refuse(request, match):
     with pytest.raises(ValueError, match=match):
-        fit_image(request)
+        request.run()
     assert not request.folder.exists()
 
 
@@ -275,14 +275,14 @@ ON_BOUND = pytest.mark.filterwarnings("ignore:.*of the fitted voxels lie on a bo
 def test_few_distinct_settings_are_noted(ask, data):
     kept = B != 0.1
     with pytest.warns(UserWarning, match="only 3 distinct ones for 4 parameters"):
-        report = fit_image(ask(data[..., kept], model=IVIM(b=B[kept])))
+        report = ask(data[..., kept], model=IVIM(b=B[kept])).run()
     assert "only 3 distinct" in report.notes[0]
 
 
 @pytest.mark.filterwarnings("ignore:residuals are")
 def test_most_voxels_on_a_bound_are_noted(ask):
     with pytest.warns(UserWarning, match="100 % of the fitted voxels lie on a bound"):
-        fit_image(ask(bounds={"ADC": (2.9, 3.0)}))
+        ask(bounds={"ADC": (2.9, 3.0)}).run()
 
 
 def test_an_input_is_never_replaced_by_a_result(ask, tmp_path):
@@ -290,7 +290,7 @@ def test_an_input_is_never_replaced_by_a_result(ask, tmp_path):
     series = request.image.rename(tmp_path / "ADC.nii.gz")
     before = series.read_bytes()
     with pytest.raises(ValueError, match=r"ADC\.nii\.gz: is an input of this run"):
-        fit_image(replace(request, image=series, folder=tmp_path))
+        request.replaced(image=series, folder=tmp_path).run()
     assert series.read_bytes() == before
 
 
@@ -299,19 +299,19 @@ def test_an_average_hides_no_negative_measurement(ask, data, tmp_path, how):
     spoilt = data.copy()
     spoilt[4, 4, 1, 3] = -1
     with pytest.warns(UserWarning, match="averaged magnitudes"):
-        fit_image(ask(spoilt, average=how))
+        ask(spoilt, average=how).run()
     assert load(tmp_path / "maps", "status")[4, 4, 1] == Status.NEGATIVE
     assert np.isnan(load(tmp_path / "maps", "ADC")[4, 4, 1])
 
 
 def test_bounds_beyond_the_models_own_are_noted(ask):
     with pytest.warns(UserWarning, match="bounds: ADC from -1 to 3 goes beyond the model's own"):
-        fit_image(ask(bounds={"ADC": (-1, 3)}))
+        ask(bounds={"ADC": (-1, 3)}).run()
 
 
 def test_averaged_magnitudes_are_noted(ask):
     with pytest.warns(UserWarning, match="averaged magnitudes are not Rician any more"):
-        fit_image(ask(average="arithmetic"))
+        ask(average="arithmetic").run()
 
 
 def test_background_needs_a_mask(ask):
@@ -329,7 +329,7 @@ def test_sigma_must_be_positive(ask, sigma):
 
 def test_a_sigma_that_others_contradict_is_noted(ask):
     with pytest.warns(UserWarning, match="sigma") as caught:
-        report = fit_image(ask(sigma=2.0))
+        report = ask(sigma=2.0).run()
     assert [str(warning.message) for warning in caught] == list(report.notes)
     assert "repeats would say 1" in report.notes[0]
     assert "background would say" in report.notes[1]
@@ -337,19 +337,19 @@ def test_a_sigma_that_others_contradict_is_noted(ask):
 
 
 def test_as_many_measurements_as_parameters_say_nothing_of_the_fit(ask, data):
-    report = fit_image(ask(data[..., [0, 7]], model=ADC(b=[0, 0.8])))
+    report = ask(data[..., [0, 7]], model=ADC(b=[0, 0.8])).run()
     assert np.isnan(report.residual)
     assert report.notes == ()
 
 
 def test_clipped_images_are_noted(ask, data):
     with pytest.warns(UserWarning, match="voxels .* share the largest value of the series, 512"):
-        fit_image(ask(np.minimum(data, 512)))
+        ask(np.minimum(data, 512)).run()
 
 
 def test_nothing_fitted_is_noted(ask, data):
     with pytest.warns(UserWarning, match="no voxel could be fitted"):
-        report = fit_image(ask(np.zeros_like(data)))
+        report = ask(np.zeros_like(data)).run()
     assert report.voxels == {Status.ALL_ZERO: 40}
     assert report.as_dict()["voxels"]["status"] == {"all measurements zero": 40}
 
@@ -362,7 +362,7 @@ def test_a_full_disk_leaves_nothing(ask, monkeypatch):
 
     monkeypatch.setattr(Output, "write_run", full)
     with pytest.raises(OSError, match="No space left on device"):
-        fit_image(ask())
+        ask().run()
     assert not ask().folder.exists()
 
 
@@ -372,8 +372,8 @@ def test_real_multi_shell_diffusion(tmp_path):
     low = b <= 1.5
     series = nib.load(DIPY / "small_101D.nii.gz")
     image = save(tmp_path / "dwi.nii.gz", np.asarray(series.dataobj)[..., low], series.affine)
-    request = FitRequest(image, ADC(b=b[low]), Rician(), 20.0, tmp_path / "maps")
-    report = fit_image(request)
+    request = Job(Request(image, ADC(b=b[low]), Rician(), 20.0, tmp_path / "maps"), ByFit())
+    report = request.run()
     fitted = report.voxels[Status.CONVERGED] + report.voxels.get(Status.ON_BOUND, 0)
     assert fitted > 0.9 * 600
     assert 0.4 < report.parameters[1].quartiles[1] < 1.5
@@ -384,7 +384,8 @@ def test_real_multi_shell_diffusion(tmp_path):
 @pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
 def test_real_abdomen(tmp_path):
     scan = SCANS / "abdomen_ivim_repeats"
-    request = FitRequest(
+    request = Job.of(
+        ByFit(),
         image=scan / "dwi.nii.gz",
         model=IVIM(b=read_bvals(scan / "dwi.bval")),
         noise=Rician(),
@@ -393,7 +394,7 @@ def test_real_abdomen(tmp_path):
         mask=scan / "mask.nii.gz",
     )
     with pytest.warns(UserWarning, match="background would say"):
-        report = fit_image(request)
+        report = request.run()
     assert 3.0 < report.sigma.sigma < 6.0
     liver = np.asarray(nib.load(scan / "rois.nii.gz").dataobj).reshape(100, 96) == 2
     d_slow = load(tmp_path / "maps", "D_slow").reshape(100, 96)[liver]
@@ -405,14 +406,15 @@ def test_real_abdomen(tmp_path):
 def test_real_t1_phantom(tmp_path):
     scan = SCANS / "t1_phantom"
     times = read_times(str(scan / "inversion_recovery.ti"), "ti")
-    request = FitRequest(
-        scan / "inversion_recovery.nii.gz",
-        T1InversionRecovery(ti=times),
-        Rician(),
-        5.0,
-        tmp_path / "maps",
+    request = Job.of(
+        ByFit(),
+        image=scan / "inversion_recovery.nii.gz",
+        model=T1InversionRecovery(ti=times),
+        noise=Rician(),
+        sigma=5.0,
+        folder=tmp_path / "maps",
     )
     with pytest.warns(UserWarning, match="share the largest value of the series, 4095"):
-        fit_image(request)
+        request.run()
     water = load(tmp_path / "maps", "T1")[120:136, 60:70]
     assert 2000 < np.nanmedian(water) < 4000

@@ -3,26 +3,26 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
-from labelwise.mapping.choice import find_network, model_of
 
-from helpers import SHAPE, SIGMA, TRUTH, B, inside
+from helpers import SHAPE, SIGMA, TRUTH, B, Job, inside
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
-from labelwise.mapping.request import FitRequest, MapRequest
-from labelwise.mapping.run import fit_image, map_image
+from labelwise.mapping.by_fit import ByFit
+from labelwise.mapping.by_network import ByNetwork, model_of
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
 from labelwise.networks.network import blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Estimate, Status
 
-SCANS = Path(__file__).parents[2] / "shared" / "data"
+SCANS = Path(__file__).parents[3] / "shared" / "data"
 
 
 def save(path, data):
@@ -43,7 +43,8 @@ def ask(tmp_path, data):
     """A request to map that series; options replace what it asks for."""
 
     def request(values=data, **options):
-        asked = MapRequest(
+        asked = Job.of(
+            ByNetwork(),
             image=save(tmp_path / "dwi.nii.gz", values),
             model=ADC(b=B),
             noise=Rician(),
@@ -51,7 +52,7 @@ def ask(tmp_path, data):
             folder=tmp_path / "maps",
             mask=save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
         )
-        return replace(asked, **options)
+        return asked.replaced(**options)
 
     return request
 
@@ -90,9 +91,23 @@ USE = NetworkUse(
 )
 
 
+@dataclass(frozen=True)
+class Given(ByNetwork):
+    """As if this network had been trained for the series."""
+
+    source: Any = None
+
+    def _trained(self, request, signal, sigma, progress):
+        return self.source(signal, sigma, progress)
+
+
 def source(network=None, **changes):
     """A source of that network which has measured nothing."""
-    return lambda signal, sigma, tell: (network or LogLinear(), replace(USE, **changes))
+    return lambda signal, sigma, progress: (network or LogLinear(), replace(USE, **changes))
+
+
+def map_image(job, source, progress=None):
+    return Job(job.request, Given(**vars(job.method), source=source)).run(progress)
 
 
 @pytest.fixture
@@ -170,8 +185,7 @@ def test_the_same_judgement_as_the_fit(ask, tmp_path):
 
     asked = ask()
     by_network = map_image(asked, source(Fitter()))
-    request = FitRequest(asked.image, asked.model, Rician(), SIGMA, tmp_path / "fit", asked.mask)
-    by_fit = fit_image(request)
+    by_fit = Job(replace(asked.request, folder=tmp_path / "fit"), ByFit()).run()
     assert by_network.residual == pytest.approx(by_fit.residual, rel=1e-4)
     for name in ("S0", "ADC", "ADC_standard_error", "nll", "residual"):
         fitted, mapped = load(tmp_path / "fit", name), load(asked.folder, name)
@@ -284,7 +298,7 @@ def test_a_sigma_that_others_contradict_is_noted(ask):
 
 def refuse(request, match, error=ValueError):
     with pytest.raises(error, match=match):
-        map_image(request, find_network(request, None))
+        request.run()
     assert not request.folder.exists()
 
 
@@ -310,7 +324,7 @@ def test_an_input_is_never_replaced_by_a_result(ask, tmp_path, net):
     before = path.read_bytes()
     request = ask(net=path, folder=tmp_path, overwrite=True)
     with pytest.raises(ValueError, match=r"ADC\.nii\.gz: is an input of this run"):
-        map_image(request, find_network(request, None))
+        request.run()
     assert path.read_bytes() == before
 
 
@@ -347,7 +361,7 @@ BAD_FIT = pytest.mark.filterwarnings("ignore:residuals are", "ignore:.*does not 
 @BAD_FIT
 def test_a_network_from_a_file(ask, net, data, made):
     request = ask(net=net, alpha={"ADC": 0.25})
-    report = map_image(request, find_network(request, None))
+    report = request.run()
     assert not (request.folder / "net.safetensors").exists()
     use = record(request.folder)["network"]
     assert (use["origin"], use["path"]) == ("file", str(net))
@@ -386,7 +400,7 @@ def test_a_network_for_signals_of_another_unit(ask, tmp_path, made):
     made(normalised=False, noise_range=[0.05, 0.1]).save(path)
     request = ask(net=path)
     with pytest.raises(ValueError, match=r"trained with --absolute, for sigma 0.05 to 0.1"):
-        map_image(request, find_network(request, None))
+        request.run()
     assert not request.folder.exists()
 
 
@@ -416,7 +430,7 @@ def test_a_network_is_trained_once_and_found_again(ask, tmp_path):
     def tell(what, done, total, words):
         stages.append(what)
 
-    report = map_image(request, find_network(request, tmp_path / "cache"), tell)
+    report = request.replaced(cache=tmp_path / "cache").run(tell)
     assert report.network.origin == "trained"
     assert {"simulating", "labelling", "training", "mapping"} <= set(stages)
     for summary, truth in zip(report.parameters, TRUTH, strict=True):
@@ -425,9 +439,9 @@ def test_a_network_is_trained_once_and_found_again(ask, tmp_path):
     z = (load(request.folder, "ADC")[inside()] - TRUTH[1]) / errors
     assert 0.6 < z.std() < 1.6
     again = ask(sigma="repeats", folder=tmp_path / "again")
-    cached = map_image(again, find_network(again, tmp_path / "cache"))
+    cached = again.replaced(cache=tmp_path / "cache").run()
     assert cached.network.origin == "cache"
     kept = ask(sigma="repeats", folder=tmp_path / "kept", net=request.folder / "net.safetensors")
-    map_image(kept, find_network(kept, None))
+    kept.run()
     for folder in (again.folder, kept.folder):
         np.testing.assert_array_equal(load(folder, "ADC"), load(request.folder, "ADC"))

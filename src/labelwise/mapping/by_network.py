@@ -23,7 +23,7 @@ from labelwise.networks.card import Card
 from labelwise.networks.network import OUTSIDE_SIGNAL, Network, load
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
-from labelwise.types import Estimate, InputError, Parameter, Progress
+from labelwise.types import Estimate, InputError, Parameter, Progress, is_built_in
 
 NETWORK = "net.safetensors"
 """The network that was trained for a run, in the folder of its maps."""
@@ -104,7 +104,8 @@ class ByNetwork:
         if self.net is None:
             Uniform.typical(request.model, **self.ranges)  # refuses impossible ranges
             return self
-        network = load(self.net, noise=request.noise)
+        own = None if is_built_in(type(request.noise)) else request.noise
+        network = load(self.net, noise=own)
         _check(request, self.net, network.card)
         network.check_acquisition(request.acquisition)
         if self.alpha is not None:
