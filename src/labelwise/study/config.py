@@ -86,8 +86,8 @@ class Study:
         absolute_loss: whether to train under the absolute error, too.
         wide: nodes in each hidden layer of wider networks; 0 for none.
         deep: hidden layers of deeper networks; 0 for none.
-        normalise: see `Lesson`.
-        on_bound: see `Lesson`.
+        normalise: see `TrainingPlan`.
+        on_bound: see `TrainingPlan`.
         trainings: networks are trained so many times, with other data and first weights: what
             differs between them is the luck of one training.
         points: values of each parameter on the test grid, or by name.
