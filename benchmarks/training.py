@@ -19,7 +19,7 @@ import numpy as np
 import labelwise as lw
 from labelwise.networks.mlp import Architecture
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.training import Examples, supervised, train
+from labelwise.networks.training import Examples, optimise, supervised
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 
@@ -38,7 +38,7 @@ def examples(recipe, snr):
 def train_here(inputs, targets, recipe, seed=0, progress=None):
     shown = Examples(inputs, targets[None], np.ones((1, len(inputs)), bool), np.ones((1, 4)))
     network = Architecture(inputs.shape[1], 4, width=recipe.width or inputs.shape[1])
-    return train(shown, network, supervised("squared"), recipe, seed, progress=progress)[0]
+    return optimise(shown, network, supervised("squared"), recipe, seed, progress=progress)[0]
 
 
 def torch_steps(inputs, targets, steps, threads, batch=100):

@@ -116,6 +116,9 @@ class Uniform:
         """See `Prior`."""
         return {"kind": "uniform", "ranges": _by_name(self)}
 
+    def __repr__(self) -> str:
+        return f"Uniform({_by_name(self)})"
+
 
 class Grid:
     """Every combination of a few values of each parameter: what estimators are evaluated on.
@@ -201,6 +204,10 @@ class Grid:
             "axes": {name: values.tolist() for name, values in self.axes.items()},
         }
 
+    def __repr__(self) -> str:
+        axes = zip(self.shape, self.names, strict=True)
+        return f"Grid({' x '.join(f'{count} {name}' for count, name in axes)})"
+
 
 class Empirical:
     """The parameters of real voxels, drawn again with replacement: their correlations are kept.
@@ -248,6 +255,9 @@ class Empirical:
             "ranges": _by_name(self),
             "sha256": hashlib.sha256(np.ascontiguousarray(self.params, "<f4").data).hexdigest(),
         }
+
+    def __repr__(self) -> str:
+        return f"Empirical({len(self.params)} voxels, {_by_name(self)})"
 
 
 def _rows(key: PRNGKeyArray, n: int, count: int) -> np.ndarray:

@@ -196,6 +196,10 @@ class Voxels:
         """N."""
         return len(self.signal)
 
+    def __repr__(self) -> str:
+        truth = "unknown" if self.params is None else "known"
+        return f"Voxels({' x '.join(map(str, np.shape(self.signal)))}, truth {truth})"
+
 
 @dataclass(frozen=True, repr=False)
 class Estimate:

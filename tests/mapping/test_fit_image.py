@@ -122,7 +122,7 @@ def test_sidecars_say_what_one_must_know(fitted):
     }
     assert said["command"] == "labelwise fit ..."
     assert {"labelwise", "jax", "numpy", "nibabel", "python"} <= said["versions"].keys()
-    paths = [request.image, request.mask, request.sources["b"]]
+    paths = [request.image, request.mask, request.request.sources["b"]]
     assert said["inputs"] == {str(path): file_hash(path) for path in paths}
     assert sidecar(request.folder, "status")["codes"]["3"] == "not converged"
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from helpers import BlackBox
-from labelwise import ADC, Rician
+from labelwise import ADC, Gaussian, Rician, train
 from labelwise.networks.labels import MLE, GroundTruth, Mix
-from labelwise.networks.plan import SelfSupervised, TrainingPlan
+from labelwise.networks.plan import SelfSupervised, TrainingPlan, labels_named
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import train_networks
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
-from labelwise.types import Estimate, Status
+from labelwise.types import Estimate, InputError, Status
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
@@ -305,3 +305,109 @@ def test_a_shared_start_is_not_the_network_with_other_weights():
 def test_an_impossible_lesson_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(lesson(), **changes)
+
+
+# --- in one call
+
+
+@pytest.mark.parametrize(
+    ("snr", "sigma"),
+    [(20, 1 / 20), ((10, 40), [1 / 40, 1 / 10]), ((40.0, 10.0), [1 / 40, 1 / 10])],
+)
+def test_a_blend_is_trained_for_one_snr_or_a_range(snr, sigma):
+    network = train(MODEL, snr=snr, recipe=FAST, seed=3)
+    assert [end.card.label["kind"] for end in network.ends] == [
+        "maximum likelihood",
+        "ground truth",
+    ]
+    assert network.alphas == {"S0": 1.0, "ADC": 1.0}
+    for end in network.ends:
+        assert end.card.sigma == sigma
+        assert end.members[0].scaling.conditioned == isinstance(sigma, list)
+        assert end.card.noise["class"] == "labelwise.noise:Rician"
+        assert end.card.ranges == Uniform.typical(MODEL).ranges.tolist()
+        assert end.card.seed == 3
+    found = network(MODEL.signal(1.0, 1.5), 1 / 20, alpha=0.5)
+    assert found["ADC"] == pytest.approx(1.5, rel=0.3)
+
+
+def test_one_call_is_the_plan_carried_out():
+    """To the byte, and with every argument passed on."""
+    prior, told = Uniform({"S0": (0.9, 1.1), "ADC": (0.5, 2.0)}), []
+    network = train(
+        MODEL,
+        snr=25,
+        noise=Gaussian(),
+        label="gt",
+        prior=prior,
+        recipe=FAST,
+        seed=1,
+        progress=lambda *words: told.append(words[0]),
+    )
+    plan = TrainingPlan(MODEL, Gaussian(), prior, 1 / 25, (GroundTruth(),), FAST, 1)
+    assert weights_of(network) == weights_of(train_networks(plan)[0])
+    assert network.noise == Gaussian()
+    assert {"simulating", "training"} <= set(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mle", [{"kind": "maximum likelihood", "noise": "Gaussian"}]),
+        ("mle-rician", [{"kind": "maximum likelihood", "noise": "Rician"}]),
+        ("mle-gaussian", [{"kind": "maximum likelihood", "noise": "Gaussian"}]),
+        ("gt", [{"kind": "ground truth"}]),
+        ("selfsup", [{"kind": "self-supervised", "loss": "sum of squares"}]),
+        ("selfsup-rician", [{"kind": "self-supervised", "loss": "Rician"}]),
+        ("selfsup-gaussian", [{"kind": "self-supervised", "loss": "Gaussian"}]),
+        ("mix:0.25", [{"kind": "mix", "alpha": 0.25}]),
+        ("blend", [{"kind": "maximum likelihood", "noise": "Gaussian"}, {"kind": "ground truth"}]),
+        ("dial", [{"kind": "maximum likelihood", "noise": "Gaussian"}, {"kind": "ground truth"}]),
+    ],
+)
+def test_labels_have_names(name, expected):
+    labels = labels_named(name, MODEL, Gaussian(), "search")
+    for label, words in zip(labels, expected, strict=True):
+        record = label.describe()
+        for field, value in words.items():
+            found = record[field]
+            found = found["class"].split(":")[1] if isinstance(found, dict) else found
+            assert found == value
+        if record["kind"] == "maximum likelihood":
+            assert record["start"] == "search"
+
+
+def test_the_mix_of_a_name_is_of_fits_and_truth():
+    (mix,) = labels_named("mix:0.25", MODEL, NOISE)
+    record = mix.describe()
+    assert (record["a"]["kind"], record["b"]["kind"]) == ("maximum likelihood", "ground truth")
+    assert record["a"]["start"] == "truth"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("best", "label best: expected mle-rician, .* or blend"),
+        ("mle-cauchy", "label mle-cauchy: expected mle-rician"),
+        ("gt-rician", "label gt-rician: expected"),
+        ("", "label : expected"),
+        ("mix:", "label mix:: expected mix:ALPHA, ALPHA from 0 to 1"),
+        ("mix:1.5", "label mix:1.5: expected mix:ALPHA, ALPHA from 0 to 1"),
+        ("mix:nan", "label mix:nan: expected mix:ALPHA"),
+    ],
+)
+def test_an_unknown_label_is_refused(name, words):
+    with pytest.raises(InputError, match=words):
+        labels_named(name, MODEL, NOISE)
+    with pytest.raises(InputError, match=words):
+        train(MODEL, snr=20, label=name)
+
+
+@pytest.mark.parametrize(
+    "snr", [0, -3, np.nan, np.inf, (5, 0), (5, np.nan), (5, 10, 20), (), None, (10, 10)]
+)
+def test_an_impossible_snr_is_refused(snr):
+    with pytest.raises(
+        InputError, match=r"snr: expected a positive number, or \(lowest, highest\)"
+    ):
+        train(MODEL, snr=snr, recipe=FAST)

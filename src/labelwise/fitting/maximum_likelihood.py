@@ -110,6 +110,9 @@ class MaximumLikelihood:
         count = measurements(self.model)
         return estimate_voxels(self._voxels, signal, sigma, count, mask, start=start)
 
+    def __repr__(self) -> str:
+        return f"MaximumLikelihood({self.model}, {self.noise})"
+
     def _voxels(self, signal, sigma, start) -> Estimate:
         """Fit N voxels: those with bad input get their status, the others are fitted on threads."""
         signal = np.asarray(signal, self.dtype)

@@ -143,6 +143,9 @@ class MLE:
             "max_iterations": self.max_iterations,
         }
 
+    def __repr__(self) -> str:
+        return f"MLE({self.fitter.model}, {self.fitter.noise}, {self.start!r})"
+
 
 class Mix:
     """alpha · a + (1 - alpha) · b, the source's hybrid: a is MLE and b the truth there.
@@ -212,6 +215,9 @@ class Mix:
             "a": self.a.describe(),
             "b": self.b.describe(),
         }
+
+    def __repr__(self) -> str:
+        return f"Mix({self.alpha.tolist()}, {self.a}, {self.b})"
 
     def _checked(self, estimate: Estimate) -> Estimate:
         size = estimate.values.shape[1]

@@ -208,6 +208,13 @@ class TrainingPlan:
         record = [self.describe(), code_of("labelwise.networks.train", "labelwise.models")]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 
+    def __repr__(self) -> str:
+        labels = ", ".join(label.describe()["kind"] for label in self.labels)
+        return (
+            f"TrainingPlan({self.model}, {self.noise}, {self.prior}, sigma {self.sigma}, "
+            f"labels {labels}, recipe {self.recipe.name}, seed {self.seed})"
+        )
+
 
 def _row(weights: Any) -> tuple[float, ...] | None:
     return None if weights is None else tuple(float(weight) for weight in weights)

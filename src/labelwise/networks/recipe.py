@@ -89,8 +89,8 @@ class Recipe:
 
         The paper does not say when training stops; here after 20 epochs without progress. It took
         the first weights of all its networks from one trained at SNR 30; here each lesson chooses
-        them at its own noise level, unless `Lesson.start` gives them. Voxels without a usable label
-        stay in the batches with no weight.
+        them at its own noise level, unless `TrainingPlan.start` gives them. Voxels without a
+        usable label stay in the batches with no weight.
         """
         return replace(
             Recipe(

@@ -321,7 +321,7 @@ def train(
         snr: S0 over the noise of one channel; lowest and highest for one network that takes the
             noise level of each voxel into account.
         noise: of the simulated signals; `Rician()` if None.
-        label: see `label_named`; `"blend"` for alpha to be chosen in use.
+        label: see `labels_named`; `"blend"` for alpha to be chosen in use.
         prior: of the simulated parameters; each parameter's typical range if None.
         recipe: how to train; `Recipe.fast()`, or for a range of SNR `Recipe.every_level()`, if
             None.
@@ -329,7 +329,7 @@ def train(
         progress: called as the work goes on.
 
     Raises:
-        InputError: if an argument is not possible, or see `train_networks`.
+        InputError: if an argument is not possible; see also `train_networks`.
 
     Example:
         >>> import labelwise as lw
@@ -338,16 +338,18 @@ def train(
         >>> network([1.0, 0.7, 0.5], sigma=1 / 30, alpha=0.5).names
         ('S0', 'ADC')
     """
-    levels = np.sort(1 / np.atleast_1d(np.asarray(snr, float)))
-    if len(levels) > 2 or not np.all((levels > 0) & (levels < np.inf)):
+    ratios = np.unique(np.asarray(snr, float))  # in ascending order, and no two are equal
+    possible = len(ratios) == np.size(snr) in (1, 2) and np.all((ratios > 0) & (ratios < np.inf))
+    if not possible:
         raise InputError(f"snr: expected a positive number, or (lowest, highest), got {snr!r}")
+    levels = (1 / ratios[::-1]).tolist()
     several = len(levels) == 2
     noise = noise or Rician()
     plan = TrainingPlan(
         model=model,
         noise=noise,
         prior=prior or Uniform.typical(model),
-        sigma=(float(levels[0]), float(levels[1])) if several else float(levels[0]),
+        sigma=(levels[0], levels[1]) if several else levels[0],
         labels=labels_named(label, model, noise),
         recipe=recipe or (Recipe.every_level() if several else Recipe.fast()),
         seed=seed,
