@@ -214,7 +214,7 @@ def test_an_empty_mask_leaves_every_voxel_out():
         (SIGNAL, SIGMA[..., 0], None, r"sigma: .* one for each voxel, \(4, 3, 2\), got \(4, 3\)"),
         (SIGNAL, SIGMA.reshape(-1), MASK, r"sigma: .* \(4, 3, 2\), got \(24,\)"),
         (SIGNAL, SIGNAL[..., :3], None, r"sigma: .* got \(24, 3\)"),
-        (SIGNAL[0, 0], SIGMA[:, 0, 0], None, r"sigma: .* \(2,\) or \(2, 4\), got \(4,\)"),
+        (SIGNAL[0, 0], SIGMA[:, 0, 0], None, r"sigma: .* \(2,\), \(2, 4\) or \(1, 4\), got \(4,\)"),
         (SIGNAL[0, 0], np.ones(3), np.array([True, False]), r"sigma: .* got \(3,\)"),
         (SIGNAL, 5.0, MASK[..., 0], r"mask: expected booleans of shape \(4, 3, 2\), got bool of"),
         (SIGNAL, 5.0, MASK.astype(int), r"mask: expected booleans .* got int64 of shape \(4, 3"),
@@ -228,5 +228,5 @@ def test_shapes_that_do_not_fit_are_refused(signal, sigma, mask, words):
 def test_sigma_for_the_voxels_inside_alone_is_refused():
     """Once it was taken where its length was that of the mask's voxels."""
     flat, mask = SIGNAL.reshape(24, 4), MASK.reshape(24)
-    with pytest.raises(InputError, match=r"sigma: .* \(24,\) or \(24, 4\), got \(16,\)"):
+    with pytest.raises(InputError, match=r"sigma: .* \(24,\), \(24, 4\) or \(1, 4\), got \(16,\)"):
         FIT(flat, SIGMA.reshape(24)[mask], mask=mask)
