@@ -20,7 +20,7 @@ TRACE = """
 import sys
 seen = set()
 def profile(frame, event, arg):
-    if event == "call":
+    if event == "call" and frame.f_code.co_flags & 1:  # a function, not a module or a class body
         seen.add(frame.f_code.co_filename)
 import threading
 threading.setprofile(profile)
