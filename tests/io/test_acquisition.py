@@ -16,6 +16,7 @@ from labelwise.io.acquisition import (
     sigma_factor,
     zero_b,
 )
+from labelwise.types import InputError
 
 
 @pytest.fixture
@@ -67,11 +68,17 @@ def test_missing_bvals_name_the_file(tmp_path):
         read_bvals(tmp_path / "missing.bval")
 
 
-@pytest.mark.parametrize("text", ["0 0.5 1 3", "0 1e6"], ids=["ms/µm²", "s/m²"])
-def test_bvals_in_another_unit_warn_once_with_the_number(write, text):
+@pytest.mark.parametrize("text", ["0 0.5 1 3", "0 40000"], ids=["ms/µm²", "very large"])
+def test_implausible_bvals_warn_once_with_the_number(write, text):
     with pytest.warns(UserWarning, match=r"largest value .* expected 20 to 30000 s/mm²") as caught:
         read_bvals(write("dwi.bval", text))
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("text", ["0 1e6", "0 1000000050"], ids=["s/m²", "GE adds 1e9"])
+def test_impossible_bvals_are_refused(write, text):
+    with pytest.raises(InputError, match=r"b: the largest value in .*bval is 1e\+0\d, expected"):
+        read_bvals(write("dwi.bval", text))
 
 
 @pytest.mark.parametrize("text", ["10,20,30", "10 20 30", "10, 20, 30"])
@@ -101,10 +108,19 @@ def test_bad_times_are_refused_with_a_sentence(text, message):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("0.01,0.08", "te"), ("10000,80000", "te"), ("0.05,3", "ti"), ("50000,3e6", "ti")],
+    [("0.2,0.8", "te"), ("10000,80000", "te"), ("5,15", "ti"), ("50000,3e5", "ti")],
 )
-def test_times_in_another_unit_warn(text, name):
+def test_implausible_times_warn(text, name):
     with pytest.warns(UserWarning, match=f"{name}: .* check that its unit is ms"):
+        read_times(text, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("0.01,0.08", "te"), ("10000,8e6", "te"), ("0.05,3", "ti"), ("50000,3e6", "ti")],
+)
+def test_times_in_another_unit_are_refused(text, name):
+    with pytest.raises(InputError, match=f"{name}: .* in another unit: convert them to ms"):
         read_times(text, name)
 
 
