@@ -88,9 +88,9 @@ def test_a_network_of_an_own_class_is_not_taken_for_the_built_in(own, random_net
     path = tmp_path / "net.safetensors"
     random_network(kind(B), GROUPS).save(path)
     card = load(path).card.model
-    with pytest.raises(InputError, match=r"my_adc\.py:ADC, which is no installed one; .*--model"):
+    with pytest.raises(InputError, match=r"my_adc\.py:ADC, which is not installed; .*--model"):
         model_of(path)
-    with pytest.raises(InputError, match="no installed one"):
+    with pytest.raises(InputError, match="not installed"):
         rebuild(card, None, path)
     with pytest.raises(InputError, match=r"my_adc\.py:ADC, not for labelwise\.models\.adc:ADC"):
         rebuild(card, ADC, path)
@@ -155,7 +155,7 @@ def test_a_noise_model_of_its_own_is_kept_and_never_becomes_gaussian(random_netw
     network = replace(random_network(ADC(B), GROUPS), noise=Scaled(factor=3.0))
     described = labelwise.noise.describe_noise(network.noise)
     with_noise(network, described).save(path)
-    with pytest.raises(InputError, match=r"noise model .*Scaled, which is not labelwise's own"):
+    with pytest.raises(InputError, match=r"noise model .*Scaled, which is not part of labelwise"):
         load(path)
     with pytest.raises(InputError, match="not for"):
         load(path, noise=Scaled(factor=2.0))
@@ -239,7 +239,7 @@ class TestVersion1:
 
     def test_a_namesake_is_not_taken_for_it(self):
         path = DATA / "version1_own_adc.safetensors"
-        with pytest.raises(InputError, match=r"which is no installed one; .*FILE\.py:ADC"):
+        with pytest.raises(InputError, match=r"which is not installed; .*FILE\.py:ADC"):
             model_of(path)
         own = find_model(f"{DATA / 'own_adc.py'}:ADC")
         assert type(rebuild(load(path).card.model, own, path)) is own
@@ -256,7 +256,7 @@ class TestVersion1:
         old = {"class": "Cauchy", "fields": {}, "source": None}
         network = random_network(ADC(B), GROUPS)
         with_noise(network, old).save(path)
-        with pytest.raises(InputError, match="noise model Cauchy, which is not labelwise's own"):
+        with pytest.raises(InputError, match="noise model Cauchy, which is not part of labelwise"):
             load(path)
 
 

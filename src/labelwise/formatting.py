@@ -61,33 +61,33 @@ def plain(value: Any) -> Any:
     return value
 
 
-def short_name(said: Mapping[str, Any]) -> str:
+def short_name(record: Mapping[str, Any]) -> str:
     """The name of a class in an identity, without the place where it is defined.
 
     Example:
         >>> short_name({"class": "labelwise.noise:Rician"})
         'Rician'
     """
-    return said["class"].rpartition(":")[2]
+    return record["class"].rpartition(":")[2]
 
 
-def in_words(said: Mapping[str, Any], *, full: bool = False) -> str:
+def in_words(record: Mapping[str, Any], *, full: bool = False) -> str:
     """An identity in words: its name and what it is set to; `full` says where it is defined, too.
 
     Example:
         >>> in_words({"class": "labelwise.noise:Rician", "fields": {}})
         'Rician'
     """
-    fields = {**(said.get("fields") or {}), **(said.get("constants") or {})}
-    name = said["class"] if full else short_name(said)
+    fields = {**(record.get("fields") or {}), **(record.get("constants") or {})}
+    name = record["class"] if full else short_name(record)
     return " ".join([name, *(f"{field}={value}" for field, value in fields.items())])
 
 
-def told_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
+def distinct_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
     """Two different identities in words: by their short names where these tell them apart.
 
     Example:
-        >>> told_apart({"class": "my.py:ADC"}, {"class": "labelwise.models.adc:ADC"})
+        >>> distinct_names({"class": "my.py:ADC"}, {"class": "labelwise.models.adc:ADC"})
         ('my.py:ADC', 'labelwise.models.adc:ADC')
     """
     full = short_name(one) == short_name(other)

@@ -330,11 +330,11 @@ def describe_noise(noise: NoiseModel) -> dict[str, Any]:
     return identity(noise, NoiseModel)
 
 
-def noise_from(said: Mapping[str, Any], given: NoiseModel | None, where: object) -> NoiseModel:
+def noise_from(record: Mapping[str, Any], given: NoiseModel | None, where: object) -> NoiseModel:
     """The noise model of a description.
 
     Args:
-        said: by `describe_noise`.
+        record: by `describe_noise`.
         given: the model itself, if it is not one of labelwise's.
         where: the file that says so, for the message.
 
@@ -342,18 +342,19 @@ def noise_from(said: Mapping[str, Any], given: NoiseModel | None, where: object)
         InputError: if it is none of labelwise's and none or another one is given.
     """
     if given is not None:
-        if describe_noise(given) != said:
+        if describe_noise(given) != record:
             raise InputError(
-                f"{where}: was trained for the noise model {said['class']} {said['fields'] or ''}, "
-                f"not for the {class_name(type(given))} {given} that was given, or its code changed"
+                f"{where}: was trained for the noise model {record['class']} "
+                f"{record['fields'] or ''}, not for the {class_name(type(given))} "
+                f"{given} that was given, or its code has changed"
             )
         return given
     for kind in (Rician, Gaussian, NoncentralChi):
-        if class_name(kind) == said["class"]:
-            return kind(**said["fields"])
+        if class_name(kind) == record["class"]:
+            return kind(**record["fields"])
     raise InputError(
-        f"{where}: was trained for the noise model {said['class']}, which is not labelwise's own; "
-        "use it from Python: labelwise.load(path, noise=...)"
+        f"{where}: was trained for the noise model {record['class']}, which is not part of "
+        "labelwise; use it from Python: labelwise.load(path, noise=...)"
     )
 
 

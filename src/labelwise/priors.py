@@ -353,7 +353,7 @@ class Tissue:
     @property
     def label(self) -> str:
         """Its name, or what it is made of."""
-        parts = (f"{name}={spoken(each)}" for name, each in self.parts.items())
+        parts = (f"{name}={distribution_label(each)}" for name, each in self.parts.items())
         return self.name or ",".join(parts) or "all that it was trained for"
 
     def describe(self) -> dict[str, Any]:
@@ -434,7 +434,7 @@ def centre(each: Distribution) -> float:
     return each.mean if isinstance(each, Normal) else float(np.mean(each))
 
 
-def spoken(each: Distribution) -> str:
+def distribution_label(each: Distribution) -> str:
     """As on the command line."""
     if isinstance(each, Normal):
         return f"{each.mean:g}±{each.std:g}"

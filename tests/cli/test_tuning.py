@@ -228,7 +228,7 @@ def test_distributions_are_read(text, expected):
         (("--from", "ADC=2:1", "--to", "ADC=1"), "--from: ADC: the range 2 to 1 is not ordered"),
         (("--from", "ADC=1±0", "--to", "ADC=1"), "--from ADC=1±0: normal distribution: expected"),
         (("--from", "ADC=1,ADC=2", "--to", "ADC=1"), "--from: ADC is given twice"),
-        (("--from", "ADC=1:9", "--to", "ADC=1"), "leaves the bounds of ADC, 0 to 5"),
+        (("--from", "ADC=1:9", "--to", "ADC=1"), "is not within the bounds of ADC, 0 to 5"),
         (("--rmse", "T2"), "rmse: no parameter 'T2'; there are S0, ADC"),
         (("--rmse", "all,ADC"), "rmse: no parameter 'all'"),
         (("--rmse", "ADC", "--snr", "0"), "--snr 0: expected a positive number"),

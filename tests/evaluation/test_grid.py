@@ -357,11 +357,11 @@ def test_bits_of_a_truth_without_estimates_are_unknown():
 
 
 def test_rician_scores_agree_with_the_derivative_of_the_log_density():
-    from labelwise.evaluation.grid import _Bench
+    from labelwise.evaluation.grid import _Simulator
 
     points = np.array([[1.0, 0.5], [1.0, 3.0]])
-    bench = _Bench(ADC, lw.Rician(), 0.2, points, KEY)
-    _, voxels, score = next(bench.blocks(np.arange(2), 50, 1000))
+    simulator = _Simulator(ADC, lw.Rician(), 0.2, points, KEY)
+    _, voxels, score = next(simulator.blocks(np.arange(2), 50, 1000))
 
     def log_density(params, data):
         return jnp.sum(lw.Rician().log_density(ADC.signal(*params), data, 0.2))

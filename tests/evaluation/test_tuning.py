@@ -39,7 +39,7 @@ def dial():
 
 @pytest.fixture
 def random_dial(random_network):
-    """Untrained: what it says often leaves the bounds."""
+    """Untrained: its estimates are often out of bounds."""
     groups = (0, 1), (2,), (3,), (4,)
     ends = (random_network(MODEL, groups, seed, ranges=RANGES) for seed in (0, 1))
     return blend(*(with_member(end, scaling={"unit": (1.0, 30.0)}) for end in ends), alpha=0.3)
@@ -353,8 +353,8 @@ def test_voxels_without_an_estimate_are_counted_and_left_out(random_dial):
     [
         (Rmse(("T2",)), "rmse: no parameter 'T2'; there are S0, ADC"),
         (Rmse((), Tissue({"T2": 1.0})), "T2=1: no parameter 'T2'"),
-        (Rmse((), Tissue({"ADC": (1, 9)})), "ADC=1:9 leaves the bounds of ADC, 0 to 5"),
-        (Rmse((), Tissue({"ADC": Normal(6, 1)})), "ADC=6±1 leaves the bounds"),
+        (Rmse((), Tissue({"ADC": (1, 9)})), "ADC=1:9 is not within the bounds of ADC, 0 to 5"),
+        (Rmse((), Tissue({"ADC": Normal(6, 1)})), "ADC=6±1 is not within the bounds"),
         (Detection(Tissue({"ADC": 1}), Tissue({"ADC": 1})), "the same in every parameter"),
         (Detection(Tissue({"ADC": 1}), Tissue({"ADC": (1, 1)})), "the same in every parameter"),
         (Detection(Tissue({"ADC": 1}, "a"), Tissue({}, "b")), "apart (a; b) are the same"),

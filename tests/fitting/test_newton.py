@@ -41,11 +41,11 @@ def propose_from_zero(hessian, gradient, lower, upper, damping=1e-7):
         hessian=np.array([[hessian[i, j]] for i, j in lower_triangle(4)], np.float32),
         damping=np.full(1, damping, np.float32),
         iterations=np.zeros(1, np.int32),
-        verdict=np.zeros(1, np.int32),
+        outcome=np.zeros(1, np.int32),
     )
     box = lower[:, None].astype(np.float32), upper[:, None].astype(np.float32)
-    trial, promised = propose(state, Problem(np.zeros((1, 1)), np.ones((1, 1)), *box))
-    return np.ravel(trial), float(promised[0])
+    trial, predicted = propose(state, Problem(np.zeros((1, 1)), np.ones((1, 1)), *box))
+    return np.ravel(trial), float(predicted[0])
 
 
 @pytest.mark.parametrize("bounded", range(4))
@@ -56,12 +56,12 @@ def test_the_step_minimises_the_quadratic_model_when_a_bound_binds(seed, bounded
     lower, upper = np.full(4, -100.0), np.full(4, 100.0)
     upper[bounded] = abs(newton[bounded]) / 3
     lower[bounded] = -upper[bounded]
-    step, promised = propose_from_zero(hessian, gradient, lower, upper)
+    step, predicted = propose_from_zero(hessian, gradient, lower, upper)
     target = -np.linalg.lstsq(root.T, gradient, rcond=None)[0]
     best = lsq_linear(root, target, bounds=(lower, upper), tol=1e-12).x
     np.testing.assert_allclose(step, best, rtol=1e-3, atol=1e-4)
     model = gradient @ step + 0.5 * step @ hessian @ step
-    np.testing.assert_allclose(promised, -model, rtol=1e-3)
+    np.testing.assert_allclose(predicted, -model, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -69,6 +69,6 @@ def test_a_damped_step_in_a_tight_box_stays_inside_and_promises_a_decrease(seed)
     hessian, gradient, _ = random_problem(seed)
     rng = np.random.default_rng(100 + seed)
     lower, upper = -rng.uniform(0.0, 0.4, 4), rng.uniform(0.0, 0.4, 4)
-    step, promised = propose_from_zero(hessian, gradient, lower, upper, damping=1e3)
+    step, predicted = propose_from_zero(hessian, gradient, lower, upper, damping=1e3)
     assert np.all((step >= np.float32(lower)) & (step <= np.float32(upper)))
-    assert promised > 0
+    assert predicted > 0

@@ -12,8 +12,8 @@ HISTORY = np.array([[0.5, 0.4], [np.nan, np.nan]], np.float32)
 def states(seed=0, width=3):
     rng = np.random.default_rng(seed)
     return [
-        {"weights": rng.normal(size=(2, width)).astype(np.float32), "verdict": np.array([0, 2])},
-        {"weights": rng.normal(size=(1, width)).astype(np.float32), "verdict": np.array([1])},
+        {"weights": rng.normal(size=(2, width)).astype(np.float32), "outcome": np.array([0, 2])},
+        {"weights": rng.normal(size=(1, width)).astype(np.float32), "outcome": np.array([1])},
     ]
 
 

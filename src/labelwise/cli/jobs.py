@@ -18,7 +18,7 @@ import xarray as xr
 
 from labelwise.evaluation.grid import evaluate, summary
 from labelwise.fitting import MaximumLikelihood
-from labelwise.formatting import told_apart
+from labelwise.formatting import distinct_names
 from labelwise.io.files import refuse_existing
 from labelwise.io.results import as_json
 from labelwise.io.staging import staged
@@ -200,7 +200,7 @@ def _networks(
             ("noise", first.card.noise, network.card.noise),
         ):
             if ours != theirs:
-                trained, other = told_apart(theirs, ours)
+                trained, other = distinct_names(theirs, ours)
                 code = " of other code" * (trained == other)
                 raise InputError(
                     f"{path}: was trained for the {what} {trained}, {paths[0].name} for "

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.models import SignalModel
-from labelwise.models.evaluate import _checked, jacobian, signals
+from labelwise.models.evaluate import jacobian, signals, validated_params
 from labelwise.noise import NoiseModel
 from labelwise.types import sigma_of_voxels
 
@@ -77,7 +77,7 @@ def fisher_information(
         array([[[ 200., -100.],
                 [-100.,  100.]]])
     """
-    params = _checked(model, params)
+    params = validated_params(model, params)
     finite = np.asarray(np.isfinite(params).all(axis=1))[:, None]
     params = np.where(finite, params, [parameter.bounds[0] for parameter in model.parameters])
     signal, slopes = signals(model, params), jacobian(model, params)

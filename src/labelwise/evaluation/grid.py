@@ -102,11 +102,11 @@ def evaluate(
     names = tuple(parameter.name for parameter in model.parameters)
     sources = _sources(estimators, labels or {}, names, sigma)
     _check(names, grid, sigma, repeats)
-    bench = _Bench(model, noise, sigma, np.asarray(grid.points, float), key)
-    points, size = bench.truth.shape
+    simulator = _Simulator(model, noise, sigma, np.asarray(grid.points, float), key)
+    points, size = simulator.truth.shape
     levels = np.stack(np.unravel_index(np.arange(points), grid.shape), axis=-1)
     bins = int(np.clip(points * repeats / max(grid.shape) / 50, 10, _BINS))
-    edges = _pilot_edges(bench, sources, repeats, block, bins)
+    edges = _pilot_edges(simulator, sources, repeats, block, bins)
 
     table: dict[str, np.ndarray] = {
         name: np.full((len(sources), points, size), np.nan)
@@ -117,33 +117,33 @@ def evaluate(
     table["failed"] = np.full((len(sources), points), np.nan)
     counts = [[np.zeros((n, bins), np.int64) for n in grid.shape] for _ in sources]
 
-    def reduce(row: int, chosen, values, score) -> list[np.ndarray]:
+    def reduce(row: int, index, values, score) -> list[np.ndarray]:
         """Describe the estimates (g, R, P) of some points; nobody else writes their rows."""
         good = np.all(np.isfinite(values), axis=-1)
-        errors = np.where(good[..., None], values - bench.truth[chosen][:, None], 0.0)
+        errors = np.where(good[..., None], values - simulator.truth[index][:, None], 0.0)
         for name, moment in _moments(errors, good).items():
-            table[name][row, chosen] = moment
-        table["retained"][row, chosen], table["retained_error"][row, chosen] = retained_information(
-            errors, score, good, bench.fisher[chosen]
+            table[name][row, index] = moment
+        table["retained"][row, index], table["retained_error"][row, index] = retained_information(
+            errors, score, good, simulator.fisher[index]
         )
         return [
-            _count(values[..., p], levels[chosen, p], good, edges[row][p], counts[row][p].shape)
+            _count(values[..., p], levels[index, p], good, edges[row][p], counts[row][p].shape)
             for p in range(size)
         ]
 
     # estimators are called one after the other; what is made of the last estimates goes on beside
-    described: deque[tuple[int, Future]] = deque()
+    pending: deque[tuple[int, Future]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
-        for chosen, voxels, score in bench.blocks(np.arange(points), repeats, block):
+        for index, voxels, score in simulator.blocks(np.arange(points), repeats, block):
             for row, source in enumerate(sources.values()):
-                values = _values(source, voxels, bench.truth[chosen].shape, repeats)
-                described.append((row, pool.submit(reduce, row, chosen, values, score)))
-                while len(described) > 2 * available_cores():  # memory stays that of a few blocks
-                    _add(counts, *described.popleft())
+                values = _values(source, voxels, simulator.truth[index].shape, repeats)
+                pending.append((row, pool.submit(reduce, row, index, values, score)))
+                while len(pending) > 2 * available_cores():  # memory stays that of a few blocks
+                    _add(counts, *pending.popleft())
             if progress:
-                progress((int(chosen[-1]) + 1) * repeats, points * repeats)
-        while described:
-            _add(counts, *described.popleft())
+                progress((int(index[-1]) + 1) * repeats, points * repeats)
+        while pending:
+            _add(counts, *pending.popleft())
 
     bits = np.array([[mutual_information(table) for table in row] for row in counts])
     of_parameters = ("estimator", "parameter")
@@ -243,7 +243,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     return result.assign_attrs(dataset.attrs)
 
 
-class _Bench:
+class _Simulator:
     """Makes the signals of grid points: in one compiled program, in blocks of one shape."""
 
     def __init__(self, model, noise, sigma, truth, key) -> None:
@@ -259,18 +259,18 @@ class _Bench:
         """Yields points, their R voxels each, and scores (g, R, P); `stream` 1 is other noise."""
         step = min(max(block // repeats, 1), len(points))
         for mine, rows in blocks(len(points), step):
-            chosen, padded = points[mine], points[rows]
+            index, padded = points[mine], points[rows]
             data, score = _draw(
                 *(self._noise, self._key, padded + stream * len(self.truth)),
                 *(self._clean[padded], self._slopes[padded], self._sigma, repeats),
             )
-            number = len(chosen) * repeats
+            number = len(index) * repeats
             voxels = Voxels(
-                signal=np.asarray(data)[: len(chosen)].reshape(number, -1),
+                signal=np.asarray(data)[: len(index)].reshape(number, -1),
                 sigma=np.full(number, self._sigma),
-                params=np.repeat(self.truth[chosen], repeats, axis=0).astype(np.float32),
+                params=np.repeat(self.truth[index], repeats, axis=0).astype(np.float32),
             )
-            yield chosen, voxels, np.asarray(score)[: len(chosen)].astype(float)
+            yield index, voxels, np.asarray(score)[: len(index)].astype(float)
 
 
 @eqx.filter_jit
@@ -313,10 +313,10 @@ def _sources(estimators, labels, names: tuple[str, ...], sigma: float) -> dict[s
                 f"{', '.join(names)}"
             )
 
-    def blind(estimator: Estimator) -> Source:
+    def without_truth(estimator: Estimator) -> Source:
         return lambda voxels: estimator(voxels.signal, sigma)
 
-    return {name: blind(estimator) for name, estimator in estimators.items()} | dict(labels)
+    return {name: without_truth(estimator) for name, estimator in estimators.items()} | dict(labels)
 
 
 def _check(names: tuple[str, ...], grid: Grid, sigma: float, repeats: int) -> None:
@@ -340,18 +340,20 @@ def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int
     return values.reshape(shape[0], repeats, shape[1])
 
 
-def _pilot_edges(bench: _Bench, sources: Mapping[str, Source], repeats: int, block: int, bins: int):
+def _pilot_edges(
+    simulator: _Simulator, sources: Mapping[str, Source], repeats: int, block: int, bins: int
+):
     """Bin edges by source and parameter, from a few repeats of (a sample of) the whole grid."""
-    points = np.arange(len(bench.truth))
+    points = np.arange(len(simulator.truth))
     if len(points) > _PILOT:
         points = np.sort(np.random.default_rng(0).choice(points, _PILOT, replace=False))
     few = min(-(-_PILOT // len(points)), repeats)
-    seen = {name: [] for name in sources}
-    for chosen, voxels, _ in bench.blocks(points, few, block, stream=1):
+    estimates_of = {name: [] for name in sources}
+    for index, voxels, _ in simulator.blocks(points, few, block, stream=1):
         for name, source in sources.items():
-            values = _values(source, voxels, bench.truth[chosen].shape, few)
-            seen[name].append(values.reshape(-1, values.shape[-1]))
-    together = [np.concatenate(parts) for parts in seen.values()]
+            values = _values(source, voxels, simulator.truth[index].shape, few)
+            estimates_of[name].append(values.reshape(-1, values.shape[-1]))
+    together = [np.concatenate(parts) for parts in estimates_of.values()]
     return [[quantile_edges(column, bins) for column in values.T] for values in together]
 
 
@@ -388,8 +390,8 @@ def _error_of_mean(squares, mean, n):
     return np.sqrt(np.maximum(fourth - mean**2, 0.0) / (n - 1))
 
 
-def _add(counts: list[list[np.ndarray]], row: int, described: Future) -> None:
-    for total, part in zip(counts[row], described.result(), strict=True):
+def _add(counts: list[list[np.ndarray]], row: int, pending: Future) -> None:
+    for total, part in zip(counts[row], pending.result(), strict=True):
         total += part
 
 

@@ -113,13 +113,13 @@ def _explained(count, covariance, rounding):
     spread = np.sqrt(np.maximum(variance, 0))  # rounding can take a constant's below 0
     spread = np.where(spread > rounding, spread, np.inf)  # one that is constant explains nothing
     values, vectors = np.linalg.eigh(among / (spread[..., :, None] * spread[..., None, :]))
-    seen = values > _BLIND
-    inverse_root = vectors / np.sqrt(np.where(seen, values, np.inf))[..., None, :]
+    varies = values > _BLIND
+    inverse_root = vectors / np.sqrt(np.where(varies, values, np.inf))[..., None, :]
     whitened = _root(*_clipped(covariance[..., size:, size:])) @ (
         between / spread[..., None, :] @ inverse_root
     )
     explained = whitened @ whitened.swapaxes(-1, -2)
-    free = count - seen.sum(axis=-1) - 1
+    free = count - varies.sum(axis=-1) - 1
     inflation = np.where(free > 0, (count - 1) / np.where(free > 0, free, 1.0), np.nan)
     eye = np.eye(size)
     return eye - (eye - explained) * inflation[..., None, None]

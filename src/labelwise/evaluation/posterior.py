@@ -144,8 +144,10 @@ class PosteriorMean:
         ):
             for first in range(0, len(data), _UNROLL):
                 some = slice(first, first + _UNROLL)
-                logs = _add(self.noise, logs, expected[some], data[some], level[some])
-            largest, sums = _gather(largest, sums, logs, moments)
+                logs = _add_log_likelihood(
+                    self.noise, logs, expected[some], data[some], level[some]
+                )
+            largest, sums = _accumulate(largest, sums, logs, moments)
         return np.asarray(sums)
 
     def _estimate(self, sums: Float[np.ndarray, "N 2 Q"], status) -> Estimate:
@@ -175,7 +177,7 @@ class PosteriorMean:
 
 
 @eqx.filter_jit
-def _add(
+def _add_log_likelihood(
     noise: NoiseModel,
     logs: Float[Array, "*n d"],
     expected: Float[Array | np.ndarray, "m d"],
@@ -189,17 +191,17 @@ def _add(
 
 
 @jax.jit
-def _gather(
+def _accumulate(
     largest: Float[Array, " n"],
     sums: Float[Array, "n 2 Q"],
     logs: Float[Array, "n d"],
     moments: Float[Array, "d Q"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n 2 Q"]]:
     """Weights relative to the largest so far, added to the sums of the draws before."""
-    now = jnp.maximum(largest, jnp.max(logs, axis=1))
-    weights, fade = jnp.exp(logs - now[:, None]), jnp.exp(largest - now)[:, None]
+    maximum = jnp.maximum(largest, jnp.max(logs, axis=1))
+    weights, decay = jnp.exp(logs - maximum[:, None]), jnp.exp(largest - maximum)[:, None]
     added = jnp.stack([weights @ moments, (weights * weights) @ moments], axis=1)
-    return now, sums * jnp.stack([fade, fade * fade], axis=1) + added
+    return maximum, sums * jnp.stack([decay, decay * decay], axis=1) + added
 
 
 def _blocks(rows: np.ndarray, blocks: int) -> Float[np.ndarray, "B d *Q"]:

@@ -24,12 +24,12 @@ from labelwise.evaluation.scores import auc, rmse, scatter
 from labelwise.models.base import SignalModel, settings_of
 from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel
-from labelwise.priors import Distribution, Normal, Population, Tissue, centre, spoken
+from labelwise.priors import Distribution, Normal, Population, Tissue, centre, distribution_label
 from labelwise.simulation import simulate
 from labelwise.types import InputError, Parameter
 
 _DISTINCT = 2  # standard errors of a paired difference
-_SEEN = 0.01  # of a tissue may lie outside of what the network was trained for, without a warning
+_OUTSIDE_SHARE = 0.01  # of the voxels of a tissue: more of them outside the prior is a warning
 _FEWEST = 100  # voxels of a half, below which standard errors mean little
 _ROUNDING = 1e-9  # relative: less is no difference
 _UNBOUNDED = (float(np.finfo(np.float32).min), math.inf)
@@ -235,7 +235,7 @@ def tune(
     Chosen is the alpha of the highest AUC, or the lowest RMSE, on the tuning half; 1, least bias,
     where the tuning half cannot tell it from any other. So it is for a parameter that is the same
     in both tissues of a detection: whatever tells them apart by its estimate is the change of
-    another parameter that leaks into it, and is not to be made the most of.
+    another parameter that leaks into it, and is not to be maximised.
 
     A score counts upwards where a parameter's centre (its value, the middle of its range, its mean)
     is larger in `after`, so an AUC below 0.5 says that the estimate goes the wrong way. Where only
@@ -284,25 +284,27 @@ def tune(
         raise InputError(f"voxels: expected at least {_FEWEST} in each half, got {voxels}")
     network.check_acquisition(settings_of(model))
     key = jax.random.key(0) if key is None else key
-    task = _completed(task, network)
+    task = _complete(task, network)
 
     alpha = np.arange(points) / (points - 1)
     tuning, held_out = [], []
     for index, tissue in enumerate(task.tissues):
-        drawn = _drawn(network, tissue, model, noise, sigma, voxels, jax.random.fold_in(key, index))
-        tuning.append(drawn[0])
-        held_out.append(drawn[1])
+        halves = _estimated_halves(
+            network, tissue, model, noise, sigma, voxels, jax.random.fold_in(key, index)
+        )
+        tuning.append(halves[0])
+        held_out.append(halves[1])
         progress(index + 1, len(task.tissues))
 
     if isinstance(task, Rmse):
         curves = {
-            parameter.name: _least_error(parameter, column, alpha, *tuning, *held_out)
+            parameter.name: _rmse_curve(parameter, column, alpha, *tuning, *held_out)
             for column, parameter in enumerate(network.parameters)
             if parameter.name in task.parameters
         }
         return Tuning(task, curves, float(sigma), voxels)
     curves = {
-        parameter.name: _best_score(parameter, column, alpha, task, tuning, held_out)
+        parameter.name: _auc_curve(parameter, column, alpha, task, tuning, held_out)
         for column, parameter in enumerate(network.parameters)
     }
     chosen = np.array([curve.alpha[curve.best] for curve in curves.values()])
@@ -328,7 +330,7 @@ class _Ends:
         return np.clip(values, *parameter.bounds)
 
 
-def _drawn(
+def _estimated_halves(
     network: Network,
     tissue: Tissue,
     model: SignalModel,
@@ -339,10 +341,10 @@ def _drawn(
 ) -> tuple[_Ends, _Ends]:
     """Both halves of a tissue, estimated by both networks."""
     population = Population(tissue, network.parameters)
-    made = simulate(model, noise, population, sigma, 2 * voxels, key)
-    assert made.params is not None  # for the type checker: simulated voxels have a truth
-    _warn_of_unseen(network, tissue, made.params)
-    mle, gt = (_unbounded(end)(made.signal, made.sigma).values for end in network.ends)
+    simulated = simulate(model, noise, population, sigma, 2 * voxels, key)
+    assert simulated.params is not None  # for the type checker: simulated voxels have a truth
+    _warn_if_outside_training(network, tissue, simulated.params)
+    mle, gt = (_unbounded(end)(simulated.signal, simulated.sigma).values for end in network.ends)
     good = np.all(np.isfinite(mle) & np.isfinite(gt), axis=1)
     if not good.all():
         lost = np.count_nonzero(~good)
@@ -359,7 +361,7 @@ def _drawn(
                 f"{tissue.name}: only {len(rows)} of {voxels} voxels can be estimated, too few to "
                 "choose from; raise the SNR or the number of voxels"
             )
-        halves.append(_Ends(mle[rows], gt[rows], made.params[rows]))
+        halves.append(_Ends(mle[rows], gt[rows], simulated.params[rows]))
     return halves[0], halves[1]
 
 
@@ -369,7 +371,7 @@ def _unbounded(network: Network) -> Network:
     return replace(network, parameters=free, standard_errors=False)
 
 
-def _least_error(
+def _rmse_curve(
     parameter: Parameter,
     column: int,
     alpha: Float[np.ndarray, " A"],
@@ -383,7 +385,7 @@ def _least_error(
     return _curve(parameter, alpha, -1, *found)
 
 
-def _best_score(
+def _auc_curve(
     parameter: Parameter,
     column: int,
     alpha: Float[np.ndarray, " A"],
@@ -477,7 +479,7 @@ def _all_blended(
     return np.stack(rows)
 
 
-def _completed(task: Detection | Rmse, network: Network) -> Detection | Rmse:
+def _complete(task: Detection | Rmse, network: Network) -> Detection | Rmse:
     """The task with a distribution for every parameter, and a name for every tissue."""
     names = [parameter.name for parameter in network.parameters]
     ranges = {
@@ -487,9 +489,9 @@ def _completed(task: Detection | Rmse, network: Network) -> Detection | Rmse:
     if isinstance(task, Rmse):
         _refuse_unknown("rmse", task.parameters, names)
         chosen = tuple(task.parameters) or tuple(names)
-        return Rmse(chosen, _filled(task.tissue, ranges, network.parameters))
-    before = _filled(task.before, ranges, network.parameters)
-    after = _filled(task.after, before.parts, network.parameters)
+        return Rmse(chosen, _fill(task.tissue, ranges, network.parameters))
+    before = _fill(task.before, ranges, network.parameters)
+    after = _fill(task.after, before.parts, network.parameters)
     if before.parts == after.parts:
         raise InputError(
             f"task: the tissues to tell apart ({before.name}; {after.name}) are the same in every "
@@ -498,7 +500,7 @@ def _completed(task: Detection | Rmse, network: Network) -> Detection | Rmse:
     return Detection(before, after)
 
 
-def _filled(
+def _fill(
     tissue: Tissue,
     otherwise: Mapping[str, Distribution],
     parameters: Sequence[Parameter],
@@ -514,8 +516,8 @@ def _filled(
         ends = each.mean if isinstance(each, Normal) else each
         if not np.all((np.asarray(ends) >= low) & (np.asarray(ends) <= high)):
             raise InputError(
-                f"{name}: {parameter.name}={spoken(each)} leaves the bounds of {parameter.name}, "
-                f"{low:g} to {high:g}, which estimates never do"
+                f"{name}: {parameter.name}={distribution_label(each)} is not within the bounds of "
+                f"{parameter.name}, {low:g} to {high:g}; estimates are clipped to them"
             )
     return filled
 
@@ -526,11 +528,13 @@ def _refuse_unknown(what: str, given: Sequence[str] | Mapping[str, Any], names: 
         raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
 
 
-def _warn_of_unseen(network: Network, tissue: Tissue, truth: Float[np.ndarray, "n P"]) -> None:
+def _warn_if_outside_training(
+    network: Network, tissue: Tissue, truth: Float[np.ndarray, "n P"]
+) -> None:
     ranges = np.array(network.card.ranges, np.float32)
     for parameter, (low, high), values in zip(network.parameters, ranges, truth.T, strict=True):
         outside = np.mean((values < low) | (values > high))
-        if outside > _SEEN:
+        if outside > _OUTSIDE_SHARE:
             warnings.warn(
                 f"{tissue.name}: {parameter.name} is outside of {low:g} to {high:g}, which the "
                 f"network's training was simulated from, in {outside:.0%} of the voxels",

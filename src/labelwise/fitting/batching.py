@@ -23,7 +23,7 @@ Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 class Solution(NamedTuple):
-    """How N fits ended."""
+    """The results of N fits."""
 
     q: Float[np.ndarray, "P N"]
     nll: Float[np.ndarray, " N"]
@@ -48,7 +48,7 @@ def solve(
     size, starts, voxels = start.shape
     fits = starts * voxels
     start = start.reshape(size, fits)
-    ended = Solution(
+    solution = Solution(
         q=np.empty_like(start),
         nll=np.empty(fits, start.dtype),
         iterations=np.empty(fits, np.int32),
@@ -59,12 +59,12 @@ def solve(
     state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
     while busy.any():
         state = jax.tree.map(np.array, advance(state, part))
-        over = (state.verdict != RUNNING) | (state.iterations >= stop.max_iterations)
+        over = (state.outcome != RUNNING) | (state.iterations >= stop.max_iterations)
         done = np.flatnonzero(over & busy)
-        ended.q[:, ids[done]] = state.q[:, done]
-        ended.nll[ids[done]] = state.nll[done]
-        ended.iterations[ids[done]] = state.iterations[done]
-        ended.converged[ids[done]] = state.verdict[done] == CONVERGED
+        solution.q[:, ids[done]] = state.q[:, done]
+        solution.nll[ids[done]] = state.nll[done]
+        solution.iterations[ids[done]] = state.iterations[done]
+        solution.converged[ids[done]] = state.outcome[done] == CONVERGED
         entering = np.arange(waiting, min(fits, waiting + len(done)))
         waiting += len(entering)
         filled, emptied = np.split(done, [len(entering)])
@@ -72,8 +72,8 @@ def solve(
         ids[filled] = entering
         _put(state, filled, _fresh(start[:, entering]))
         _put(part, filled, _take(problem, entering % voxels))
-    best = np.argmin(ended.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
-    return _take(ended, best)
+    best = np.argmin(solution.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
+    return _take(solution, best)
 
 
 def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:
@@ -102,7 +102,7 @@ def _fresh(q: Float[np.ndarray, "P W"]) -> State:
         hessian=np.zeros((size * (size + 1) // 2, width), q.dtype),
         damping=np.full(width, 1e-2, q.dtype),
         iterations=np.zeros(width, np.int32),
-        verdict=np.full(width, RUNNING, np.int32),
+        outcome=np.full(width, RUNNING, np.int32),
     )
 
 

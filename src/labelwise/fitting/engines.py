@@ -18,11 +18,11 @@ from labelwise.fitting.newton import (
     advance,
     cholesky,
     cholesky_solve,
-    judge,
     lower_triangle,
     normal_equations,
     propose,
     slopes,
+    update,
 )
 from labelwise.models.base import SignalModel, acquisition_names, within
 from labelwise.noise import NoiseModel
@@ -92,9 +92,9 @@ class BlackBox:
     def advance(self, state: State, problem: Problem) -> State:
         """See `Engine`."""
         for _ in range(STEPS):
-            trial, promised = _propose(state, problem)
+            trial, predicted = _propose(state, problem)
             signal, slopes = self._evaluate(np.stack(trial), problem)
-            state = _judge(self.noise, self.stop, state, trial, promised, problem, signal, slopes)
+            state = _update(self.noise, self.stop, state, trial, predicted, problem, signal, slopes)
         return state
 
     def describe(self, q, problem, free):
@@ -214,10 +214,10 @@ def uncertainty(
         (i, j): jnp.sum(information * slopes[i] * slopes[j], axis=0)
         for i, j in lower_triangle(size)
     }
-    seen = [free[i] & (fisher[i, i] > 0) for i in range(size)]
-    scale = [jnp.sqrt(jnp.where(seen[i], fisher[i, i], 1.0)) for i in range(size)]
+    informed = [free[i] & (fisher[i, i] > 0) for i in range(size)]
+    scale = [jnp.sqrt(jnp.where(informed[i], fisher[i, i], 1.0)) for i in range(size)]
     fisher = {
-        (i, j): jnp.where(seen[i] & seen[j], entry / (scale[i] * scale[j]), float(i == j))
+        (i, j): jnp.where(informed[i] & informed[j], entry / (scale[i] * scale[j]), float(i == j))
         for (i, j), entry in fisher.items()
     }
     factor = cholesky(fisher, size, floor=1e-13)
@@ -225,7 +225,7 @@ def uncertainty(
     for i in range(size):
         axis = [jnp.full_like(scale[0], float(k == i)) for k in range(size)]
         variance = cholesky_solve(factor, axis)[i]
-        determined = seen[i] & (variance < 1e12)
+        determined = informed[i] & (variance < 1e12)
         error = jnp.where(determined, jnp.sqrt(jnp.abs(variance)) / scale[i], jnp.inf)
         errors.append(jnp.where(free[i], error, jnp.nan))
     return jnp.stack(errors), residual(noise, signal, problem.data, problem.sigma, size)
@@ -249,6 +249,6 @@ _uncertainty = eqx.filter_jit(uncertainty)
 
 
 @eqx.filter_jit
-def _judge(noise, stop, state, trial, promised, problem, signal, slopes):
+def _update(noise, stop, state, trial, predicted, problem, signal, slopes):
     evaluated = normal_equations(noise, problem, signal, slopes)
-    return judge(state, trial, promised, evaluated, stop)
+    return update(state, trial, predicted, evaluated, stop)

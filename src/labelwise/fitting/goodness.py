@@ -61,38 +61,38 @@ def goodness(
             f"and {values.shape}"
         )
     sigma = sigma_of_voxels(sigma, len(signal))[:, 0]
-    judged = np.full((2, len(signal)), np.nan, np.float32)
+    result = np.full((2, len(signal)), np.nan, np.float32)
     usable = np.isfinite(sigma) & (sigma > 0)
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
     index = np.flatnonzero(usable)
     for mine, rows in blocks(len(index), _WIDTH):
         if not usable.all():  # or nothing is copied
             mine, rows = index[mine], index[rows]
-        found = _judged(model, noise, signal[rows], sigma[rows], values[rows])
-        judged[:, mine] = found[:, : len(signal[mine])]
-    return judged[0], judged[1]
+        found = _evaluate(model, noise, signal[rows], sigma[rows], values[rows])
+        result[:, mine] = found[:, : len(signal[mine])]
+    return result[0], result[1]
 
 
-def _judged(model, noise, signal, sigma, values) -> Float[np.ndarray, "2 W"]:
+def _evaluate(model, noise, signal, sigma, values) -> Float[np.ndarray, "2 W"]:
     with jax.enable_x64(False):
         if model.differentiable:
-            judged = _judge_traced(detached(model), noise, signal, sigma, values)
+            result = _goodness_traced(detached(model), noise, signal, sigma, values)
         else:
             distinct, lanes = np.unique(values, axis=0, return_inverse=True)
             clean = signals(model, distinct.astype(float))[lanes]
-            judged = _judge(noise, clean, signal, sigma, values.shape[1])
-        return np.stack(judged)
+            result = _goodness(noise, clean, signal, sigma, values.shape[1])
+        return np.stack(result)
 
 
 @eqx.filter_jit
-def _judge_traced(model, noise, signal, sigma, values):
+def _goodness_traced(model, noise, signal, sigma, values):
     params = values.T.astype(jnp.float32)
     clean = jax.vmap(model.signal)(*params)
-    return _judge(noise, clean, signal, sigma, values.shape[1])
+    return _goodness(noise, clean, signal, sigma, values.shape[1])
 
 
 @eqx.filter_jit
-def _judge(noise, clean, signal, sigma, parameters):
+def _goodness(noise, clean, signal, sigma, parameters):
     clean, data = (rows.T.astype(jnp.float32) for rows in (clean, signal))  # voxels last
     sigma = sigma.astype(jnp.float32)
     nll = jnp.sum(noise.nll(clean, data, sigma), axis=0)

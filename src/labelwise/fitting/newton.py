@@ -47,7 +47,7 @@ class State(NamedTuple):
     hessian: Float[Array | np.ndarray, "T W"]
     damping: Float[Array | np.ndarray, " W"]
     iterations: Int[Array | np.ndarray, " W"]
-    verdict: Int[Array | np.ndarray, " W"]
+    outcome: Int[Array | np.ndarray, " W"]
 
 
 class Stop(NamedTuple):
@@ -122,22 +122,22 @@ def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
         solution = cholesky_solve(cholesky(matrix, size), target)
         step = [jnp.clip(x, down[i], up[i]) for i, x in enumerate(solution)]
         free = [free[i] & (step[i] == solution[i]) for i in range(size)]
-    promised = jnp.zeros_like(state.nll)
+    predicted = jnp.zeros_like(state.nll)
     for (i, j), value in hessian.items():
-        promised -= (0.5 if i == j else 1.0) * value * step[i] * step[j]
+        predicted -= (0.5 if i == j else 1.0) * value * step[i] * step[j]
     for slope, distance in zip(gradient, step, strict=True):
-        promised -= slope * distance
+        predicted -= slope * distance
     trial = tuple(
         jnp.clip(x + s, lower, upper)
         for x, s, lower, upper in zip(q, step, problem.lower, problem.upper, strict=True)
     )
-    return trial, promised
+    return trial, predicted
 
 
-def judge(
+def update(
     state: State,
     trial: Rows,
-    promised: Array,
+    predicted: Array,
     evaluated: tuple[Array, Rows, Symmetric],
     stop: Stop,
 ) -> State:
@@ -148,18 +148,18 @@ def judge(
     where no step can be computed, since the likelihood or its slopes are not finite.
     """
     nll, gradient, hessian = evaluated
-    running = (state.verdict == RUNNING) & (state.iterations < stop.max_iterations)
+    running = (state.outcome == RUNNING) & (state.iterations < stop.max_iterations)
     fresh = jnp.isinf(state.nll)
     rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(nll)
     decrease = state.nll - nll
-    better = running & (fresh | (promised >= 0)) & (decrease >= -rounding)
-    faithful = decrease / jnp.maximum(promised, 1e-12)
-    eased = jnp.where(faithful > 0.75, 0.1, jnp.where(faithful < 0.25, 4.0, 1.0))
-    damping = state.damping * jnp.where(fresh & better, 1.0, jnp.where(better, eased, 8.0))
-    negligible = (promised >= 0) & (promised < stop.tolerance + rounding) & (state.damping <= 0.1)
-    hopeless = state.damping > 1e7
-    stopped = (negligible & ~fresh) | hopeless
-    end = jnp.where(hopeless & ~jnp.isfinite(state.nll + promised), STUCK, CONVERGED)
+    better = running & (fresh | (predicted >= 0)) & (decrease >= -rounding)
+    gain = decrease / jnp.maximum(predicted, 1e-12)
+    factor = jnp.where(gain > 0.75, 0.1, jnp.where(gain < 0.25, 4.0, 1.0))
+    damping = state.damping * jnp.where(fresh & better, 1.0, jnp.where(better, factor, 8.0))
+    negligible = (predicted >= 0) & (predicted < stop.tolerance + rounding) & (state.damping <= 0.1)
+    stuck = state.damping > 1e7
+    stopped = (negligible & ~fresh) | stuck
+    end = jnp.where(stuck & ~jnp.isfinite(state.nll + predicted), STUCK, CONVERGED)
     return State(
         q=_choose(better, trial, state.q),
         nll=jnp.where(better, nll, state.nll),
@@ -167,7 +167,7 @@ def judge(
         hessian=_choose(better, hessian.values(), state.hessian),
         damping=jnp.where(running, jnp.maximum(damping, 1e-7), state.damping),
         iterations=state.iterations + running,
-        verdict=jnp.where(running & stopped, end, state.verdict),
+        outcome=jnp.where(running & stopped, end, state.outcome),
     )
 
 
@@ -182,9 +182,9 @@ def advance(
     """Take `steps` iterations with a differentiable batched `signal(*q)`."""
 
     def iterate(_, state: State) -> State:
-        trial, promised = propose(state, problem)
+        trial, predicted = propose(state, problem)
         evaluated = normal_equations(noise, problem, signal(*trial), slopes(signal, trial))
-        return judge(state, trial, promised, evaluated, stop)
+        return update(state, trial, predicted, evaluated, stop)
 
     return jax.lax.fori_loop(0, steps, iterate, state)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.fitting.goodness import goodness
-from labelwise.formatting import told_apart
+from labelwise.formatting import distinct_names
 from labelwise.mapping.maps import maps_of_network
 from labelwise.mapping.method import Clock, Prepared, Sample
 from labelwise.mapping.request import Groups, Request
@@ -240,7 +240,7 @@ def _check(request: Request, path: Path, card: Card) -> None:
     refuse_other_model(request.model, card.model, path)
     ours, theirs = describe_noise(request.noise), card.noise
     if theirs != ours:
-        trained, asked = told_apart(theirs, ours)
+        trained, asked = distinct_names(theirs, ours)
         raise InputError(
             f"{path}: was trained for {trained} noise, not for {asked}; choose that --noise, or "
             "another network"

@@ -55,7 +55,14 @@ def _jacobian(model, params):
     return jax.vmap(jax.jacfwd(lambda voxel: model.signal(*voxel)))(params)
 
 
-def _checked(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N P"]:
+def validated_params(
+    model: SignalModel, params: Float[np.ndarray, "N P"]
+) -> Float[np.ndarray, "N P"]:
+    """The parameters of N voxels in float64, after a check of their shape.
+
+    Raises:
+        InputError: if there is not one column for each parameter of the model.
+    """
     params = np.asarray(params, dtype=np.float64)
     names = [parameter.name for parameter in model.parameters]
     if params.ndim != 2 or params.shape[1] != len(names):

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 import labelwise.models
-from labelwise.formatting import plain, short_name, told_apart
+from labelwise.formatting import distinct_names, plain, short_name
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, within
 from labelwise.types import USERS, InputError, class_name, identity
@@ -81,47 +81,47 @@ def find_model(name: str) -> type[SignalModel]:
     )
 
 
-def name_of(said: Mapping[str, Any], path: Path) -> str:
+def name_of(record: Mapping[str, Any], path: Path) -> str:
     """The name by which the model of a network's card is asked for.
 
     Args:
-        said: its description, by `describe_model`.
+        record: its description, by `describe_model`.
         path: the network's file, for the message.
 
     Raises:
         InputError: if there is none: it is a person's own.
     """
     for name, kind in available_models().items():
-        if class_name(kind) == said["class"]:
+        if class_name(kind) == record["class"]:
             return name
     raise InputError(
-        f"{path}: was trained for the model {said['class']}, which is no installed one; say where "
-        f"it is: --model FILE.py:{short_name(said)}"
+        f"{path}: was trained for the model {record['class']}, which is not installed; give "
+        f"its file: --model FILE.py:{short_name(record)}"
     )
 
 
-def rebuild(said: Mapping[str, Any], kind: type[SignalModel] | None, path: Path) -> SignalModel:
+def rebuild(record: Mapping[str, Any], kind: type[SignalModel] | None, path: Path) -> SignalModel:
     """The signal model that a network was trained for.
 
     Args:
-        said: its description in the network's card.
+        record: its description in the network's card.
         kind: its class, if it is a person's own.
         path: the network's file, for the message.
 
     Raises:
         InputError: if it is another one, or one that is not installed and not given.
     """
-    kind = kind or available_models()[name_of(said, path)]
-    if short_name(said) != kind.__qualname__:  # its settings may be others
-        trained, asked = told_apart(said, {"class": class_name(kind)})
-        raise InputError(f"{path}: was trained for the model {trained}, not for {asked}")
-    settings = {name: np.array(values) for name, values in said["acquisition"].items()}
-    made = kind(**settings, **said["constants"])
-    refuse_other_model(made, said, path)
-    return made
+    kind = kind or available_models()[name_of(record, path)]
+    if short_name(record) != kind.__qualname__:  # its settings may be others
+        trained, requested = distinct_names(record, {"class": class_name(kind)})
+        raise InputError(f"{path}: was trained for the model {trained}, not for {requested}")
+    settings = {name: np.array(values) for name, values in record["acquisition"].items()}
+    model = kind(**settings, **record["constants"])
+    refuse_other_model(model, record, path)
+    return model
 
 
-def refuse_other_model(model: SignalModel, said: Mapping[str, Any], path: Path) -> None:
+def refuse_other_model(model: SignalModel, record: Mapping[str, Any], path: Path) -> None:
     """Refuse a model that is not the one that a network was trained for, whatever its acquisition.
 
     Files of version 1 know a person's own class by its bare name and no signals: there, code that
@@ -129,34 +129,34 @@ def refuse_other_model(model: SignalModel, said: Mapping[str, Any], path: Path) 
 
     Args:
         model: the model.
-        said: the description in the network's card.
+        record: the description in the network's card.
         path: the network's file, for the message.
 
     Raises:
         InputError: if the class, a constant or the equation is another.
     """
     ours = describe_model(model)
-    bare = ":" not in said["class"]
+    bare = ":" not in record["class"]
     if bare:
         ours = {**ours, "class": short_name(ours)}
-    if any(said[name] != ours[name] for name in ("class", "constants")):
-        trained, asked = told_apart(said, ours)
+    if any(record[name] != ours[name] for name in ("class", "constants")):
+        trained, requested = distinct_names(record, ours)
         raise InputError(
-            f"{path}: was trained for the model {trained}, not for {asked}; choose that --model, "
-            "or another network"
+            f"{path}: was trained for the model {trained}, not for {requested}; "
+            "choose that --model, or another network"
         )
-    if "signals" not in said:
-        if ours["source"] != said["source"]:
+    if "signals" not in record:
+        if ours["source"] != record["source"]:
             warnings.warn(
-                f"{path}: the file of {said['class']} has changed since the network was trained",
+                f"{path}: the file of {record['class']} has changed since the network was trained",
                 stacklevel=2,
             )
         return
-    settings = {name: np.array(values) for name, values in said["acquisition"].items()}
-    if not same_equation(replace(model, **settings), said):
+    settings = {name: np.array(values) for name, values in record["acquisition"].items()}
+    if not same_equation(replace(model, **settings), record):
         raise InputError(
-            f"{path}: was trained for another equation of {said['class']}, whose code has changed "
-            "since; train a network for this one"
+            f"{path}: was trained for another equation of {record['class']}, whose code has "
+            "changed since; train a network for this one"
         )
 
 
@@ -189,12 +189,12 @@ def describe_model(model: SignalModel) -> dict[str, Any]:
     }
 
 
-def same_equation(model: SignalModel, said: Mapping[str, Any]) -> bool:
+def same_equation(model: SignalModel, record: Mapping[str, Any]) -> bool:
     """Whether a model has the signals that a description of its class and acquisition holds."""
-    bounds = [tuple(float(bound) for bound in each["bounds"]) for each in said["parameters"]]
-    ours, theirs = _three_signals(model, bounds), np.array(said["signals"], float)
-    return ours.shape == theirs.shape and np.allclose(
-        ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(), equal_nan=True
+    bounds = [tuple(float(bound) for bound in each["bounds"]) for each in record["parameters"]]
+    ours, expected = _three_signals(model, bounds), np.array(record["signals"], float)
+    return ours.shape == expected.shape and np.allclose(
+        ours, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), equal_nan=True
     )
 
 
@@ -232,7 +232,7 @@ def _missing(model: type[SignalModel]) -> list[str]:
     return sorted(undefined)
 
 
-def _checked(value: object, name: str) -> type[SignalModel]:
+def _signal_model_class(value: object, name: str) -> type[SignalModel]:
     if not _is_model(value):
         raise InputError(
             f"{name}: expected a subclass of labelwise.SignalModel, got {_kind(value)}"
@@ -260,7 +260,7 @@ def _load_entry_point(point: EntryPoint) -> type[SignalModel]:
         raise InputError(
             f"{name}: cannot be imported, {type(error).__name__}: {error}; repair or uninstall it"
         ) from error
-    return _checked(value, name)
+    return _signal_model_class(value, name)
 
 
 def _is_file(name: str) -> bool:
@@ -276,7 +276,7 @@ def _model_from_file(name: str) -> type[SignalModel]:
         raise InputError(f"{path}: say which class to use, {path}:CLASS; {has}")
     if not hasattr(module, class_name):
         raise InputError(f"{name}: no class {class_name!r} in {path}; {has}")
-    return _checked(getattr(module, class_name), name)
+    return _signal_model_class(getattr(module, class_name), name)
 
 
 def _run(path: Path) -> ModuleType:

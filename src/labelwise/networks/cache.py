@@ -129,13 +129,13 @@ def cached(
 def _read(path: Path, name: str, voxels: int) -> Estimate | None:
     """The labels in a file, or None if there is none or anything is wrong with it."""
     try:
-        arrays, said = read_arrays(path)
+        arrays, header = read_arrays(path)
         stats = {k.removeprefix("stats."): v for k, v in arrays.items() if k.startswith("stats.")}
         estimate = Estimate(arrays["values"], arrays["status"], stats)
     except (OSError, ValueError, KeyError):
         return None
     fits = estimate.values.ndim == 2 and all(len(rows) == voxels for rows in arrays.values())
-    return estimate if fits and said == {"labels": name} else None
+    return estimate if fits and header == {"labels": name} else None
 
 
 def _write(path: Path, name: str, estimate: Estimate) -> None:

@@ -31,8 +31,8 @@ def save_checkpoint(
         OSError: if it cannot be written.
     """
     arrays = {f"{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(states))}
-    said = {"epochs": epochs, "fingerprint": fingerprint}
-    write_arrays(path, arrays | {"history": history}, said)
+    header = {"epochs": epochs, "fingerprint": fingerprint}
+    write_arrays(path, arrays | {"history": history}, header)
 
 
 def load_checkpoint(
@@ -54,17 +54,17 @@ def load_checkpoint(
     """
     leaves, structure = jax.tree.flatten(like)
     try:
-        arrays, said = read_arrays(path)
+        arrays, header = read_arrays(path)
     except (ValueError, OSError) as error:
         raise InputError(
             f"{path}: this checkpoint is damaged ({error}); delete it to train from the beginning"
         ) from error
     expected = {**{str(i): leaf for i, leaf in enumerate(leaves)}, "history": history}
     fits = {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in expected.items()}
-    if not fits or said.get("fingerprint") != fingerprint:
+    if not fits or header.get("fingerprint") != fingerprint:
         raise InputError(
             f"{path}: this checkpoint is of another training (other data, labels, network, recipe "
             "or seed); delete it to train from the beginning, or train with the settings it had"
         )
     states = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
-    return jax.tree.unflatten(structure, states), arrays["history"], int(said["epochs"])
+    return jax.tree.unflatten(structure, states), arrays["history"], int(header["epochs"])

@@ -193,10 +193,10 @@ class Mix:
     def __call__(self, voxels: Voxels) -> Estimate:
         """See `LabelSource`; of the stats only `on_bound` has a meaning for a mix."""
         if np.all(self.alpha == 1):
-            return self._checked(self.a(voxels))
+            return self._check_size(self.a(voxels))
         if np.all(self.alpha == 0):
-            return self._checked(self.b(voxels))
-        a, b = self._checked(self.a(voxels)), self._checked(self.b(voxels))
+            return self._check_size(self.b(voxels))
+        a, b = self._check_size(self.a(voxels)), self._check_size(self.b(voxels))
         mixed = self.alpha * a.values + (1 - self.alpha) * b.values
         status = _worse(a.status, b.status)
         values = np.where(has_values(status)[:, None], mixed, np.nan)
@@ -219,7 +219,7 @@ class Mix:
     def __repr__(self) -> str:
         return f"Mix({self.alpha.tolist()}, {self.a}, {self.b})"
 
-    def _checked(self, estimate: Estimate) -> Estimate:
+    def _check_size(self, estimate: Estimate) -> Estimate:
         size = estimate.values.shape[1]
         if self.alpha.ndim and len(self.alpha) != size:
             raise InputError(
@@ -327,5 +327,5 @@ def _worse(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> Int[np.ndarray
     return np.where(rank[a] >= rank[b], a, b)
 
 
-def _share(chosen: Bool[np.ndarray, " N"]) -> float:
-    return float(np.mean(chosen)) if len(chosen) else 0.0
+def _share(mask: Bool[np.ndarray, " N"]) -> float:
+    return float(np.mean(mask)) if len(mask) else 0.0

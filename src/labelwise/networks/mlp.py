@@ -102,15 +102,15 @@ class Architecture:
     @property
     def weights(self) -> int:
         """How many numbers training has to find."""
-        return sum(to * (come + 1) for to, come in self.layers)
+        return sum(to * (fan_in + 1) for to, fan_in in self.layers)
 
     def initial(self, rng: np.random.Generator) -> Weights:
         """Random weights, uniform within ±1/√(inputs of the layer)."""
 
-        def draw(come: int, *shape: int) -> np.ndarray:
-            return rng.uniform(-(come**-0.5), come**-0.5, shape).astype(np.float32)
+        def draw(fan_in: int, *shape: int) -> np.ndarray:
+            return rng.uniform(-(fan_in**-0.5), fan_in**-0.5, shape).astype(np.float32)
 
-        return tuple((draw(come, to, come), draw(come, to, 1)) for to, come in self.layers)
+        return tuple((draw(fan_in, to, fan_in), draw(fan_in, to, 1)) for to, fan_in in self.layers)
 
     def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
         """The outputs for N voxels."""
@@ -172,16 +172,16 @@ class Scaling:
         """What the network sees of N voxels."""
         reference = self.reference_of(signal)
         averages = self.averages
-        seen = (
+        inputs = (
             signal
             if np.array_equal(averages, np.eye(len(averages)))
             else jnp.asarray(averages) @ signal
         )
-        seen = seen / reference
+        inputs = inputs / reference
         if self.conditioned:
-            seen = jnp.concatenate([seen, jnp.log(sigma / reference)[None]])
+            inputs = jnp.concatenate([inputs, jnp.log(sigma / reference)[None]])
         centre, spread = (jnp.array(x, jnp.float32)[:, None] for x in (self.centre, self.spread))
-        return (seen - centre) / spread
+        return (inputs - centre) / spread
 
     def params(
         self, outputs: Float[Array, "P N"], reference: Float[Array, " N"]
@@ -235,18 +235,18 @@ def fit_scaling(
         unit=(1.0,) * params.shape[1],
     )
     data = jnp.asarray(signal.T)
-    seen = np.asarray(raw.inputs(data, jnp.asarray(sigma)), np.float64)
+    inputs = np.asarray(raw.inputs(data, jnp.asarray(sigma)), np.float64)
     unit = np.asarray(raw.targets(jnp.asarray(params.T), raw.reference_of(data)), np.float64)
     unit = np.mean(np.abs(unit), axis=1)
     if not np.all(unit > 0):
         raise InputError(f"training: a parameter is 0 in every simulated voxel (means {unit})")
-    spread = seen.std(axis=1)
+    spread = inputs.std(axis=1)
     return Scaling(
         groups=groups,
         reference=reference,
         scale=raw.scale,
         conditioned=conditioned,
-        centre=_plain(seen.mean(axis=1)),
+        centre=_plain(inputs.mean(axis=1)),
         spread=_plain(np.where(spread > 1e-4, spread, 1.0)),  # the reference itself is always 1
         unit=_plain(unit),
     )

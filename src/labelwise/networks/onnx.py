@@ -76,13 +76,13 @@ def export_onnx(network: Network, path: str | Path) -> None:
         producer_name="labelwise",
         producer_version=network.card.versions["labelwise"],
     )
-    said = {
+    metadata = {
         "card": network.card.to_json(),
         "parameters": [{"name": p.name, "unit": p.unit} for p in network.parameters],
         "acquisition": network.card.model["acquisition"],
     }
     onnx.helper.set_model_props(
-        model, {name: json.dumps(value, ensure_ascii=False) for name, value in said.items()}
+        model, {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
     )
     onnx.checker.check_model(model, full_check=True)
     write_whole(Path(path), model.SerializeToString(deterministic=True))
@@ -140,13 +140,13 @@ class _Graph:
 
     def _inputs(self, scaling: Scaling, reference: str | None) -> str:
         """What the network sees, (N, I); see `Scaling.inputs`."""
-        seen = self.node("MatMul", "signal", scaling.averages.T)
+        inputs = self.node("MatMul", "signal", scaling.averages.T)
         sigma = "sigma"
         if reference is not None:
-            seen, sigma = (self.node("Div", each, reference) for each in (seen, sigma))
+            inputs, sigma = (self.node("Div", each, reference) for each in (inputs, sigma))
         if scaling.conditioned:
-            seen = self.node("Concat", seen, self.node("Log", sigma), axis=1)
-        centred = self.node("Sub", seen, np.array(scaling.centre))
+            inputs = self.node("Concat", inputs, self.node("Log", sigma), axis=1)
+        centred = self.node("Sub", inputs, np.array(scaling.centre))
         return self.node("Div", centred, np.array(scaling.spread))
 
     def _unit(self, scaling: Scaling, reference: str | None) -> str | np.ndarray:

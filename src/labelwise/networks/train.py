@@ -61,12 +61,12 @@ def train_networks(
     training_set = _TrainingSet(plan, cache, progress or no_progress)
     targets = [training_set.targets(*each) for each in zip(plan.labels, plan.rows, strict=True)]
     results: dict[int, TrainingResult] = {}
-    start, left = plan.start, []
+    start, checkpoints = plan.start, []
 
     def train_together(stage: str, name: str, together: list[_Targets], start: Weights | None):
         at = None
         if checkpoint is not None:
-            left.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
+            checkpoints.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
         return training_set.train(together, start, stage, at, resume)
 
     if plan.recipe.shared_start and start is None:
@@ -82,10 +82,10 @@ def train_networks(
     for kind in dict.fromkeys(each.kind for each in targets):
         alike = [i for i, each in enumerate(targets) if each.kind == kind and i not in results]
         if alike:
-            ended = train_together("training", kind, [targets[i] for i in alike], start)
-            results |= dict(zip(alike, ended, strict=True))
+            results_of_kind = train_together("training", kind, [targets[i] for i in alike], start)
+            results |= dict(zip(alike, results_of_kind, strict=True))
     networks = [training_set.network(each, results[i]) for i, each in enumerate(targets)]
-    for path in left:
+    for path in checkpoints:
         path.unlink(missing_ok=True)
     return networks
 
@@ -120,7 +120,7 @@ class _TrainingSet:
             jax.random.key(plan.seed),
         )
         self.scaling = _scaling(plan, self.voxels)
-        self.inputs, self.reference = _seen(self.scaling, self.voxels)
+        self.inputs, self.reference = _inputs_and_references(self.scaling, self.voxels)
         self.valid = np.isfinite(self.inputs).all(axis=1) & (self.reference > 0)
         self.architecture = Architecture(
             inputs=self.inputs.shape[1],
@@ -276,7 +276,7 @@ def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
     )
 
 
-def _seen(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
+def _inputs_and_references(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (N, I) and references (N,)."""
 
     @jax.jit

@@ -73,7 +73,7 @@ class Lanes(NamedTuple):
     best: Weights
     best_loss: Float[Array, " L"]
     best_epoch: Int[Array, " L"]
-    verdict: Int[Array, " L"]
+    outcome: Int[Array, " L"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def optimise(
     with ThreadPoolExecutor(len(groups)) as pool:
         try:
             for epoch in range(begin := done, recipe.epochs):
-                if all(np.all(np.asarray(state.verdict) != RUNNING) for state in states):
+                if all(np.all(np.asarray(state.outcome) != RUNNING) for state in states):
                     break
                 order = _rng(seed, 1, epoch).permutation(split)
                 order = order[: recipe.steps * recipe.batch].astype(np.int32)
@@ -179,7 +179,7 @@ def optimise(
                 states, done = kept
                 save_checkpoint(checkpoint, states, history, done, fingerprint)
             raise
-    return _harvest(states, history[:done], labels, restarts)
+    return _results(states, history[:done], labels, restarts)
 
 
 def _rng(seed: int, *stream: int) -> np.random.Generator:
@@ -226,7 +226,7 @@ def _fresh(weights: list[Weights]) -> Lanes:
         best=stacked,
         best_loss=jnp.full(lanes, jnp.inf, jnp.float32),
         best_epoch=jnp.full(lanes, -1, jnp.int32),
-        verdict=jnp.full(lanes, RUNNING, jnp.int32),
+        outcome=jnp.full(lanes, RUNNING, jnp.int32),
     )
 
 
@@ -256,10 +256,10 @@ def _compiled_epoch(
         usable[order].reshape(steps, batch, -1).swapaxes(1, 2),
     )
 
-    def losses(lanes: Weights, seen, taught, mask):
+    def losses(lanes: Weights, x, y, mask):
         """The summed loss of each lane over its usable voxels, and how many these are."""
-        outputs = jax.vmap(architecture, in_axes=(0, None))(lanes, seen)
-        voxels = jax.vmap(objective)(outputs, taught[label], weights)
+        outputs = jax.vmap(architecture, in_axes=(0, None))(lanes, x)
+        voxels = jax.vmap(objective)(outputs, y[label], weights)
         mask = mask[label]
         return jnp.sum(mask * voxels, axis=1), jnp.sum(mask, axis=1)
 
@@ -267,21 +267,24 @@ def _compiled_epoch(
         sums, counts = losses(lanes, *example)
         return jnp.sum(sums / jnp.maximum(counts, 1))
 
-    slope = jax.grad(total)
+    gradient_of = jax.grad(total)
     count = (epoch * steps).astype(jnp.float32)
 
     def step(carry, example):
         lanes, first, second, count = carry
         *example, rate = example
-        gradient = slope(lanes, *example)
+        gradient = gradient_of(lanes, *example)
         count = count + 1
         one, two = _BETAS
         first = jax.tree.map(lambda m, g: one * m + (1 - one) * g, first, gradient)
         second = jax.tree.map(lambda v, g: two * v + (1 - two) * g * g, second, gradient)
         unbias = jnp.sqrt(1 - two**count)
-        pace = rate * unbias / (1 - one**count)
+        step_size = rate * unbias / (1 - one**count)
         lanes = jax.tree.map(
-            lambda w, m, v: w - pace * m / (jnp.sqrt(v) + _EPSILON * unbias), lanes, first, second
+            lambda w, m, v: w - step_size * m / (jnp.sqrt(v) + _EPSILON * unbias),
+            lanes,
+            first,
+            second,
         )
         return (lanes, first, second, count), None
 
@@ -289,7 +292,7 @@ def _compiled_epoch(
     (lanes, first, second, _), _ = lax.scan(step, carry, (*batches, rates))
 
     loss = _validate(losses, lanes, held)
-    running = state.verdict == RUNNING
+    running = state.outcome == RUNNING
     better = running & (loss < state.best_loss)
     best = jax.tree.map(
         lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old),
@@ -297,12 +300,12 @@ def _compiled_epoch(
         state.best,
     )
     best_epoch = jnp.where(better, epoch, state.best_epoch)
-    verdict = jnp.where(running & ~jnp.isfinite(loss), DIVERGED, state.verdict)
+    outcome = jnp.where(running & ~jnp.isfinite(loss), DIVERGED, state.outcome)
     if patience is not None:
         waited = epoch - best_epoch >= patience
-        verdict = jnp.where((verdict == RUNNING) & waited, STOPPED, verdict)
+        outcome = jnp.where((outcome == RUNNING) & waited, STOPPED, outcome)
     best_loss = jnp.where(better, loss, state.best_loss)
-    state = Lanes(lanes, first, second, best, best_loss, best_epoch, verdict)
+    state = Lanes(lanes, first, second, best, best_loss, best_epoch, outcome)
     return state, loss
 
 
@@ -322,23 +325,23 @@ def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
     return jnp.sum(sums, axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
 
 
-def _harvest(states: list[Lanes], history, labels: int, restarts: int) -> list[TrainingResult]:
+def _results(states: list[Lanes], history, labels: int, restarts: int) -> list[TrainingResult]:
     lanes = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
     results = []
     for label in range(labels):
         mine = slice(label * restarts, (label + 1) * restarts)
         losses = lanes.best_loss[mine]
-        chosen = mine.start + int(np.argmin(losses))
-        found = bool(np.isfinite(lanes.best_loss[chosen]))
+        best = mine.start + int(np.argmin(losses))
+        found = bool(np.isfinite(lanes.best_loss[best]))
         reasons = tuple(
-            _reason(int(verdict), int(epoch) + 1)
-            for verdict, epoch in zip(lanes.verdict[mine], lanes.best_epoch[mine], strict=True)
+            _reason(int(outcome), int(epoch) + 1)
+            for outcome, epoch in zip(lanes.outcome[mine], lanes.best_epoch[mine], strict=True)
         )
         results.append(
             TrainingResult(
-                weights=_lane(lanes.best, chosen) if found else None,
-                loss=float(lanes.best_loss[chosen]),
-                epoch=int(lanes.best_epoch[chosen]) + 1,
+                weights=_lane(lanes.best, best) if found else None,
+                loss=float(lanes.best_loss[best]),
+                epoch=int(lanes.best_epoch[best]) + 1,
                 losses=losses,
                 reasons=reasons,
                 history=history[:, mine],
@@ -351,9 +354,9 @@ def _lane(weights: Weights, lane: int) -> Weights:
     return tuple((matrix[lane], bias[lane]) for matrix, bias in weights)
 
 
-def _reason(verdict: int, best_epoch: int) -> str:
-    if verdict == DIVERGED:
+def _reason(outcome: int, best_epoch: int) -> str:
+    if outcome == DIVERGED:
         return f"stopped: its validation loss was not finite after epoch {best_epoch}"
-    if verdict == STOPPED:
+    if outcome == STOPPED:
         return f"stopped early: no smaller validation loss after epoch {best_epoch}"
     return "ran to the last epoch"
