@@ -13,8 +13,6 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli import study as study_commands
 from labelwise.cli import tuning as tune_command
 from labelwise.cli.tables import (
@@ -135,16 +134,16 @@ def _options(
 )
 def fit(
     context: typer.Context,
-    image: given.Image,
-    out: given.Out,
-    model: given.ModelName,
-    sigma: given.Sigma = None,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
-    noise: given.Noise = "rician",
+    image: options.Image,
+    out: options.Out,
+    model: options.ModelName,
+    sigma: options.Sigma = None,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
+    noise: options.Noise = "rician",
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,37 +152,37 @@ def fit(
         ),
     ] = None,
     average: Annotated[
-        given.AverageName | None,
+        options.AverageName | None,
         typer.Option(help="Fit the average of volumes with equal settings, such as directions."),
     ] = None,
-    b_tolerance: given.Tolerance = 1.0,
+    b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
         int, typer.Option(min=1, help="Give a voxel up after so many iterations.")
     ] = 200,
-    threads: given.Threads = None,
-    overwrite: given.Overwrite = False,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Fit a signal model to every voxel of a series and write parameter maps.
 
     Each parameter gets a map and a map of its standard error. `status.nii.gz` says what became of
     each voxel; voxels without a value are NaN. `maps.png` shows it all, `run.json` records it.
     """
-    source, limits = given.sigma_source(sigma), given.ranges(bounds or [], "--bounds")
+    source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
     from labelwise.mapping.images import fit_image
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    with _bar(quiet or as_json) as bar:
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
             settings.model(model),
             sigma=source,
             out=out,
             mask=mask,
-            noise=given.noise_model(noise),
+            noise=options.noise_model(noise),
             bounds=limits,
             average=average.value if average else None,
             b_tolerance=b_tolerance / 1000,
@@ -192,7 +191,7 @@ def fit(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
-            progress=bar,
+            progress=progress,
         )
     _show(report, quiet, as_json)
 
@@ -204,8 +203,8 @@ def fit(
 )
 def map_(
     context: typer.Context,
-    image: given.Image,
-    out: given.Out,
+    image: options.Image,
+    out: options.Out,
     model: Annotated[
         str | None,
         typer.Option(
@@ -213,12 +212,12 @@ def map_(
             "network of --net was trained for.",
         ),
     ] = None,
-    sigma: given.Sigma = None,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
+    sigma: options.Sigma = None,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
     net: Annotated[
         Path | None,
         typer.Option(help="A trained network; one is trained for these images if left out."),
@@ -238,54 +237,50 @@ def map_(
             help="Train for another range of a parameter, such as D_fast=5:100; may be repeated.",
         ),
     ] = None,
-    noise: given.Noise = "rician",
-    b_tolerance: given.Tolerance = 1.0,
+    noise: options.Noise = "rician",
+    b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Cores to read, judge and write with; networks use all."),
     ] = None,
-    overwrite: given.Overwrite = False,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Write parameter maps by a neural network, trained for these images unless one is given.
+    """Write parameter maps by a neural network, trained for these images unless one is options.
 
     The noise of the series is measured first; a network is trained on simulated signals of this
     acquisition at the noise levels found, and kept for the next series like it. What is written is
     as by `labelwise fit`; `outside.nii.gz` says where the network was not trained for the voxel.
     """
-    source, spans = given.sigma_source(sigma), given.ranges(prior or [], "--prior")
-    dial = given.alphas(alpha or [])
+    source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
+    dial = options.alphas(alpha or [])
 
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    with _bar(quiet or as_json) as bar:
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
             settings.model(model or model_of(net)),
             sigma=source,
             out=out,
             mask=mask,
-            noise=given.noise_model(noise),
+            noise=options.noise_model(noise),
             net=net,
             alpha=dial,
             ranges=spans,
             b_tolerance=b_tolerance / 1000,
             threads=threads,
             overwrite=overwrite,
-            cache=given.cache_folder("networks"),
+            cache=options.cache_folder("networks"),
             sources=settings.sources,
             command=context.meta[_COMMAND],
-            progress=bar,
+            progress=progress,
         )
     _show(report, quiet, as_json)
-
-
-def _bar(silent: bool) -> AbstractContextManager[Callable[[str, int, int, str], None]]:
-    return nullcontext(lambda what, done, total, words: None) if silent else progress_bar()
 
 
 def _show(report: Report, quiet: bool, as_json: bool) -> None:
@@ -299,7 +294,7 @@ app.command(
     epilog="Example: `labelwise train --model ivim --bvals dwi.bval --snr 5:60 --out n.safetensors`"
 )(network_commands.train)
 app.command(epilog="Example: `labelwise evaluate net.safetensors --snr 15 --out evaluation`")(
-    network_commands.evaluate
+    evaluation_command.evaluate
 )
 app.command(
     epilog="Example: `labelwise tune n.safetensors --snr 15 --from f=0.1:0.2 --to f=0.25:0.4 --out "
@@ -327,7 +322,7 @@ def models(
             "equation": equation(model),
             "acquisition": list(acquisition_names(model)),
             "needs": [
-                given.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
+                options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
                 for setting in acquisition_names(model)
             ],
             "parameters": [

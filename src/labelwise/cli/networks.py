@@ -1,18 +1,24 @@
-"""The commands that make, judge and pass on networks: `train`, `evaluate`, `export`."""
+"""The commands `train` and `export`."""
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
-from labelwise.cli.tables import progress_bar, show_evaluation, show_training, stderr, stdout
+from labelwise.cli import options
+from labelwise.cli.tables import progress_bar, show_training, stderr, stdout
 from labelwise.types import InputError
+
+if TYPE_CHECKING:
+    from labelwise.networks.network import Network
+    from labelwise.networks.plan import TrainingPlan
+    from labelwise.types import Progress
 
 
 class RecipeName(StrEnum):
@@ -52,11 +58,11 @@ class Format(StrEnum):
 
 def train(
     out: Annotated[Path, typer.Option(help="The network's .safetensors file.")],
-    model: given.ModelName,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
+    model: options.ModelName,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
     snr: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +84,7 @@ def train(
             "mix:0.5 (half mle, half gt), or dial: mle and gt, to be blended when used."
         ),
     ] = "dial",
-    noise: given.Noise = "rician",
+    noise: options.Noise = "rician",
     prior: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,7 +129,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a network of this name.")
     ] = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a network for an acquisition and a noise level, taught the label of your choice.
 
@@ -135,20 +141,19 @@ def train(
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
-    from labelwise.cli.jobs import train_file
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
 
-    given.keep_compiled_programs()
-    made = given.Acquisition.read(bvals, te, ti, acquisition).model(model)
-    simulated = given.noise_model(noise)
+    options.keep_compiled_programs()
+    made = options.Acquisition.read(bvals, te, ti, acquisition).model(model)
+    simulated = options.noise_model(noise)
     if "paper" in prior:
         if len(prior) > 1:
             raise InputError("--prior paper: is for all parameters; give it alone")
         ranges = Uniform.paper()
     else:
-        ranges = Uniform.typical(made, **given.ranges(prior, "--prior"))
+        ranges = Uniform.typical(made, **options.ranges(prior, "--prior"))
     known = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
     if recipe is RecipeName.FAST and isinstance(level, tuple):
         known = Recipe.every_level
@@ -172,15 +177,15 @@ def train(
         on_bound=on_bound.value,
         weights=_weights(weight or [], [p.name for p in made.parameters], ranges.ranges),
     )
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
+    with progress_bar(quiet) as progress:
         try:
-            network, seconds = train_file(
+            network, seconds = _train_to_file(
                 plan,
                 out,
-                cache=given.cache_folder("labels"),
+                cache=options.cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,
-                progress=bar,
+                progress=progress,
             )
         except KeyboardInterrupt:
             stderr().print(f"labelwise: stopped; the same command with --resume goes on ({out})")
@@ -189,60 +194,33 @@ def train(
         show_training(network, out, seconds)
 
 
-def evaluate(
-    context: typer.Context,
-    nets: Annotated[
-        list[Path], typer.Argument(metavar="NET...", help="Networks for one acquisition.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
-    model: Annotated[
-        str | None, typer.Option(help="Your own model, FILE.py:Class, if they are for one.")
-    ] = None,
-    snr: Annotated[
-        float | None,
-        typer.Option(help="Signal over noise; what the first network was trained for if left out."),
-    ] = None,
-    points: Annotated[
-        int | None, typer.Option(min=2, help="Values of each parameter; 10 if that is feasible.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="Noisy signals at each point.")] = 100,
-    mle: Annotated[
-        bool, typer.Option("--mle/--no-mle", help="Whether maximum likelihood is shown beside.")
-    ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an evaluation that is in OUT already.")
-    ] = False,
-    quiet: given.Quiet = False,
-) -> None:
-    """Bias, scatter, RMSE and information of networks over a grid of true parameters.
+def _train_to_file(
+    plan: TrainingPlan,
+    path: Path,
+    *,
+    cache: Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> tuple[Network, float]:
+    """Train the networks of a plan and save them; return them and the seconds it took."""
+    from labelwise.io.files import refuse_existing
+    from labelwise.networks.train import joined, train_networks
 
-    Everything is measured against the ground truth, whatever the networks were taught. Writes
-    `evaluation.nc` (NetCDF), `curves.png` and `evaluation.json`.
-    """
-    if snr is not None and not 0 < snr < float("inf"):
-        raise InputError(f"--snr {snr:g}: expected a positive number")
-
-    from labelwise.cli.jobs import evaluate_files
-    from labelwise.models.find import find_model
-
-    given.keep_compiled_programs()
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
-        found = evaluate_files(
-            nets,
-            out,
-            model=find_model(model) if model else None,
-            snr=snr,
-            points=points,
-            repeats=repeats,
-            reference=mle,
-            seed=seed,
-            overwrite=overwrite,
-            command=context.meta["labelwise.command"],
-            progress=bar,
+    refuse_existing(path, overwrite)
+    if len(plan.labels) > 1 and plan.recipe.loss != "squared":
+        warnings.warn(
+            f"loss {plan.recipe.loss}: the blend is the network of the mixed label for squared "
+            "errors only",
+            stacklevel=2,
         )
-    if not quiet:
-        show_evaluation(found)
+    begin = time.perf_counter()
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    network = joined(
+        train_networks(plan, cache=cache, checkpoint=checkpoint, resume=resume, progress=progress)
+    )
+    network.save(path)
+    return network, time.perf_counter() - begin
 
 
 def export(
@@ -262,7 +240,7 @@ def export(
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
-    network, dial = load(net), given.alphas(alpha or [])
+    network, dial = load(net), options.alphas(alpha or [])
     refuse_existing(out, overwrite)
     if dial is not None:
         if not network.is_blend:
@@ -270,10 +248,6 @@ def export(
         network = network.with_alpha(dial)
     export_onnx(network, out)
     stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)", markup=False)
-
-
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass
 
 
 def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:

@@ -5,7 +5,9 @@ What is slow to import is imported where it is used: `labelwise --help` must ans
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -183,6 +185,21 @@ def sigma_source(text: str | None) -> Any:
     if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
         return Path(text)
     raise InputError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
+
+
+def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:
+    """The noise level of an SNR; without one, the level of the training or its geometric mean."""
+    levels = trained if isinstance(trained, list) else [trained]
+    low, high = min(levels), max(levels)
+    if snr is None:
+        return math.sqrt(low * high)
+    if not low / 1.05 <= 1 / snr <= 1.05 * high:
+        warnings.warn(
+            f"SNR {snr:g} is not what {path.name} was trained for "
+            f"({' to '.join(f'{1 / each:.3g}' for each in reversed(levels))})",
+            stacklevel=3,
+        )
+    return 1 / snr
 
 
 def ranges(texts: Sequence[str], option: str) -> dict[str, tuple[float, float]]:

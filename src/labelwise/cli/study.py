@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_study
 from labelwise.types import InputError
 
@@ -58,7 +57,7 @@ def paper(
         typer.Option("--toml", help="Write the study as OUT, a TOML file to change, and stop."),
     ] = False,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Regenerate the paper: its table, figures and claims, on one page, `OUT/report.html`.
 
@@ -84,7 +83,7 @@ def run(
     trainings: Trainings = None,
     seed: Seed = None,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a study of your own: another model, acquisition, noise level or recipe.
 
@@ -101,14 +100,14 @@ def run(
 )
 def invivo(
     context: typer.Context,
-    image: given.Image,
+    image: options.Image,
     out: Out,
-    model: given.ModelName,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
+    model: options.ModelName,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
     sigma: Annotated[
         float | None,
         typer.Option(help="Noise of one channel; from the repeats at b = 0 if left out."),
@@ -125,28 +124,28 @@ def invivo(
             metavar="NAME=LOW:HIGH", help="Train for another range of a parameter; may be repeated."
         ),
     ] = None,
-    noise: given.Noise = "rician",
-    b_tolerance: given.Tolerance = 1.0,
+    noise: options.Noise = "rician",
+    b_tolerance: options.Tolerance = 1.0,
     quick: Quick = False,
     trainings: Trainings = None,
     seed: Seed = None,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Do the paper's in vivo study on a scan of your own that repeats its acquisition.
 
     The estimate from all repeats is the gold standard; every method is held against it on each
     single acquisition, and on simulated signals of this acquisition.
     """
-    spans = given.ranges(prior or [], "--prior")
+    spans = options.ranges(prior or [], "--prior")
     if sigma is not None and not 0 < sigma < float("inf"):
         raise InputError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
 
     from labelwise.models.base import acquisition_names
     from labelwise.study.scan import in_vivo_study, read_scan
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
     made = settings.model(model)
     scan = read_scan(
         image,
@@ -156,7 +155,7 @@ def invivo(
         repeats=repeats,
         tolerance=b_tolerance / 1000,
     )
-    described = in_vivo_study(scan, made, model, given.noise_model(noise), spans)
+    described = in_vivo_study(scan, made, model, options.noise_model(noise), spans)
     described = _changed(described, quick, trainings, seed)
     _run(described, out, context, False, overwrite, quiet, scan)
 
@@ -189,19 +188,15 @@ def _run(
         return
     from labelwise.study.run import run_study
 
-    given.keep_compiled_programs()
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
+    options.keep_compiled_programs()
+    with progress_bar(quiet) as progress:
         result = run_study(
             study,
             out,
             scan=scan,
             command=context.meta["labelwise.command"],
             overwrite=overwrite,
-            progress=bar,
+            progress=progress,
         )
     if not quiet:
         show_study(result)
-
-
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from labelwise import types
 from labelwise.formatting import number, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labelwise.cli.jobs import Evaluation
+    from labelwise.cli.evaluation import Evaluation
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -66,8 +67,11 @@ def sentence(error: Exception) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A bar on stderr that goes away; yields the callback that moves it, a `pipeline.Progress`."""
+def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
+    """A bar on stderr, removed at the end; yields the callback that advances it."""
+    if silent:
+        yield types.no_progress
+        return
     console = stderr()
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
@@ -79,14 +83,14 @@ def progress_bar() -> Iterator[Any]:
     ) as progress:
         tasks = {}
 
-        def tell(what: str, done: int, total: int, words: str = "") -> None:
+        def advance(what: str, done: int, total: int, words: str = "") -> None:
             if what not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, visible=False)
                 tasks[what] = progress.add_task(what, total=total, words=words)
             progress.update(tasks[what], completed=done, total=total, words=words)
 
-        yield tell
+        yield advance
 
 
 def show_report(report: Report) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_tuning
 from labelwise.formatting import in_words, short_name
 from labelwise.types import InputError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labelwise.models import SignalModel
     from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
+    from labelwise.types import Progress
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
 _EXPECTED = (
@@ -101,7 +102,7 @@ def tune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a tuning that is in OUT already.")
     ] = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Find the alpha of each parameter with which a dial serves a task best, without training.
 
@@ -119,9 +120,9 @@ def tune(
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
-    given.keep_compiled_programs()
+    options.keep_compiled_programs()
     network = _blend(net)
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
+    with progress_bar(quiet) as progress:
         found = _tuned(
             network,
             net,
@@ -129,7 +130,7 @@ def tune(
             find_model(model) if model else None,
             snr,
             (points, voxels, seed),
-            bar,
+            progress,
         )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
     _write(out, found, network, record)
@@ -144,11 +145,10 @@ def _tuned(
     model: type[SignalModel] | None,
     snr: float | None,
     numbers: tuple[int, int, int],
-    tell: Any,
+    progress: Progress,
 ) -> Tuning:
     import jax
 
-    from labelwise.cli.jobs import sigma_for
     from labelwise.evaluation.tuning import tune
     from labelwise.models.find import rebuild
 
@@ -158,11 +158,11 @@ def _tuned(
         task,
         rebuild(card.model, model, net),
         network.noise,
-        sigma_for(card.sigma, snr, net),
+        options.sigma_for(card.sigma, snr, net),
         points=points,
         voxels=voxels,
         key=jax.random.key(seed),
-        progress=lambda done, total: tell("tuning", done, total, ""),
+        progress=lambda done, total: progress("tuning", done, total, ""),
     )
 
 
@@ -333,7 +333,3 @@ def _placed(where: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass
