@@ -30,9 +30,9 @@ def test_an_evaluation_holds_every_estimator(folder):
     with xr.open_dataset(folder / "found" / "evaluation.nc", engine="scipy") as dataset:
         assert dataset.estimator.values.tolist() == names
         assert dict(dataset.sizes)["ADC"] == 3
-    said = json.loads((folder / "found" / "evaluation.json").read_text())
-    assert (said["snr"], said["repeats"]) == (20.0, 20)
-    assert said["summary"]["gt"]["ADC"]["slope"] < 0
+    record = json.loads((folder / "found" / "evaluation.json").read_text())
+    assert (record["snr"], record["repeats"]) == (20.0, 20)
+    assert record["summary"]["gt"]["ADC"]["slope"] < 0
     assert (folder / "found" / "curves.png").stat().st_size > 10_000
     assert all(name in result.stdout for name in names)
     assert "found (look at curves.png first)" in result.stdout

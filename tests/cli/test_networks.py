@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 # --- train
 
 
-def test_the_default_is_a_dial_for_the_levels_asked_for():
+def test_the_default_is_a_blend_for_the_given_levels():
     network, words = trained("--snr", "10:40")
     assert network.is_blend
     assert network.ends[0].card.sigma == [1 / 40, 1 / 10]
@@ -39,7 +39,7 @@ def test_the_default_is_a_dial_for_the_levels_asked_for():
         ("mix:0.5", "mix"),
     ],
 )
-def test_every_label_can_be_taught(label, kind):
+def test_every_label_can_be_trained_on(label, kind):
     network, _ = trained("--sigma", "0.05", "--label", label)
     assert not network.is_blend
     assert network.card.label["kind"] == kind
@@ -80,7 +80,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_network(monkeypatch, folder):
     monkeypatch.setattr("labelwise.networks.train.train_networks", interrupted)
     result = run(*TRAIN, "--snr", "20")
     assert result.exit_code == 130
-    assert "the same command with --resume goes on" in result.stderr
+    assert "the same command with --resume continues" in result.stderr
     assert not (folder / "net.safetensors").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_network_is_not_replaced_unasked():
     assert network.card.sigma == 1 / 30
 
 
-def test_a_dial_of_absolute_errors_is_noted():
+def test_a_blend_of_absolute_errors_is_noted():
     result = run(*TRAIN, "--snr", "20", "--loss", "absolute")
     assert "note: loss absolute: the blend is" in result.stderr
 

@@ -1,7 +1,7 @@
-"""The command `labelwise`: options in, one call of a main job, a table out.
+"""The command `labelwise`: parses options, calls one function of the package, prints a table.
 
-Words become objects in `options`. The main jobs are imported inside the commands that do them:
-matplotlib, nibabel and the list of models take longer to import than `labelwise --help` to answer.
+The commands import what they call themselves: matplotlib, nibabel and the models are slow to
+import, and `labelwise --help` does not need them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _COMMAND = "labelwise.command"
 
 
 class _Commands(TyperGroup):
-    """Commands that know how they were called, and end with a sentence when something is wrong."""
+    """Commands that record their command line and turn errors into one sentence."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
@@ -65,7 +65,7 @@ class _Commands(TyperGroup):
         windows_expand_args=True,
         **extra,
     ):
-        """Run the command line; typer itself ends with a status for what it knows."""
+        """Run the command line; typer handles usage errors itself."""
 
         def run():
             rest = (complete_var, standalone_mode, windows_expand_args)
@@ -85,16 +85,16 @@ class _Commands(TyperGroup):
 
 
 def _bug(error: Exception, command: str) -> str:
-    """What is said of an error that nobody foresaw, whose traceback is saved for a report."""
-    said = f"a bug in labelwise ({type(error).__name__}: {sentence(error)}); please report it"
+    """The message for an unexpected error, whose traceback is saved to a file."""
+    message = f"a bug in labelwise ({type(error).__name__}: {sentence(error)}); please report it"
     text = f"{command}\nlabelwise {version('labelwise')}\n\n{traceback.format_exc()}"
     try:
         handle, path = tempfile.mkstemp(prefix="labelwise-traceback-", suffix=".txt")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError:
-        return f"{said}; its traceback could not be saved, LABELWISE_DEBUG=1 shows it"
-    return f"{said}; the traceback is in {path}, and LABELWISE_DEBUG=1 shows it at once"
+        return f"{message}; its traceback could not be saved, LABELWISE_DEBUG=1 shows it"
+    return f"{message}; the traceback is in {path}, and LABELWISE_DEBUG=1 prints it"
 
 
 app = typer.Typer(
@@ -104,7 +104,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
-    epilog="Example: `labelwise demo OUT` writes a phantom, maps it, and compares with the truth.",
+    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps.",
 )
 
 
@@ -148,26 +148,27 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW:HIGH",
-            help="Other bounds for a parameter, such as D_fast=2:100; may be repeated.",
+            help="Change the bounds of a parameter: D_fast=2:100. May be repeated.",
         ),
     ] = None,
     average: Annotated[
         options.AverageName | None,
-        typer.Option(help="Fit the average of volumes with equal settings, such as directions."),
+        typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
     ] = None,
     b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
-        int, typer.Option(min=1, help="Give a voxel up after so many iterations.")
+        int, typer.Option(min=1, help="Iterations after which a voxel fails.")
     ] = 200,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit a signal model to every voxel of a series and write parameter maps.
+    """Fit a signal model to every voxel by maximum likelihood and write parameter maps.
 
-    Each parameter gets a map and a map of its standard error. `status.nii.gz` says what became of
-    each voxel; voxels without a value are NaN. `maps.png` shows it all, `run.json` records it.
+    Each parameter gets a map and a map of its standard error. `status.nii.gz` holds the outcome of
+    the fit in each voxel; failed voxels are NaN. `maps.png` is an overview, `run.json` the record
+    of the run.
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
@@ -208,8 +209,8 @@ def map_(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A name from `labelwise models`, or your own: FILE.py:Class. Left out: what the "
-            "network of --net was trained for.",
+            help="A name from `labelwise models`, or FILE.py:Class for your own. Default: that of "
+            "the network given by --net.",
         ),
     ] = None,
     sigma: options.Sigma = None,
@@ -220,41 +221,42 @@ def map_(
     mask: options.Mask = None,
     net: Annotated[
         Path | None,
-        typer.Option(help="A trained network; one is trained for these images if left out."),
+        typer.Option(help="A trained network. Default: train one for these images."),
     ] = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ALPHA | NAME=ALPHA",
-            help="From 0 (least scatter, biased towards the middle of the ranges) to 1 (least "
-            "bias, the default); for one parameter, D_fast=0.3, which may be repeated.",
+            help="Bias-variance trade-off, from 0 (least variance, biased towards the middle of "
+            "the prior) to 1 (least bias, the default). For one parameter: D_fast=0.3; may be "
+            "repeated.",
         ),
     ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW:HIGH",
-            help="Train for another range of a parameter, such as D_fast=5:100; may be repeated.",
+            help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
     noise: options.Noise = "rician",
     b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Cores to read, judge and write with; networks use all."),
+        typer.Option(min=1, help="Cores for reading and writing; the network uses all."),
     ] = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write parameter maps by a neural network, trained for these images unless one is options.
+    """Write parameter maps by a neural network; without --net, one is trained for these images.
 
-    The noise of the series is measured first; a network is trained on simulated signals of this
-    acquisition at the noise levels found, and kept for the next series like it. What is written is
-    as by `labelwise fit`; `outside.nii.gz` says where the network was not trained for the voxel.
+    The network is trained on simulated signals of this acquisition, at the noise levels of the
+    series, and cached for similar series. The maps are those of `labelwise fit`, without on_bound
+    and iterations; `outside.nii.gz` marks voxels outside the training range.
     """
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
-    dial = options.alphas(alpha or [])
+    alphas = options.alphas(alpha or [])
 
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
@@ -270,7 +272,7 @@ def map_(
             mask=mask,
             noise=options.noise_model(noise),
             net=net,
-            alpha=dial,
+            alpha=alphas,
             ranges=spans,
             b_tolerance=b_tolerance / 1000,
             threads=threads,
@@ -310,9 +312,9 @@ app.add_typer(study_commands.study, name="study")
 
 @app.command(epilog="Example: `labelwise models`")
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the signal models: what they need, what they estimate, in which unit and bounds."""
+    """List the signal models: required settings, parameters, units and bounds."""
     from labelwise.mapping.request import equation
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
@@ -351,15 +353,15 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")
     ] = False,
 ) -> None:
-    """Write a digital phantom, map it by a fit and by a network, and compare with the truth."""
+    """Write a digital phantom, map it by fit and network, and compare with the true maps."""
     from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
     console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")
-    for words, arguments in zip(("Now", "And by a network"), phantom.arguments, strict=True):
+    for title, arguments in zip(("By a fit", "By a network"), phantom.arguments, strict=True):
         arguments = [*arguments, *(["--overwrite"] if overwrite else [])]
-        console.print(f"\n{words}:\n")
+        console.print(f"\n{title}:\n")
         console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
         code = app(arguments, prog_name="labelwise", standalone_mode=False)
         if code:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the report; made if missing.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="A first look in under a minute, with fewer of everything.")
+    bool, typer.Option("--quick", help="A first look in under a minute, with small training sets.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the report of another study in OUT.")
 ]
 Trainings = Annotated[
     int | None,
-    typer.Option(min=1, help="Train everything so often: the luck of one training is an error."),
+    typer.Option(min=1, help="Repeat every training, to include its variability."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -45,24 +45,25 @@ def paper(
         typer.Option("--s0-fixed", help="Test at S0 = 1 only, as the published code does."),
     ] = False,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Networks of 150 nodes a layer too (section 3.2).")
+        bool,
+        typer.Option("--wide", help="Also train networks of width 150 (section 3.2)."),
     ] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Networks of 10 hidden layers too (section 3.2).")
+        bool, typer.Option("--deep", help="Also train networks of depth 10 (section 3.2).")
     ] = False,
     trainings: Trainings = None,
     seed: Seed = None,
     toml: Annotated[
         bool,
-        typer.Option("--toml", help="Write the study as OUT, a TOML file to change, and stop."),
+        typer.Option("--toml", help="Only write the settings to OUT, a TOML file to edit."),
     ] = False,
     overwrite: Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Regenerate the paper: its table, figures and claims, on one page, `OUT/report.html`.
 
-    Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan cannot be had: a simulated
-    pelvis takes its place. An interrupted study goes on where it stopped.
+    Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan is not public; a simulated
+    pelvis replaces it. The same command continues an interrupted study.
     """
     from labelwise.study.config import paper as published
 
@@ -77,7 +78,7 @@ def paper(
 @study.command(epilog="Example: `labelwise study run my.toml OUT`")
 def run(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What is to be done.")],
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The settings of the study.")],
     out: Out,
     quick: Quick = False,
     trainings: Trainings = None,
@@ -85,9 +86,9 @@ def run(
     overwrite: Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run a study of your own: another model, acquisition, noise level or recipe.
+    """Run your own study: another model, acquisition, noise level or recipe.
 
-    `labelwise study paper --toml my.toml` writes the paper's, to change a few lines of.
+    Start from the settings of the paper: `labelwise study paper my.toml --toml`.
     """
     from labelwise.study.config import read_study
 
@@ -110,18 +111,18 @@ def invivo(
     mask: options.Mask = None,
     sigma: Annotated[
         float | None,
-        typer.Option(help="Noise of one channel; from the repeats at b = 0 if left out."),
+        typer.Option(help="Noise of one channel. Default: from the repeats at b = 0."),
     ] = None,
     repeats: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Single acquisitions in the series; result from its settings if left out."
+            min=2, help="Repeats of the acquisition in the series. Default: from its settings."
         ),
     ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=LOW:HIGH", help="Train for another range of a parameter; may be repeated."
+            metavar="NAME=LOW:HIGH", help="Training range of a parameter. May be repeated."
         ),
     ] = None,
     noise: options.Noise = "rician",
@@ -132,10 +133,10 @@ def invivo(
     overwrite: Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Do the paper's in vivo study on a scan of your own that repeats its acquisition.
+    """Repeat the paper's in vivo study on your own scan with repeated acquisitions.
 
-    The estimate from all repeats is the gold standard; every method is held against it on each
-    single acquisition, and on simulated signals of this acquisition.
+    The estimate from all repeats is the gold standard. Every method is compared with it on each
+    single acquisition, and evaluated on simulated signals of this acquisition.
     """
     spans = options.ranges(prior or [], "--prior")
     if sigma is not None and not 0 < sigma < float("inf"):
