@@ -47,7 +47,7 @@ def test_a_bug_shows_its_traceback_at_once_if_asked(monkeypatch):
     assert isinstance(result.exception, TypeError)
 
 
-def test_a_bug_is_said_where_no_traceback_can_be_saved(monkeypatch):
+def test_a_bug_is_reported_where_no_traceback_can_be_saved(monkeypatch):
     monkeypatch.setattr(find, "available_models", broken(TypeError("unsupported operand")))
 
     def full(*args, **kwargs):

@@ -225,7 +225,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(scan, damage, words):
         (("--model", "acd"), "did you mean 'adc'?"),
         (("--model", "mine.py:Mine"), "mine.py: no such file"),
         (("--model", "t2"), "model t2: needs te for each volume; give --te or an --acquisition"),
-        (("--te", "10,20"), "model adc: has no use for --te; it needs b only"),
+        (("--te", "10,20"), "model adc: does not use --te; it needs b only"),
         (("--te", "ten,twenty"), "te: expected times in ms"),
         (("--acquisition", "table.txt"), "expected a .json or .tsv table"),
         (("--out", "dwi.bval"), "the output must be a folder"),

@@ -1,22 +1,13 @@
-"""`labelwise train`, `evaluate` and `export`, as a person types them."""
-
-import json
+"""`labelwise train` and `export`, as a person types them."""
 
 import pytest
-import xarray as xr
-from typer.testing import CliRunner
 
-from labelwise.cli import jobs
-from labelwise.cli.main import app
-from labelwise.networks.network import load
-
-SMALL = ("--signals", "2000", "--epochs", "2", "--restarts", "1")
-TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--out", "net.safetensors", *SMALL)
+from commands import TRAIN, complaint, run, trained
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """We work in a folder with b-values, without a cache and in a terminal of ordinary width."""
+    """A folder with b-values, no cache, and a terminal of ordinary width."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABELWISE_CACHE", "off")
     monkeypatch.setenv("COLUMNS", "100")
@@ -24,26 +15,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def trained(*options, name="net"):
-    result = run(*TRAIN, *options, "--out", f"{name}.safetensors")
-    assert result.exit_code == 0, result.stderr
-    return load(f"{name}.safetensors"), result.stdout
-
-
-def complaint(*arguments):
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    return result.stderr
-
-
 # --- train
 
 
-def test_the_default_is_a_dial_for_the_levels_asked_for():
+def test_the_default_is_a_blend_for_the_given_levels():
     network, words = trained("--snr", "10:40")
     assert network.is_blend
     assert network.ends[0].card.sigma == [1 / 40, 1 / 10]
@@ -64,14 +39,14 @@ def test_the_default_is_a_dial_for_the_levels_asked_for():
         ("mix:0.5", "mix"),
     ],
 )
-def test_every_label_can_be_taught(label, kind):
+def test_every_label_can_be_trained_on(label, kind):
     network, _ = trained("--sigma", "0.05", "--label", label)
     assert not network.is_blend
     assert network.card.label["kind"] == kind
     assert network.card.sigma == 0.05
 
 
-def test_the_options_reach_the_lesson():
+def test_the_options_reach_the_training_plan():
     network, _ = trained(
         *("--snr", "20", "--label", "gt", "--width", "7", "--depth", "2", "--activation", "tanh"),
         *("--loss", "huber", "--on-bound", "keep", "--seed", "5", "--absolute"),
@@ -102,10 +77,10 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_network(monkeypatch, folder):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "train_networks", interrupted)
+    monkeypatch.setattr("labelwise.networks.train.train_networks", interrupted)
     result = run(*TRAIN, "--snr", "20")
     assert result.exit_code == 130
-    assert "the same command with --resume goes on" in result.stderr
+    assert "the same command with --resume continues" in result.stderr
     assert not (folder / "net.safetensors").exists()
 
 
@@ -140,60 +115,9 @@ def test_a_network_is_not_replaced_unasked():
     assert network.card.sigma == 1 / 30
 
 
-def test_a_dial_of_absolute_errors_is_noted():
+def test_a_blend_of_absolute_errors_is_noted():
     result = run(*TRAIN, "--snr", "20", "--loss", "absolute")
     assert "note: loss absolute: the blend is" in result.stderr
-
-
-# --- evaluate
-
-
-def test_an_evaluation_holds_every_estimator(folder):
-    trained("--snr", "10:40")
-    trained("--snr", "20", "--label", "gt", name="gt")
-    result = run(
-        *("evaluate", "net.safetensors", "gt.safetensors", "--snr", "20", "--out", "found"),
-        *("--points", "3", "--repeats", "20"),
-    )
-    assert result.exit_code == 0, result.stderr
-    names = ["net, alpha 1", "net, alpha 0.5", "net, alpha 0", "gt", "maximum likelihood"]
-    with xr.open_dataset(folder / "found" / "evaluation.nc", engine="scipy") as dataset:
-        assert dataset.estimator.values.tolist() == names
-        assert dict(dataset.sizes)["ADC"] == 3
-    said = json.loads((folder / "found" / "evaluation.json").read_text())
-    assert (said["snr"], said["repeats"]) == (20.0, 20)
-    assert said["summary"]["gt"]["ADC"]["slope"] < 0
-    assert (folder / "found" / "curves.png").stat().st_size > 10_000
-    assert all(name in result.stdout for name in names)
-    assert "found (look at curves.png first)" in result.stdout
-    arguments = ("evaluate", "gt.safetensors", "--out", "found")
-    assert "evaluation.nc: is there already" in complaint(*arguments)
-
-
-def test_networks_that_cannot_be_compared_are_refused(folder):
-    trained("--snr", "20", "--label", "gt", name="a")
-    trained("--snr", "20", "--label", "gt", "--noise", "gaussian", name="b")
-    evaluation = ("--out", "found", "--points", "3", "--repeats", "20")
-    both = complaint("evaluate", "a.safetensors", "b.safetensors", *evaluation)
-    assert "was trained for the noise Gaussian" in both
-    assert "given twice" in complaint("evaluate", "a.safetensors", "a.safetensors", *evaluation)
-    assert "no such network" in complaint("evaluate", "c.safetensors", *evaluation)
-    assert "expected a positive number" in complaint(
-        "evaluate", "a.safetensors", *evaluation, "--snr", "-1"
-    )
-    assert not (folder / "found").exists()
-
-
-def test_another_prior_or_level_is_noted():
-    trained("--snr", "20", "--label", "gt", name="a")
-    trained("--snr", "20", "--label", "gt", "--prior", "ADC=0.5:1", name="b")
-    result = run(
-        *("evaluate", "a.safetensors", "b.safetensors", "--snr", "50", "--out", "found"),
-        *("--points", "3", "--repeats", "20", "--no-mle"),
-    )
-    assert result.exit_code == 0, result.stderr
-    assert "note: b.safetensors was trained for another prior" in result.stderr
-    assert "note: SNR 50 is not what a.safetensors was trained for (20)" in result.stderr
 
 
 # --- export

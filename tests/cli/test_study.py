@@ -84,7 +84,7 @@ def test_a_t2_study(folder):
     page = (folder / "out" / "report.html").read_text(encoding="utf-8")
     assert "T2 of muscle" in page
     again = run("study", "run", "t2.toml", "out")
-    assert "stages kept from an earlier run" in again.stdout
+    assert "stages reused from an earlier run" in again.stdout
 
 
 def test_a_black_box_from_a_file_of_ones_own(folder):

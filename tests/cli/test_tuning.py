@@ -48,7 +48,7 @@ def complaint(*arguments):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A dial, trained once, and one of its networks."""
+    """A blend, trained once, and one of its networks."""
     folder = tmp_path_factory.mktemp("networks")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -62,7 +62,7 @@ def networks(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def folder(networks, tmp_path, monkeypatch):
-    """We work in a folder with both, without a cache and in a terminal of ordinary width."""
+    """A folder with both, no cache, and a terminal of ordinary width."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABELWISE_CACHE", "off")
     monkeypatch.setenv("COLUMNS", "80")
@@ -84,14 +84,19 @@ def test_two_tissues_in_a_file_are_told_apart(folder):
     assert sorted(path.name for path in (folder / "tuned").iterdir()) == FILES
     assert (folder / "tuned" / "tune.png").stat().st_size > 10_000
     assert (folder / "tuned" / "tune.pdf").read_bytes().startswith(b"%PDF")
-    said = record(folder)
-    assert (said["measure"], said["snr"], said["voxels"], said["seed"]) == ("AUC", 20.0, 500, 0)
-    assert said["task"]["from"] == {"name": "healthy", "parts": {"S0": 1.0, "ADC": [0.6, 1.2]}}
-    assert said["task"]["to"]["parts"] == {"S0": 1.0, "ADC": {"mean": 1.4, "std": 0.2}}
-    assert len(said["parameters"]["ADC"]["curve"]["value"]) == 21
-    assert min(said["discriminant"]["value"]) > 0.7
-    assert "Telling apart: healthy | tumour" in words
-    assert "S0: the same in both, so alpha stays at 1" in words
+    content = record(folder)
+    assert (content["measure"], content["snr"], content["voxels"], content["seed"]) == (
+        "AUC",
+        20.0,
+        500,
+        0,
+    )
+    assert content["task"]["from"] == {"name": "healthy", "parts": {"S0": 1.0, "ADC": [0.6, 1.2]}}
+    assert content["task"]["to"]["parts"] == {"S0": 1.0, "ADC": {"mean": 1.4, "std": 0.2}}
+    assert len(content["parameters"]["ADC"]["curve"]["value"]) == 21
+    assert min(content["discriminant"]["value"]) > 0.7
+    assert "Detection: healthy | tumour" in words
+    assert "S0: the same in both tissues, so alpha stays at 1" in words
     assert "…" not in words
 
 
@@ -131,12 +136,12 @@ def test_the_snr_asked_for_goes_before_that_of_the_file(folder):
 )
 def test_parameters_are_estimated_with_the_least_error(folder, names, tuned_for):
     words = tuned(*names).stdout
-    said = record(folder)
-    assert (said["measure"], list(said["alphas"])) == ("RMSE", tuned_for)
-    assert said["snr"] == pytest.approx(15)  # what it was trained for
-    assert said["task"]["tissue"]["parts"]["ADC"] == [0.2, 3.0]
+    content = record(folder)
+    assert (content["measure"], list(content["alphas"])) == ("RMSE", tuned_for)
+    assert content["snr"] == pytest.approx(15)  # what it was trained for
+    assert content["task"]["tissue"]["parts"]["ADC"] == [0.2, 3.0]
     assert "RMSE over all that it was trained for" in words
-    assert "discriminant" not in said
+    assert "discriminant" not in content
 
 
 def test_the_error_may_be_that_over_a_tissue(folder):
@@ -149,7 +154,7 @@ def test_the_error_may_be_that_over_a_tissue(folder):
 
 def test_a_flat_curve_is_called_flat():
     words = tuned("--from", "ADC=1", "--to", "ADC=1.0001").stdout
-    assert "ADC: alpha makes no difference that could be told." in words
+    assert "ADC: alpha makes no significant difference." in words
     assert " any " in words
 
 

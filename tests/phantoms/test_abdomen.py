@@ -68,7 +68,7 @@ def test_the_demo_finds_the_truth(tmp_path, monkeypatch):
         command = shlex.join(["labelwise", *arguments])
         assert command in result.stdout.splitlines()
         assert json.loads((folder / "run.json").read_text())["command"] == command
-    assert "trained now in" in result.stdout
+    assert "trained in" in result.stdout
     assert all(len(line) <= 100 for line in result.stdout.splitlines() if str(out) not in line)
     rows = {(row.tissue, row.parameter.name): row for row in compare(phantom)}
     assert len(rows) == 4 * len(TISSUES)

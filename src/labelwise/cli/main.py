@@ -1,7 +1,7 @@
-"""The command `labelwise`: options in, one call of a main job, a table out.
+"""The command `labelwise`: parses options, calls one function of the package, prints a table.
 
-Words become objects in `options`. The main jobs are imported inside the commands that do them:
-matplotlib, nibabel and the list of models take longer to import than `labelwise --help` to answer.
+The commands import what they call themselves: matplotlib, nibabel and the models are slow to
+import, and `labelwise --help` does not need them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli import study as study_commands
 from labelwise.cli import tuning as tune_command
 from labelwise.cli.tables import (
@@ -45,7 +44,7 @@ _COMMAND = "labelwise.command"
 
 
 class _Commands(TyperGroup):
-    """Commands that know how they were called, and end with a sentence when something is wrong."""
+    """Commands that record their command line and turn errors into one sentence."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
@@ -66,7 +65,7 @@ class _Commands(TyperGroup):
         windows_expand_args=True,
         **extra,
     ):
-        """Run the command line; typer itself ends with a status for what it knows."""
+        """Run the command line; typer handles usage errors itself."""
 
         def run():
             rest = (complete_var, standalone_mode, windows_expand_args)
@@ -86,16 +85,16 @@ class _Commands(TyperGroup):
 
 
 def _bug(error: Exception, command: str) -> str:
-    """What is said of an error that nobody foresaw, whose traceback is saved for a report."""
-    said = f"a bug in labelwise ({type(error).__name__}: {sentence(error)}); please report it"
+    """The message for an unexpected error, whose traceback is saved to a file."""
+    message = f"a bug in labelwise ({type(error).__name__}: {sentence(error)}); please report it"
     text = f"{command}\nlabelwise {version('labelwise')}\n\n{traceback.format_exc()}"
     try:
         handle, path = tempfile.mkstemp(prefix="labelwise-traceback-", suffix=".txt")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError:
-        return f"{said}; its traceback could not be saved, LABELWISE_DEBUG=1 shows it"
-    return f"{said}; the traceback is in {path}, and LABELWISE_DEBUG=1 shows it at once"
+        return f"{message}; its traceback could not be saved, LABELWISE_DEBUG=1 shows it"
+    return f"{message}; the traceback is in {path}, and LABELWISE_DEBUG=1 prints it"
 
 
 app = typer.Typer(
@@ -105,7 +104,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
-    epilog="Example: `labelwise demo OUT` writes a phantom, maps it, and compares with the truth.",
+    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps.",
 )
 
 
@@ -135,55 +134,56 @@ def _options(
 )
 def fit(
     context: typer.Context,
-    image: given.Image,
-    out: given.Out,
-    model: given.ModelName,
-    sigma: given.Sigma = None,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
-    noise: given.Noise = "rician",
+    image: options.Image,
+    out: options.Out,
+    model: options.ModelName,
+    sigma: options.Sigma = None,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
+    noise: options.Noise = "rician",
     bounds: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW:HIGH",
-            help="Other bounds for a parameter, such as D_fast=2:100; may be repeated.",
+            help="Change the bounds of a parameter: D_fast=2:100. May be repeated.",
         ),
     ] = None,
     average: Annotated[
-        given.AverageName | None,
-        typer.Option(help="Fit the average of volumes with equal settings, such as directions."),
+        options.AverageName | None,
+        typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
     ] = None,
-    b_tolerance: given.Tolerance = 1.0,
+    b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
-        int, typer.Option(min=1, help="Give a voxel up after so many iterations.")
+        int, typer.Option(min=1, help="Iterations after which a voxel fails.")
     ] = 200,
-    threads: given.Threads = None,
-    overwrite: given.Overwrite = False,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Fit a signal model to every voxel of a series and write parameter maps.
+    """Fit a signal model to every voxel by maximum likelihood and write parameter maps.
 
-    Each parameter gets a map and a map of its standard error. `status.nii.gz` says what became of
-    each voxel; voxels without a value are NaN. `maps.png` shows it all, `run.json` records it.
+    Each parameter gets a map and a map of its standard error. `status.nii.gz` holds the outcome of
+    the fit in each voxel; failed voxels are NaN. `maps.png` is an overview, `run.json` the record
+    of the run.
     """
-    source, limits = given.sigma_source(sigma), given.ranges(bounds or [], "--bounds")
+    source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
     from labelwise.mapping.images import fit_image
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    with _bar(quiet or as_json) as bar:
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
             settings.model(model),
             sigma=source,
             out=out,
             mask=mask,
-            noise=given.noise_model(noise),
+            noise=options.noise_model(noise),
             bounds=limits,
             average=average.value if average else None,
             b_tolerance=b_tolerance / 1000,
@@ -192,7 +192,7 @@ def fit(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
-            progress=bar,
+            progress=progress,
         )
     _show(report, quiet, as_json)
 
@@ -204,88 +204,85 @@ def fit(
 )
 def map_(
     context: typer.Context,
-    image: given.Image,
-    out: given.Out,
+    image: options.Image,
+    out: options.Out,
     model: Annotated[
         str | None,
         typer.Option(
-            help="A name from `labelwise models`, or your own: FILE.py:Class. Left out: what the "
-            "network of --net was trained for.",
+            help="A name from `labelwise models`, or FILE.py:Class for your own. Default: that of "
+            "the network given by --net.",
         ),
     ] = None,
-    sigma: given.Sigma = None,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
+    sigma: options.Sigma = None,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
     net: Annotated[
         Path | None,
-        typer.Option(help="A trained network; one is trained for these images if left out."),
+        typer.Option(help="A trained network. Default: train one for these images."),
     ] = None,
     alpha: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ALPHA | NAME=ALPHA",
-            help="From 0 (least scatter, biased towards the middle of the ranges) to 1 (least "
-            "bias, the default); for one parameter, D_fast=0.3, which may be repeated.",
+            help="Bias-variance trade-off, from 0 (least variance, biased towards the middle of "
+            "the prior) to 1 (least bias, the default). For one parameter: D_fast=0.3; may be "
+            "repeated.",
         ),
     ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW:HIGH",
-            help="Train for another range of a parameter, such as D_fast=5:100; may be repeated.",
+            help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
-    noise: given.Noise = "rician",
-    b_tolerance: given.Tolerance = 1.0,
+    noise: options.Noise = "rician",
+    b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Cores to read, judge and write with; networks use all."),
+        typer.Option(min=1, help="Cores for reading and writing; the network uses all."),
     ] = None,
-    overwrite: given.Overwrite = False,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Write parameter maps by a neural network, trained for these images unless one is given.
+    """Write parameter maps by a neural network; without --net, one is trained for these images.
 
-    The noise of the series is measured first; a network is trained on simulated signals of this
-    acquisition at the noise levels found, and kept for the next series like it. What is written is
-    as by `labelwise fit`; `outside.nii.gz` says where the network was not trained for the voxel.
+    The network is trained on simulated signals of this acquisition, at the noise levels of the
+    series, and cached for similar series. The maps are those of `labelwise fit`, without on_bound
+    and iterations; `outside.nii.gz` marks voxels outside the training range.
     """
-    source, spans = given.sigma_source(sigma), given.ranges(prior or [], "--prior")
-    dial = given.alphas(alpha or [])
+    source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
+    alphas = options.alphas(alpha or [])
 
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
-    with _bar(quiet or as_json) as bar:
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
             settings.model(model or model_of(net)),
             sigma=source,
             out=out,
             mask=mask,
-            noise=given.noise_model(noise),
+            noise=options.noise_model(noise),
             net=net,
-            alpha=dial,
+            alpha=alphas,
             ranges=spans,
             b_tolerance=b_tolerance / 1000,
             threads=threads,
             overwrite=overwrite,
-            cache=given.cache_folder("networks"),
+            cache=options.cache_folder("networks"),
             sources=settings.sources,
             command=context.meta[_COMMAND],
-            progress=bar,
+            progress=progress,
         )
     _show(report, quiet, as_json)
-
-
-def _bar(silent: bool) -> AbstractContextManager[Callable[[str, int, int, str], None]]:
-    return nullcontext(lambda what, done, total, words: None) if silent else progress_bar()
 
 
 def _show(report: Report, quiet: bool, as_json: bool) -> None:
@@ -299,7 +296,7 @@ app.command(
     epilog="Example: `labelwise train --model ivim --bvals dwi.bval --snr 5:60 --out n.safetensors`"
 )(network_commands.train)
 app.command(epilog="Example: `labelwise evaluate net.safetensors --snr 15 --out evaluation`")(
-    network_commands.evaluate
+    evaluation_command.evaluate
 )
 app.command(
     epilog="Example: `labelwise tune n.safetensors --snr 15 --from f=0.1:0.2 --to f=0.25:0.4 --out "
@@ -315,9 +312,9 @@ app.add_typer(study_commands.study, name="study")
 
 @app.command(epilog="Example: `labelwise models`")
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the signal models: what they need, what they estimate, in which unit and bounds."""
+    """List the signal models: required settings, parameters, units and bounds."""
     from labelwise.mapping.request import equation
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
@@ -327,7 +324,7 @@ def models(
             "equation": equation(model),
             "acquisition": list(acquisition_names(model)),
             "needs": [
-                given.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
+                options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
                 for setting in acquisition_names(model)
             ],
             "parameters": [
@@ -356,15 +353,15 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")
     ] = False,
 ) -> None:
-    """Write a digital phantom, map it by a fit and by a network, and compare with the truth."""
+    """Write a digital phantom, map it by fit and network, and compare with the true maps."""
     from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
     console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")
-    for words, arguments in zip(("Now", "And by a network"), phantom.arguments, strict=True):
+    for title, arguments in zip(("By a fit", "By a network"), phantom.arguments, strict=True):
         arguments = [*arguments, *(["--overwrite"] if overwrite else [])]
-        console.print(f"\n{words}:\n")
+        console.print(f"\n{title}:\n")
         console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
         code = app(arguments, prog_name="labelwise", standalone_mode=False)
         if code:

@@ -1,29 +1,35 @@
-"""The commands that make, judge and pass on networks: `train`, `evaluate`, `export`."""
+"""The commands `train` and `export`."""
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
-from labelwise.cli.tables import progress_bar, show_evaluation, show_training, stderr, stdout
+from labelwise.cli import options
+from labelwise.cli.tables import progress_bar, show_training, stderr, stdout
 from labelwise.types import InputError
+
+if TYPE_CHECKING:
+    from labelwise.networks.network import Network
+    from labelwise.networks.plan import TrainingPlan
+    from labelwise.types import Progress
 
 
 class RecipeName(StrEnum):
-    """How to train."""
+    """The training recipe."""
 
     FAST = "fast"
     PAPER = "paper"
 
 
 class OnBound(StrEnum):
-    """What becomes of labels on a bound."""
+    """How labels on a bound are treated."""
 
     DROP = "drop"
     KEEP = "keep"
@@ -37,7 +43,7 @@ class Start(StrEnum):
 
 
 class Loss(StrEnum):
-    """What an error costs."""
+    """The loss function."""
 
     SQUARED = "squared"
     ABSOLUTE = "absolute"
@@ -45,113 +51,118 @@ class Loss(StrEnum):
 
 
 class Format(StrEnum):
-    """What networks are exported to."""
+    """The format of an exported network."""
 
     ONNX = "onnx"
 
 
 def train(
     out: Annotated[Path, typer.Option(help="The network's .safetensors file.")],
-    model: given.ModelName,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
+    model: options.ModelName,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
     snr: Annotated[
         str | None,
         typer.Option(
             metavar="SNR | LOW:HIGH",
-            help="Signal at b = 0 over the noise of one channel; a range makes one network for all "
-            "of it.",
+            help="Signal at b = 0 over the noise of one channel. A range trains one network for "
+            "all SNRs in it.",
         ),
     ] = None,
     sigma: Annotated[
         str | None,
         typer.Option(
-            metavar="SIGMA | LOW:HIGH", help="The same the other way round: 1 / SNR, or a range."
+            metavar="SIGMA | LOW:HIGH", help="Instead of --snr: 1 / SNR, or a range of it."
         ),
     ] = None,
     label: Annotated[
         str,
         typer.Option(
-            help="What it is taught: mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, "
-            "mix:0.5 (half mle, half gt), or dial: mle and gt, to be blended when used."
+            metavar="LABEL",
+            help="Training labels: mle-rician, mle-gaussian, gt (ground truth), selfsup, "
+            "selfsup-rician, mix:0.5 (half mle, half gt), or blend: two networks, trained on mle "
+            "and on gt, whose outputs --alpha weights when they are used (also called a dial).",
         ),
-    ] = "dial",
-    noise: given.Noise = "rician",
+    ] = "blend",
+    noise: options.Noise = "rician",
     prior: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW:HIGH | paper",
-            help="Another range of a parameter, may be repeated; or the ranges of the paper.",
+            help="Range of a parameter, may be repeated; or the ranges of the paper.",
         ),
     ] = None,
     recipe: Annotated[
-        RecipeName, typer.Option(help="How: fast, or section 3.4 of the paper (fixed SNR).")
+        RecipeName, typer.Option(help="fast, or paper: section 3.4, for one SNR.")
     ] = RecipeName.FAST,
     signals: Annotated[int | None, typer.Option(min=1, help="Voxels to simulate.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them, at most.")] = None,
-    restarts: Annotated[int | None, typer.Option(min=1, help="Networks to choose from.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.")] = None,
+    restarts: Annotated[
+        int | None, typer.Option(min=1, help="Trainings, of which the best is kept.")
+    ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Nodes in a hidden layer.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="Hidden layers.")] = None,
     activation: Annotated[str | None, typer.Option(help="elu, relu, tanh or softplus.")] = None,
-    loss: Annotated[Loss, typer.Option(help="What an error costs.")] = Loss.SQUARED,
+    loss: Annotated[Loss, typer.Option(help="Loss function.")] = Loss.SQUARED,
     weight: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FACTOR",
-            help="Weigh the errors of a parameter so much more than 1 / its mean; may be repeated.",
+            help="Factor on the weight of a parameter in the loss, 1 / its mean. May be repeated.",
         ),
     ] = None,
     on_bound: Annotated[
-        OnBound, typer.Option(help="Labels on a bound: leave them out, or learn them too.")
+        OnBound, typer.Option(help="Leave out labels on a bound, or train on them too.")
     ] = OnBound.DROP,
     start: Annotated[
-        Start, typer.Option(help="Fits for labels start from the truth, or from a search.")
+        Start, typer.Option(help="Start fits for labels from the truth, or from a search.")
     ] = Start.TRUTH,
     absolute: Annotated[
         bool,
         typer.Option(
             "--absolute",
-            help="Expect signals as simulated (S0 about 1) instead of dividing by b = 0.",
+            help="Do not divide signals by their mean at b = 0; expect S0 of about 1.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same file.")
+    ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")
+        bool, typer.Option("--resume", help="Continue an interrupted training.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a network of this name.")
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Train a network for an acquisition and a noise level, taught the label of your choice.
+    """Train a network for an acquisition and a noise level, on labels of your choice.
 
-    Signals are simulated, labelled and learnt; what comes out is one file that `labelwise map
-    --net` and `labelwise evaluate` read. Ctrl-C leaves a checkpoint for `--resume`.
+    The training set is simulated. The network is one file, for `labelwise map --net` and
+    `labelwise evaluate`. Ctrl-C leaves a checkpoint for `--resume`.
     """
     level = _level(snr, sigma)
     if recipe is RecipeName.PAPER and isinstance(level, tuple):
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
-    from labelwise.cli.jobs import train_file
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
 
-    given.keep_compiled_programs()
-    made = given.Acquisition.read(bvals, te, ti, acquisition).model(model)
-    simulated = given.noise_model(noise)
+    options.keep_compiled_programs()
+    made = options.Acquisition.read(bvals, te, ti, acquisition).model(model)
+    simulated = options.noise_model(noise)
     if "paper" in prior:
         if len(prior) > 1:
             raise InputError("--prior paper: is for all parameters; give it alone")
         ranges = Uniform.paper()
     else:
-        ranges = Uniform.typical(made, **given.ranges(prior, "--prior"))
-    known = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
+        ranges = Uniform.typical(made, **options.ranges(prior, "--prior"))
+    make_recipe = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
     if recipe is RecipeName.FAST and isinstance(level, tuple):
-        known = Recipe.every_level
+        make_recipe = Recipe.every_level
     changes: dict[str, Any] = {
         "signals": signals,
         "epochs": epochs,
@@ -166,83 +177,56 @@ def train(
         prior=ranges,
         sigma=level,
         labels=labels_named(label, made, simulated, start.value),
-        recipe=known(**{k: v for k, v in changes.items() if v is not None}, loss=loss.value),
+        recipe=make_recipe(**{k: v for k, v in changes.items() if v is not None}, loss=loss.value),
         seed=seed,
         normalise=not absolute,
         on_bound=on_bound.value,
         weights=_weights(weight or [], [p.name for p in made.parameters], ranges.ranges),
     )
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
+    with progress_bar(quiet) as progress:
         try:
-            network, seconds = train_file(
+            network, seconds = _train_to_file(
                 plan,
                 out,
-                cache=given.cache_folder("labels"),
+                cache=options.cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,
-                progress=bar,
+                progress=progress,
             )
         except KeyboardInterrupt:
-            stderr().print(f"labelwise: stopped; the same command with --resume goes on ({out})")
+            stderr().print(f"labelwise: stopped ({out}); the same command with --resume continues")
             raise typer.Exit(130) from None
     if not quiet:
         show_training(network, out, seconds)
 
 
-def evaluate(
-    context: typer.Context,
-    nets: Annotated[
-        list[Path], typer.Argument(metavar="NET...", help="Networks for one acquisition.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
-    model: Annotated[
-        str | None, typer.Option(help="Your own model, FILE.py:Class, if they are for one.")
-    ] = None,
-    snr: Annotated[
-        float | None,
-        typer.Option(help="Signal over noise; what the first network was trained for if left out."),
-    ] = None,
-    points: Annotated[
-        int | None, typer.Option(min=2, help="Values of each parameter; 10 if that is feasible.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="Noisy signals at each point.")] = 100,
-    mle: Annotated[
-        bool, typer.Option("--mle/--no-mle", help="Whether maximum likelihood is shown beside.")
-    ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an evaluation that is in OUT already.")
-    ] = False,
-    quiet: given.Quiet = False,
-) -> None:
-    """Bias, scatter, RMSE and information of networks over a grid of true parameters.
+def _train_to_file(
+    plan: TrainingPlan,
+    path: Path,
+    *,
+    cache: Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> tuple[Network, float]:
+    """Train the networks of a plan and save them; return them and the seconds it took."""
+    from labelwise.io.files import refuse_existing
+    from labelwise.networks.train import joined, train_networks
 
-    Everything is measured against the ground truth, whatever the networks were taught. Writes
-    `evaluation.nc` (NetCDF), `curves.png` and `evaluation.json`.
-    """
-    if snr is not None and not 0 < snr < float("inf"):
-        raise InputError(f"--snr {snr:g}: expected a positive number")
-
-    from labelwise.cli.jobs import evaluate_files
-    from labelwise.models.find import find_model
-
-    given.keep_compiled_programs()
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
-        found = evaluate_files(
-            nets,
-            out,
-            model=find_model(model) if model else None,
-            snr=snr,
-            points=points,
-            repeats=repeats,
-            reference=mle,
-            seed=seed,
-            overwrite=overwrite,
-            command=context.meta["labelwise.command"],
-            progress=bar,
+    refuse_existing(path, overwrite)
+    if len(plan.labels) > 1 and plan.recipe.loss != "squared":
+        warnings.warn(
+            f"loss {plan.recipe.loss}: the blend is the network of the mixed label for squared "
+            "errors only",
+            stacklevel=2,
         )
-    if not quiet:
-        show_evaluation(found)
+    begin = time.perf_counter()
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    network = joined(
+        train_networks(plan, cache=cache, checkpoint=checkpoint, resume=resume, progress=progress)
+    )
+    network.save(path)
+    return network, time.perf_counter() - begin
 
 
 def export(
@@ -251,10 +235,12 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     alpha: Annotated[
         list[str] | None,
-        typer.Option(metavar="ALPHA | NAME=ALPHA", help="Where a dial is to stand."),
+        typer.Option(
+            metavar="ALPHA | NAME=ALPHA", help="Alpha of a blend. Default: that of the file."
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file of this name.")
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
@@ -262,26 +248,22 @@ def export(
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
-    network, dial = load(net), given.alphas(alpha or [])
+    network, alphas = load(net), options.alphas(alpha or [])
     refuse_existing(out, overwrite)
-    if dial is not None:
+    if alphas is not None:
         if not network.is_blend:
             raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")
-        network = network.with_alpha(dial)
+        network = network.with_alpha(alphas)
     export_onnx(network, out)
     stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)", markup=False)
 
 
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass
-
-
 def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:
-    """Sigma where the signal is 1, or the lowest and highest of a range."""
+    """Sigma for a signal of 1, or the lowest and highest of a range."""
     if (snr is None) == (sigma is None):
         raise InputError(
-            "--snr or --sigma: expected one of them: --snr 15, or --snr 5:60 for a network of all "
-            "noise levels in that range"
+            "--snr or --sigma: expected one of them: --snr 15, or --snr 5:60 for one network "
+            "for all noise levels in that range"
         )
     text, option = (snr, "--snr") if snr is not None else (sigma, "--sigma")
     try:
@@ -299,7 +281,7 @@ def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:
 
 
 def _weights(texts: Sequence[str], names: list[str], ranges: Any) -> list[float] | None:
-    """W: 1 / the middle of each range, times what was asked for."""
+    """Weights in the loss: 1 / the middle of each range, times the given factors."""
     if not texts:
         return None
     factors = dict.fromkeys(names, 1.0)

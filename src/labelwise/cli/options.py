@@ -1,11 +1,13 @@
-"""The options of the commands, shared: what they are called, and how words become objects.
+"""Options shared by commands, and the conversion of their text to objects.
 
-What is slow to import is imported where it is used: `labelwise --help` must answer at once.
+Slow imports are inside the functions, so that `labelwise --help` is fast.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,14 +41,14 @@ class AverageName(StrEnum):
 Image = Annotated[Path, typer.Argument(help="4D NIfTI series, one volume per measurement.")]
 Out = Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")]
 ModelName = Annotated[
-    str, typer.Option(help="A name from `labelwise models`, or your own: FILE.py:Class.")
+    str, typer.Option(help="A name from `labelwise models`, or FILE.py:Class for your own.")
 ]
 Sigma = Annotated[
     str | None,
     typer.Option(
         help="Noise of one channel, in the image's unit: a number, a map.nii.gz, or a method "
         "to estimate it: 'repeats' (repeated volumes at b = 0) or 'background' (outside the "
-        "mask). Required: it is never guessed."
+        "mask). Required."
     ),
 ]
 Bvals = Annotated[
@@ -63,57 +65,53 @@ Table = Annotated[
     typer.Option(help="All settings in one .json or .tsv table; b in s/mm², times in ms."),
 ]
 Mask = Annotated[
-    Path | None, typer.Option(help="NIfTI mask of the voxels to use; all of them if left out.")
+    Path | None, typer.Option(help="NIfTI mask of the voxels to use. Default: all voxels.")
 ]
 Noise = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="rician (magnitude images), gaussian, or noncentral-chi:COILS (the root of the sum of "
-        "squares of several coils).",
+        help="rician (magnitude images), gaussian, or noncentral-chi:COILS (root sum of squares of "
+        "several coils).",
     ),
 ]
 Tolerance = Annotated[
     float,
-    typer.Option(min=0, help="s/mm²: b-values this close are equal, b up to this is b = 0."),
+    typer.Option(min=0, help="In s/mm²: b-values this close are equal; b up to this is b = 0."),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Cores to use; all of them if left out.",
+        help="Cores to use. Default: all.",
     ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace maps that are in OUT already.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing maps in OUT.")]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", help="No progress bar and no table; notes and errors stay.")
+    bool, typer.Option("--quiet", help="No progress bar, no table; only notes and errors.")
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the record of the run (run.json) and no table.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print run.json instead of the table.")]
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """The settings that the options of a command give.
+    """The acquisition settings given on the command line.
 
     Args:
         settings: by name, in the units of the models: b in ms/µm², times in ms.
-        sources: the files that they came from, by name of the setting.
-        chosen: the settings that were given by an option of their own.
+        sources: the files they were read from, by name of the setting.
+        by_option: the settings given by an option of their own, not by a table.
     """
 
     settings: dict[str, Any]
     sources: dict[str, Path]
-    chosen: list[str]
+    by_option: list[str]
 
     @classmethod
     def read(
         cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
     ) -> Acquisition:
-        """Read what was given; an option goes before the table."""
+        """Read the settings; an option overrides the table."""
         from labelwise.io.acquisition import read_bvals, read_table, read_times
 
         settings, sources = {}, {}
@@ -129,10 +127,14 @@ class Acquisition:
                 if len(text) < 256 and Path(text).is_file():  # a longer one is a list
                     sources[name] = Path(text)
         options = (("b", bvals), ("te", te), ("ti", ti))
-        return cls(settings, sources, [name for name, given in options if given is not None])
+        return cls(settings, sources, [name for name, value in options if value is not None])
 
     def model(self, name: str) -> SignalModel:
-        """The model of that name with the settings it needs; a table may hold more, options not."""
+        """The model of a name with its settings.
+
+        Raises:
+            InputError: if a setting is missing, or an option is given that the model does not use.
+        """
         from labelwise.models.base import acquisition_names
         from labelwise.models.find import find_model
         from labelwise.types import is_built_in
@@ -140,10 +142,10 @@ class Acquisition:
         kind = find_model(name)
         needed = acquisition_names(kind)
         missing = [setting for setting in needed if setting not in self.settings]
-        unused = [setting for setting in self.chosen if setting not in needed]
+        unused = [setting for setting in self.by_option if setting not in needed]
         if unused and not missing:
             raise InputError(
-                f"model {name}: has no use for {SETTING_OPTIONS[unused[0]]}; it needs "
+                f"model {name}: does not use {SETTING_OPTIONS[unused[0]]}; it needs "
                 f"{', '.join(needed)} only"
             )
         if missing:
@@ -183,6 +185,21 @@ def sigma_source(text: str | None) -> Any:
     if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
         return Path(text)
     raise InputError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
+
+
+def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:
+    """The noise level of an SNR; without one, the level of the training or its geometric mean."""
+    levels = trained if isinstance(trained, list) else [trained]
+    low, high = min(levels), max(levels)
+    if snr is None:
+        return math.sqrt(low * high)
+    if not low / 1.05 <= 1 / snr <= 1.05 * high:
+        warnings.warn(
+            f"SNR {snr:g} is not what {path.name} was trained for "
+            f"({' to '.join(f'{1 / each:.3g}' for each in reversed(levels))})",
+            stacklevel=3,
+        )
+    return 1 / snr
 
 
 def ranges(texts: Sequence[str], option: str) -> dict[str, tuple[float, float]]:
@@ -229,18 +246,18 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
 
 
 def cache_folder(kind: str = "") -> Path | None:
-    """Where what is slow to make is kept between runs, by kind; None if nowhere.
+    """The cache folder for labels, networks or compiled programs; None if there is none.
 
-    LABELWISE_CACHE names the folder, or is 'off'. Nothing depends on it: where it cannot be
-    written, compiled programs and networks are made anew.
+    LABELWISE_CACHE names the folder, or is 'off'. Results do not depend on it: without a writable
+    folder, programs are compiled and networks trained again.
     """
     choice = os.environ.get("LABELWISE_CACHE", "")
     if choice == "off":
         return None
-    place = Path(choice or user_cache_dir("labelwise", appauthor=False))
-    if not choice and not place.is_absolute():  # no home at all
+    root = Path(choice or user_cache_dir("labelwise", appauthor=False))
+    if not choice and not root.is_absolute():  # no home at all
         return None
-    folder = place / kind
+    folder = root / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # read-only, or full
@@ -249,10 +266,7 @@ def cache_folder(kind: str = "") -> Path | None:
 
 
 def keep_compiled_programs() -> None:
-    """Let XLA fuse kernels, and JAX keep compiled programs between runs.
-
-    To be called before anything is computed.
-    """
+    """Let XLA fuse kernels and JAX cache compiled programs; call it before any computation."""
     from labelwise.fitting.compiler import use_fused_kernels
 
     use_fused_kernels()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_study
 from labelwise.types import InputError
 
@@ -18,16 +17,16 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the report; made if missing.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="A first look in under a minute, with fewer of everything.")
+    bool, typer.Option("--quick", help="A first look in under a minute, with small training sets.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the report of another study in OUT.")
 ]
 Trainings = Annotated[
     int | None,
-    typer.Option(min=1, help="Train everything so often: the luck of one training is an error."),
+    typer.Option(min=1, help="Repeat every training, to include its variability."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -46,24 +45,25 @@ def paper(
         typer.Option("--s0-fixed", help="Test at S0 = 1 only, as the published code does."),
     ] = False,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Networks of 150 nodes a layer too (section 3.2).")
+        bool,
+        typer.Option("--wide", help="Also train networks of width 150 (section 3.2)."),
     ] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Networks of 10 hidden layers too (section 3.2).")
+        bool, typer.Option("--deep", help="Also train networks of depth 10 (section 3.2).")
     ] = False,
     trainings: Trainings = None,
     seed: Seed = None,
     toml: Annotated[
         bool,
-        typer.Option("--toml", help="Write the study as OUT, a TOML file to change, and stop."),
+        typer.Option("--toml", help="Only write the settings to OUT, a TOML file to edit."),
     ] = False,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Regenerate the paper: its table, figures and claims, on one page, `OUT/report.html`.
 
-    Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan cannot be had: a simulated
-    pelvis takes its place. An interrupted study goes on where it stopped.
+    Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan is not public; a simulated
+    pelvis replaces it. The same command continues an interrupted study.
     """
     from labelwise.study.config import paper as published
 
@@ -78,17 +78,17 @@ def paper(
 @study.command(epilog="Example: `labelwise study run my.toml OUT`")
 def run(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What is to be done.")],
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The settings of the study.")],
     out: Out,
     quick: Quick = False,
     trainings: Trainings = None,
     seed: Seed = None,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Run a study of your own: another model, acquisition, noise level or recipe.
+    """Run your own study: another model, acquisition, noise level or recipe.
 
-    `labelwise study paper --toml my.toml` writes the paper's, to change a few lines of.
+    Start from the settings of the paper: `labelwise study paper my.toml --toml`.
     """
     from labelwise.study.config import read_study
 
@@ -101,52 +101,52 @@ def run(
 )
 def invivo(
     context: typer.Context,
-    image: given.Image,
+    image: options.Image,
     out: Out,
-    model: given.ModelName,
-    bvals: given.Bvals = None,
-    te: given.EchoTimes = None,
-    ti: given.InversionTimes = None,
-    acquisition: given.Table = None,
-    mask: given.Mask = None,
+    model: options.ModelName,
+    bvals: options.Bvals = None,
+    te: options.EchoTimes = None,
+    ti: options.InversionTimes = None,
+    acquisition: options.Table = None,
+    mask: options.Mask = None,
     sigma: Annotated[
         float | None,
-        typer.Option(help="Noise of one channel; from the repeats at b = 0 if left out."),
+        typer.Option(help="Noise of one channel. Default: from the repeats at b = 0."),
     ] = None,
     repeats: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Single acquisitions in the series; result from its settings if left out."
+            min=2, help="Repeats of the acquisition in the series. Default: from its settings."
         ),
     ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=LOW:HIGH", help="Train for another range of a parameter; may be repeated."
+            metavar="NAME=LOW:HIGH", help="Training range of a parameter. May be repeated."
         ),
     ] = None,
-    noise: given.Noise = "rician",
-    b_tolerance: given.Tolerance = 1.0,
+    noise: options.Noise = "rician",
+    b_tolerance: options.Tolerance = 1.0,
     quick: Quick = False,
     trainings: Trainings = None,
     seed: Seed = None,
     overwrite: Overwrite = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Do the paper's in vivo study on a scan of your own that repeats its acquisition.
+    """Repeat the paper's in vivo study on your own scan with repeated acquisitions.
 
-    The estimate from all repeats is the gold standard; every method is held against it on each
-    single acquisition, and on simulated signals of this acquisition.
+    The estimate from all repeats is the gold standard. Every method is compared with it on each
+    single acquisition, and evaluated on simulated signals of this acquisition.
     """
-    spans = given.ranges(prior or [], "--prior")
+    spans = options.ranges(prior or [], "--prior")
     if sigma is not None and not 0 < sigma < float("inf"):
         raise InputError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
 
     from labelwise.models.base import acquisition_names
     from labelwise.study.scan import in_vivo_study, read_scan
 
-    given.keep_compiled_programs()
-    settings = given.Acquisition.read(bvals, te, ti, acquisition)
+    options.keep_compiled_programs()
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
     made = settings.model(model)
     scan = read_scan(
         image,
@@ -156,7 +156,7 @@ def invivo(
         repeats=repeats,
         tolerance=b_tolerance / 1000,
     )
-    described = in_vivo_study(scan, made, model, given.noise_model(noise), spans)
+    described = in_vivo_study(scan, made, model, options.noise_model(noise), spans)
     described = _changed(described, quick, trainings, seed)
     _run(described, out, context, False, overwrite, quiet, scan)
 
@@ -189,19 +189,15 @@ def _run(
         return
     from labelwise.study.run import run_study
 
-    given.keep_compiled_programs()
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
+    options.keep_compiled_programs()
+    with progress_bar(quiet) as progress:
         result = run_study(
             study,
             out,
             scan=scan,
             command=context.meta["labelwise.command"],
             overwrite=overwrite,
-            progress=bar,
+            progress=progress,
         )
     if not quiet:
         show_study(result)
-
-
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""How results look in a terminal: tables on stdout; progress, notes and errors on stderr."""
+"""Output in the terminal: tables on stdout; progress, notes and errors on stderr."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from labelwise import types
 from labelwise.formatting import number, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labelwise.cli.jobs import Evaluation
+    from labelwise.cli.evaluation import Evaluation
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -31,12 +32,12 @@ _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": Fals
 
 
 def stdout() -> Console:
-    """Where results go."""
+    """The console for results."""
     return Console(highlight=False, emoji=False)
 
 
 def stderr() -> Console:
-    """Where everything else goes; sentences are not broken into lines, so that tools find them."""
+    """The console for notes and errors; each stays on one line, so that tools can search them."""
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -59,15 +60,18 @@ def notes() -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, on one line."""
+    """The message of an error, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
     return " ".join(str(error).split())
 
 
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A bar on stderr that goes away; yields the callback that moves it, a `pipeline.Progress`."""
+def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
+    """A bar on stderr, removed at the end; yields the callback that advances it."""
+    if silent:
+        yield types.no_progress
+        return
     console = stderr()
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
@@ -79,14 +83,14 @@ def progress_bar() -> Iterator[Any]:
     ) as progress:
         tasks = {}
 
-        def tell(what: str, done: int, total: int, words: str = "") -> None:
+        def advance(what: str, done: int, total: int, words: str = "") -> None:
             if what not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, visible=False)
                 tasks[what] = progress.add_task(what, total=total, words=words)
             progress.update(tasks[what], completed=done, total=total, words=words)
 
-        yield tell
+        yield advance
 
 
 def show_report(report: Report) -> None:
@@ -117,8 +121,9 @@ def show_report(report: Report) -> None:
     table = Table(**_PLAIN, show_header=False)
     table.add_row("sigma", Text("\n".join(levels)))
     if math.isfinite(report.residual):
-        words = f"{number(report.residual)} in the median; 1 if model and sigma are right"
-        table.add_row("residual", words)
+        table.add_row(
+            "residual", f"median {number(report.residual)}; 1 if model and sigma are right"
+        )
     if network:
         table.add_row("network", Text(_network(network), overflow="fold"))
     table.add_row("speed", _speed(report))
@@ -127,26 +132,26 @@ def show_report(report: Report) -> None:
 
 
 def _network(network: NetworkUse) -> str:
-    """Which network, what it knows, where it is."""
+    """The network, its training SNR and its file."""
     low, high = (_short(ratio) for ratio in network.trained_snr)
-    known = f"for SNR {low} to {high}"
+    snr = f"for SNR {low} to {high}"
     if network.origin == "trained":
-        said = f"trained now in {sum(network.seconds.values()):.0f} s {known}"
+        text = f"trained in {sum(network.seconds.values()):.0f} s {snr}"
     elif network.origin == "cache":
-        said = f"from the cache, trained {known}"
+        text = f"from the cache, trained {snr}"
     else:
-        said = f"{network.path}, trained {known}"
+        text = f"{network.path}, trained {snr}"
     if network.alpha is not None:
-        said += f", {_dial(network.alpha)}"
-    return said if network.origin == "file" else f"{said}; kept as net.safetensors"
+        text += f", {_alpha(network.alpha)}"
+    return text if network.origin == "file" else f"{text}; saved as net.safetensors"
 
 
-def _dial(alpha: float | Mapping[str, float]) -> str:
-    """In words where all parameters agree."""
+def _alpha(alpha: float | Mapping[str, float]) -> str:
+    """Alpha with its meaning where all parameters have the same."""
     values = list(alpha.values()) if isinstance(alpha, Mapping) else [alpha]
     if len(set(values)) > 1 and isinstance(alpha, Mapping):
         return "alpha " + ", ".join(f"{name} {value:g}" for name, value in alpha.items())
-    words = {0.0: " (least scatter)", 1.0: " (least bias)"}
+    words = {0.0: " (least variance)", 1.0: " (least bias)"}
     return f"alpha {values[0]:g}{words.get(values[0], '')}"
 
 
@@ -159,7 +164,7 @@ def _speed(report: Report) -> str:
 
 
 def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """A list of signal models, as `labelwise models --json` gives them."""
+    """The signal models, in the form of `labelwise models --json`."""
     console = stdout()
     for name, model in models.items():
         console.print(f"[bold]{name}[/bold]  needs {', '.join(model['needs'])}")
@@ -170,11 +175,11 @@ def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
             span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
             table.add_row(f"    {parameter['name']}", span, _unit(parameter["unit"]))
         console.print(table, "", sep="\n")
-    console.print("Your own model is one file: --model FILE.py:Class", markup=False)
+    console.print("For your own model: --model FILE.py:Class", markup=False)
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
-    """Estimates of the fit and the network, and their errors, one line for each tissue."""
+    """Estimates and errors of the fit and the network, one line for each tissue."""
     console = stdout()
     console.print("\nMedian in each tissue: truth, fit, network\n", style="bold")
     console.print(_by_tissue(rows, lambda row: (_short(row.truth), *map(number, row.estimates))))
@@ -224,7 +229,7 @@ def _unit(unit: str) -> str:
 
 
 def show_training(network: Network, path: Path, seconds: float) -> None:
-    """What training made: a line for each label."""
+    """The results of a training, one line for each label."""
     console = stdout()
     members = network.members
     table = Table("label", **_PLAIN)
@@ -235,13 +240,13 @@ def show_training(network: Network, path: Path, seconds: float) -> None:
         shares = ["", ""]
         if report:
             shares = [f"{100 * report[name]:.1f} %" for name in ("usable", "on_bound")]
-        found = member.card.validation
+        validation = member.card.validation
         table.add_row(
             _label(member.card.label),
             *shares,
-            f"{found['loss']:.5f}",
-            str(found["epoch"]),
-            str(len(found["restarts"])),
+            f"{validation['loss']:.5f}",
+            str(validation["epoch"]),
+            str(len(validation["restarts"])),
         )
     console.print(table)
     level = members[0].card.sigma
@@ -258,20 +263,20 @@ def show_training(network: Network, path: Path, seconds: float) -> None:
                 stderr().print(f"note: {_label(member.card.label)}: a network {reason}")
 
 
-def _label(said: Mapping[str, Any]) -> str:
-    """What a label's description says, in a few words."""
-    if said["kind"] == "maximum likelihood":
-        return f"maximum likelihood, {short_name(said['noise'])}, from {said['start']}"
-    if said["kind"] == "mix":
-        return f"mix of {said['alpha']} ({said['a']['kind']}) with {said['b']['kind']}"
-    if said["kind"] == "self-supervised":
-        loss = said["loss"]
+def _label(label: Mapping[str, Any]) -> str:
+    """A short name of a label."""
+    if label["kind"] == "maximum likelihood":
+        return f"maximum likelihood, {short_name(label['noise'])}, from {label['start']}"
+    if label["kind"] == "mix":
+        return f"mix of {label['alpha']} ({label['a']['kind']}) with {label['b']['kind']}"
+    if label["kind"] == "self-supervised":
+        loss = label["loss"]
         return f"self-supervised, {loss if isinstance(loss, str) else short_name(loss)}"
-    return said["kind"]
+    return label["kind"]
 
 
 def show_study(result: StudyResult) -> None:
-    """The claims and what became of them, one line each."""
+    """The claims and their verdicts, one line each."""
     console = stdout()
     colours = {"holds": "green", "does not hold": "red", "holds in part": "yellow"}
     table = Table("section", "claim", "verdict", "parts", **_PLAIN)
@@ -284,19 +289,20 @@ def show_study(result: StudyResult) -> None:
     console.print(table)
     for note in result.notes:
         console.print(f"note: {note}", markup=False, style="dim")
-    kept = sum(stage.kept for stage in result.stage_times)
-    again = f", {kept} of {len(result.stage_times)} stages kept from an earlier run" if kept else ""
-    console.print(f"\n{result.seconds:.0f} s{again}", markup=False)
+    reused = sum(stage.kept for stage in result.stage_times)
+    total = len(result.stage_times)
+    note = f", {reused} of {total} stages reused from an earlier run" if reused else ""
+    console.print(f"\n{result.seconds:.0f} s{note}", markup=False)
     console.print(f"{result.folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def show_evaluation(found: Evaluation) -> None:
-    """A table for each parameter, a line for each estimator."""
+def show_evaluation(evaluation: Evaluation) -> None:
+    """One table per parameter, one line per estimator."""
     console = stdout()
-    points = " x ".join(str(len(values)) for values in found.grid.values() if len(values) > 1)
+    points = " x ".join(str(len(values)) for values in evaluation.grid.values() if len(values) > 1)
     console.print(
-        f"SNR {number(found.snr)}, {points} points x {found.repeats} noisy signals, "
-        f"{found.seconds:.1f} s"
+        f"SNR {number(evaluation.snr)}, {points} points x {evaluation.repeats} noisy signals, "
+        f"{evaluation.seconds:.1f} s"
     )
     columns = {
         "abs_bias": "mean |bias|",
@@ -306,11 +312,11 @@ def show_evaluation(found: Evaluation) -> None:
         "retained": "information",
         "mutual_information": "bits",
     }
-    summary = found.summary
+    summary = evaluation.summary
     for parameter in summary["parameter"].values:
-        if len(found.grid[str(parameter)]) < 2:
+        if len(evaluation.grid[str(parameter)]) < 2:
             continue
-        unit = _unit(found.units[str(parameter)])
+        unit = _unit(evaluation.units[str(parameter)])
         table = Table(f"{parameter} {unit}".strip(), **_PLAIN)
         for title in columns.values():
             table.add_column(title, justify="right", no_wrap=True)
@@ -319,23 +325,23 @@ def show_evaluation(found: Evaluation) -> None:
             table.add_row(str(estimator), *(number(float(row[name])) for name in columns))
         console.print("", table)
     console.print(
-        "\nbias slope: 0 keeps differences, -1 loses them; information: share of what the signal "
-        "holds (linear Fisher);\nbits: mutual information of truth and estimate. Means over the "
-        "grid; standard errors are in evaluation.json.",
+        "\nbias slope: 0 preserves differences, -1 removes them; information: share of the Fisher "
+        "information\nin the signal (linear); bits: mutual information of truth and estimate. All "
+        "are means over\nthe grid; their standard errors are in evaluation.json.",
         markup=False,
     )
-    console.print(f"{found.folder} (look at curves.png first)", markup=False, soft_wrap=True)
+    console.print(f"{evaluation.folder} (look at curves.png first)", markup=False, soft_wrap=True)
 
 
-def show_tuning(found: Tuning, net: Path, folder: Path) -> None:
-    """The best alpha of each parameter, what it is worth, and the options to paste."""
+def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:
+    """The best alpha of each parameter, its AUC or RMSE, and the options for `labelwise map`."""
     console = stdout()
-    measure, names = found.measure, [tissue.name for tissue in found.task.tissues]
+    measure, names = tuning.measure, [tissue.name for tissue in tuning.task.tissues]
     apart = len(names) > 1
-    what = f"Telling apart: {' | '.join(names)}" if apart else f"RMSE over {names[0]}"
+    what = f"Detection: {' | '.join(names)}" if apart else f"RMSE over {names[0]}"
     console.print(
-        f"{what}\nSNR {_short(1 / found.sigma)}; {found.voxels:,} voxels"
-        f"{' of each' if apart else ''} to choose alpha, as many others to judge it\n",
+        f"{what}\nSNR {_short(1 / tuning.sigma)}; {tuning.voxels:,} voxels"
+        f"{' per tissue' if apart else ''} to choose alpha, as many others to evaluate it\n",
         markup=False,
         soft_wrap=True,
     )
@@ -343,7 +349,7 @@ def show_tuning(found: Tuning, net: Path, folder: Path) -> None:
     table.add_column("parameter", no_wrap=True)
     for title in ("alpha", "as good", f"{measure} there", "at alpha 0", "at alpha 1"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, curve in found.curves.items():
+    for name, curve in tuning.curves.items():
         unit = _unit(curve.parameter.unit) if measure == "RMSE" else ""
         table.add_row(
             Text(f"{name} {unit}".strip()),
@@ -351,35 +357,35 @@ def show_tuning(found: Tuning, net: Path, folder: Path) -> None:
             _alphas(curve),
             *(with_error(curve.value[i], curve.error[i]) for i in (curve.best, 0, -1)),
         )
-    if (both := found.discriminant) is not None:
+    if (both := tuning.discriminant) is not None:
         values = map(with_error, both.value, both.error)
         table.add_row("all", "these", "", *values)
     console.print(table, "", sep="\n")
-    for line in _tuning_notes(found):
+    for line in _tuning_notes(tuning):
         console.print(line, markup=False, soft_wrap=True)
-    options = " ".join(f"--alpha {name}={value:g}" for name, value in found.alphas.items())
-    console.print(f"\nlabelwise map ... --net {shlex.quote(str(net))} {options}", soft_wrap=True)
+    alphas = " ".join(f"--alpha {name}={value:g}" for name, value in tuning.alphas.items())
+    console.print(f"\nlabelwise map ... --net {shlex.quote(str(net))} {alphas}", soft_wrap=True)
     console.print(f"{folder} (look at tune.png first)", markup=False, soft_wrap=True)
 
 
-def _tuning_notes(found: Tuning) -> Iterator[str]:
-    """What a table of a tuning does not say by itself, a sentence each."""
-    flat = [name for name, curve in found.curves.items() if curve.differs and curve.flat]
+def _tuning_notes(tuning: Tuning) -> Iterator[str]:
+    """Explanations of the table of a tuning, one sentence each."""
+    flat = [name for name, curve in tuning.curves.items() if curve.differs and curve.flat]
     if flat:
-        yield f"{', '.join(flat)}: alpha makes no difference that could be told."
-    same = [name for name, curve in found.curves.items() if not curve.differs]
+        yield f"{', '.join(flat)}: alpha makes no significant difference."
+    same = [name for name, curve in tuning.curves.items() if not curve.differs]
     if same:
         yield (
-            f"{', '.join(same)}: the same in both, so alpha stays at 1; an AUC other than 0.5 is a "
-            "change of other parameters that leaks in."
+            f"{', '.join(same)}: the same in both tissues, so alpha stays at 1; an AUC other than "
+            "0.5 comes from changes of other parameters."
         )
-    if (both := found.discriminant) is not None:
-        yield "all: a linear discriminant of all parameters, fitted on the voxels that chose alpha."
-        for place, words in ((1, "0"), (2, "1")):
+    if (both := tuning.discriminant) is not None:
+        yield "all: a linear discriminant of all parameters, fitted where alpha was chosen."
+        for place, alpha in ((1, "0"), (2, "1")):
             if both.worse[place] < -2 * both.worse_error[place]:
                 gain = with_error(-both.worse[place], both.worse_error[place])
-                yield f"all: alpha {words} everywhere serves it better than these, by {gain}."
-    error = "DeLong's standard error" if found.measure == "AUC" else "one standard error"
+                yield f"all: alpha {alpha} for all parameters is better than these, by {gain}."
+    error = "DeLong's standard error" if tuning.measure == "AUC" else "one standard error"
     yield f"±: {error}; as good: not worse by two standard errors of the paired difference."
 
 

@@ -1,18 +1,18 @@
-"""The command `tune`: a dial and a task in, the alpha that serves the task best out."""
+"""The command `tune`: choose the bias-variance trade-off (alpha) of a blend for a task."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli import options as given
+from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_tuning
 from labelwise.formatting import in_words, short_name
 from labelwise.types import InputError
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from labelwise.models import SignalModel
     from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
+    from labelwise.types import Progress
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
 _EXPECTED = (
-    "expected one task: --detect FILE.toml, or --from and --to, to tell two tissues apart; or "
-    "--rmse NAME to estimate a parameter with the least error"
+    "expected one task: --detect FILE.toml, or --from and --to, to distinguish two tissues; or "
+    "--rmse NAME to estimate a parameter with the lowest RMSE"
 )
 _DISTRIBUTION = "NAME=VALUE, NAME=LOW:HIGH or NAME=MEAN±STD"
 _NORMAL = re.compile(r"(.+?)(?:±|\+/?-)(.+)")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A task as it was asked for.
+class TaskRequest:
+    """A task and the SNR it is for.
 
     Args:
-        task: what to tune for.
-        snr: that its file gives, if any.
+        task: detection of a difference, or the error of an estimate.
+        snr: from the file of the task, if given there.
     """
 
     task: Detection | Rmse
@@ -47,12 +48,12 @@ class Asked:
 
 def tune(
     context: typer.Context,
-    net: Annotated[Path, typer.Argument(help="A dial, as `labelwise train` makes it.")],
+    net: Annotated[Path, typer.Argument(help="A blend of two networks, from `labelwise train`.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
     detect: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.toml", help="Tell the tissues in its tables [from] and [to] apart."
+            metavar="FILE.toml", help="Distinguish the tissues in its tables [from] and [to]."
         ),
     ] = None,
     before: Annotated[
@@ -60,57 +61,57 @@ def tune(
         typer.Option(
             "--from",
             metavar="NAME=VALUE,...",
-            help="The one tissue, such as f=0.1:0.2,D_slow=1.1,D_fast=60±10; what is not named is "
-            "as in training.",
+            help="First tissue, such as f=0.1:0.2,D_fast=60±10. Parameters left out are as in "
+            "training.",
         ),
     ] = None,
     after: Annotated[
         list[str] | None,
         typer.Option(
-            "--to", metavar="NAME=VALUE,...", help="The other; what is not named is as in --from."
+            "--to",
+            metavar="NAME=VALUE,...",
+            help="Second tissue. Parameters left out are as in --from.",
         ),
     ] = None,
     rmse: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME | all",
-            help="Estimate this parameter with the least RMSE; may be repeated.",
+            help="Minimise the RMSE of this parameter. May be repeated.",
         ),
     ] = None,
     tissue: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE,... | FILE.toml",
-            help="Over this tissue, or that of the table [tissue]; as in training if left out.",
+            help="Tissue for --rmse, or a file with a table [tissue]. Default: as in training.",
         ),
     ] = None,
     snr: Annotated[
         float | None,
-        typer.Option(
-            help="Signal over noise; what the file says, or the dial was trained for, if left out."
-        ),
+        typer.Option(help="Signal over noise. Default: that of the file, else of the training."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Your own model, FILE.py:Class, if the dial is for one.")
+        str | None, typer.Option(help="FILE.py:Class of your own model, if the blend is for one.")
     ] = None,
-    points: Annotated[int, typer.Option(min=2, help="Alphas from 0 to 1.")] = 21,
+    points: Annotated[int, typer.Option(min=2, help="Number of alphas from 0 to 1.")] = 21,
     voxels: Annotated[
-        int, typer.Option(min=100, help="Simulated voxels of each tissue in each half.")
+        int, typer.Option(min=100, help="Simulated voxels per tissue and half.")
     ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the voxels; same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a tuning that is in OUT already.")
+        bool, typer.Option("--overwrite", help="Replace an earlier tuning in OUT.")
     ] = False,
-    quiet: given.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Find the alpha of each parameter with which a dial serves a task best, without training.
+    """Choose the alpha of a blend for a task, for each parameter; nothing is trained.
 
-    Voxels are simulated and both networks asked once. Alpha is chosen on one half of the voxels,
-    everything reported is of the other. Writes `tune.json`, `tune.png` and `tune.pdf`.
+    Both networks are evaluated on simulated voxels. Alpha is chosen on one half of the voxels and
+    evaluated on the other. Writes `tune.json`, `tune.png` and `tune.pdf`.
     """
-    asked = _asked(detect, before, after, rmse, tissue)
+    request = _task_request(detect, before, after, rmse, tissue)
     if snr is None:
-        snr = asked.snr
+        snr = request.snr
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
@@ -119,22 +120,22 @@ def tune(
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
-    given.keep_compiled_programs()
+    options.keep_compiled_programs()
     network = _blend(net)
-    with nullcontext(_silent) if quiet else progress_bar() as bar:
-        found = _tuned(
+    with progress_bar(quiet) as progress:
+        tuning = _tuned(
             network,
             net,
-            asked.task,
+            request.task,
             find_model(model) if model else None,
             snr,
             (points, voxels, seed),
-            bar,
+            progress,
         )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    _write(out, found, network, record)
+    _write(out, tuning, network, record)
     if not quiet:
-        show_tuning(found, net, out)
+        show_tuning(tuning, net, out)
 
 
 def _tuned(
@@ -144,11 +145,10 @@ def _tuned(
     model: type[SignalModel] | None,
     snr: float | None,
     numbers: tuple[int, int, int],
-    tell: Any,
+    progress: Progress,
 ) -> Tuning:
     import jax
 
-    from labelwise.cli.jobs import sigma_for
     from labelwise.evaluation.tuning import tune
     from labelwise.models.find import rebuild
 
@@ -158,32 +158,32 @@ def _tuned(
         task,
         rebuild(card.model, model, net),
         network.noise,
-        sigma_for(card.sigma, snr, net),
+        options.sigma_for(card.sigma, snr, net),
         points=points,
         voxels=voxels,
         key=jax.random.key(seed),
-        progress=lambda done, total: tell("tuning", done, total, ""),
+        progress=lambda done, total: progress("tuning", done, total, ""),
     )
 
 
-def _write(out: Path, found: Tuning, network: Network, record: Mapping[str, Any]) -> None:
+def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
     from labelwise.io.results import as_json
     from labelwise.io.staging import staged
     from labelwise.plots.tuning import tune_figure
 
-    said = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
-    figure = tune_figure(found, _title(found, short_name(network.card.model)))
+    head = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
+    figure = tune_figure(tuning, _title(tuning, short_name(network.card.model)))
     with staged(out, _FILES[-1]) as folder:
         figure.savefig(folder / "tune.png")
         # without the time of day: the same command gives the same bytes
         figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
-        (folder / "tune.json").write_text(as_json(said | found.describe()), encoding="utf-8")
+        (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
 
 
-def _title(found: Tuning, model: str) -> str:
-    tissues = " against ".join(tissue.name for tissue in found.task.tissues)
-    over = "of" if found.measure == "AUC" else "over"
-    return f"{model}, SNR {1 / found.sigma:.3g}, {found.measure} {over} {tissues}"
+def _title(tuning: Tuning, model: str) -> str:
+    tissues = " against ".join(tissue.name for tissue in tuning.task.tissues)
+    over = "of" if tuning.measure == "AUC" else "over"
+    return f"{model}, SNR {1 / tuning.sigma:.3g}, {tuning.measure} {over} {tissues}"
 
 
 def _blend(net: Path) -> Network:
@@ -193,58 +193,58 @@ def _blend(net: Path) -> Network:
     if not network.is_blend:
         raise InputError(
             f"{net}: holds a single network ({network.card.label['kind']}), so there is no "
-            "alpha to choose; train a dial, which `labelwise train` does unless told otherwise"
+            "alpha to choose; train a blend, the default of `labelwise train`"
         )
     return network
 
 
-def _asked(
+def _task_request(
     detect: Path | None,
     before: Sequence[str] | None,
     after: Sequence[str] | None,
     rmse: Sequence[str] | None,
     tissue: Sequence[str] | None,
-) -> Asked:
-    """The one task that the options ask for."""
+) -> TaskRequest:
+    """The one task given by the options."""
     from labelwise.evaluation.tuning import Detection, Rmse
 
     inline = bool(before or after)
-    asked = [
+    tasks = [
         option
         for option, is_given in (("--detect", detect), ("--from/--to", inline), ("--rmse", rmse))
         if is_given
     ]
-    if len(asked) != 1:
-        got = f"got {' and '.join(asked)}" if asked else "got none"
+    if len(tasks) != 1:
+        got = f"got {' and '.join(tasks)}" if tasks else "got none"
         raise InputError(f"task: {_EXPECTED}; {got}")
     if tissue and not rmse:
-        raise InputError("--tissue: is for --rmse; tissues to tell apart are --from and --to")
+        raise InputError("--tissue: is for --rmse; for detection, give tissues by --from and --to")
     if detect is not None:
         tissues, snr = _read(detect, ("from", "to"))
-        return Asked(Detection(tissues["from"], tissues["to"]), snr)
+        return TaskRequest(Detection(tissues["from"], tissues["to"]), snr)
     if rmse:
         names = [name.strip() for text in rmse for name in text.split(",")]
-        chosen = () if names == ["all"] else tuple(dict.fromkeys(names))
+        parameters = () if names == ["all"] else tuple(dict.fromkeys(names))
         if len(tissue or []) == 1 and tissue is not None and tissue[0].endswith(".toml"):
             tissues, snr = _read(Path(tissue[0]), ("tissue",))
-            return Asked(Rmse(chosen, tissues["tissue"]), snr)
-        return Asked(Rmse(chosen, _inline(tissue or [], "--tissue")))
+            return TaskRequest(Rmse(parameters, tissues["tissue"]), snr)
+        return TaskRequest(Rmse(parameters, _tissue(tissue or [], "--tissue")))
     if not before or not after:
         missing = "--to" if before else "--from"
-        raise InputError(f"{missing}: is missing; two tissues to tell apart are --from and --to")
-    return Asked(Detection(_inline(before, "--from"), _inline(after, "--to")))
+        raise InputError(f"{missing}: is missing; detection needs two tissues, --from and --to")
+    return TaskRequest(Detection(_tissue(before, "--from"), _tissue(after, "--to")))
 
 
-def _inline(texts: Sequence[str], option: str) -> Tissue:
+def _tissue(texts: Sequence[str], option: str) -> Tissue:
     from labelwise.priors import Tissue
 
-    found = distributions(texts, option)
+    parts = distributions(texts, option)
     with _placed(option):
-        return Tissue(found)
+        return Tissue(parts)
 
 
 def distributions(texts: Sequence[str], option: str) -> dict[str, Distribution]:
-    """NAME=VALUE, NAME=LOW:HIGH or NAME=MEAN±STD, by commas, several times.
+    """Parse NAME=VALUE, NAME=LOW:HIGH or NAME=MEAN±STD, separated by commas.
 
     Example:
         >>> distributions(["f=0.1:0.2,D_slow=1.1", "D_fast=60±10"], "--from")
@@ -277,34 +277,35 @@ def _distribution(value: str, where: str) -> Distribution:
 
 
 def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float | None]:
-    """The tissues in a TOML file by table, and the SNR if it gives one."""
+    """The tissues in a TOML file by table, and its SNR, if any."""
     from labelwise.priors import Tissue
 
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or no text
         raise InputError(f"{path}: is no TOML file: {error}") from error
-    wanted = " and ".join(f"[{table}]" for table in tables)
-    for key, value in said.items():
+    expected = " and ".join(f"[{table}]" for table in tables)
+    for key, value in content.items():
         if key == "snr" and _is_number(value):
             continue
         if key not in tables or not isinstance(value, dict):
             raise InputError(
-                f"{path}: {key} = {value!r} is not expected; there may be {wanted} and snr = NUMBER"
+                f"{path}: {key} = {value!r} is not expected; there may be "
+                f"{expected} and snr = NUMBER"
             )
-    missing = [table for table in tables if table not in said]
+    missing = [table for table in tables if table not in content]
     if missing:
-        raise InputError(f"{path}: the table [{missing[0]}] is missing; expected {wanted}")
+        raise InputError(f"{path}: the table [{missing[0]}] is missing; expected {expected}")
     tissues = {}
     for table in tables:
-        parts = dict(said[table])
-        name = parts.pop("name", table)
+        entries = dict(content[table])
+        name = entries.pop("name", table)
         if not isinstance(name, str):
             raise InputError(f"{path}: [{table}] name: expected a text, got {name!r}")
-        found = {key: _from_toml(each, f"{path}: [{table}] {key}") for key, each in parts.items()}
+        parts = {key: _from_toml(each, f"{path}: [{table}] {key}") for key, each in entries.items()}
         with _placed(f"{path}: [{table}]"):
-            tissues[table] = Tissue(found, name)
-    return tissues, said.get("snr")
+            tissues[table] = Tissue(parts, name)
+    return tissues, content.get("snr")
 
 
 def _from_toml(value: Any, where: str) -> Distribution:
@@ -328,12 +329,8 @@ def _is_number(value: Any) -> bool:
 
 @contextmanager
 def _placed(where: str) -> Iterator[None]:
-    """Let an error say where the wrong value stands."""
+    """Prefix the messages of errors with the place of the wrong value."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _silent(what: str, done: int, total: int, words: str) -> None:
-    pass
