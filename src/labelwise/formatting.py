@@ -1,4 +1,4 @@
-"""Numbers as people write them, and records as JSON data."""
+"""Number formats, JSON data and names of classes for output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where a person would write none.
+    """A number with three significant digits, without an exponent from 0.001 to 10⁶.
 
     Example:
         >>> [number(value) for value in (0.0499999, 1234.5, 2.5e-7)]
@@ -27,7 +27,7 @@ def number(value: float) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A value as exact as its standard error, which gets one digit.
+    """A value with its standard error, rounded to one digit of the error.
 
     Example:
         >>> with_error(0.91234, 0.00143), with_error(31.6724, 0.9), with_error(1, 0)
@@ -40,9 +40,9 @@ def with_error(value: float, error: float) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON data: arrays as lists, paths as text, NaN as None, infinities as text.
+    """A value as JSON data: arrays as lists, paths and infinities as text, NaN as None.
 
-    What JSON has no form for stays as it is.
+    Other values are not changed.
 
     Example:
         >>> plain({"bounds": (0.0, np.inf), "median": np.float32("nan"), "sigma": np.float64(2)})
@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
 
 
 def short_name(record: Mapping[str, Any]) -> str:
-    """The name of a class in an identity, without the place where it is defined.
+    """The name of a class in an identity, without its module or file.
 
     Example:
         >>> short_name({"class": "labelwise.noise:Rician"})
@@ -72,7 +72,7 @@ def short_name(record: Mapping[str, Any]) -> str:
 
 
 def in_words(record: Mapping[str, Any], *, full: bool = False) -> str:
-    """An identity in words: its name and what it is set to; `full` says where it is defined, too.
+    """An identity as text: the class name and its fields; with module or file if `full`.
 
     Example:
         >>> in_words({"class": "labelwise.noise:Rician", "fields": {}})
@@ -84,7 +84,7 @@ def in_words(record: Mapping[str, Any], *, full: bool = False) -> str:
 
 
 def distinct_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
-    """Two different identities in words: by their short names where these tell them apart.
+    """Two different identities as text, by short names where these differ.
 
     Example:
         >>> distinct_names({"class": "my.py:ADC"}, {"class": "labelwise.models.adc:ADC"})

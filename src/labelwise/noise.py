@@ -1,7 +1,7 @@
-"""Noise models: the sampler and the likelihood side by side, so that each tests the other.
+"""Noise models: sampling, likelihood and moments.
 
 `sigma` is the standard deviation of the Gaussian noise in one channel (real or imaginary).
-Everything is elementwise and broadcasts; z = data * signal / sigma² may be 0 to 10⁶.
+All functions are elementwise and broadcast; z = data * signal / sigma² may be 0 to 10⁶.
 """
 
 from abc import abstractmethod
@@ -17,17 +17,17 @@ from jaxtyping import Array, PRNGKeyArray
 
 from labelwise.types import InputError, Numbers, class_name, identity
 
-if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
+if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
     from typing import ClassVar as AbstractClassVar
 else:
     from equinox import AbstractClassVar
 
 
 class NoiseModel(eqx.Module):
-    """How measurements scatter around a noise-free signal. Arguments broadcast elementwise."""
+    """The distribution of measurements given the noise-free signal; arguments broadcast."""
 
     magnitude: AbstractClassVar[bool]
-    """Whether data are magnitudes, so that a negative measurement is bad input."""
+    """Whether data are magnitudes, so that negative measurements are invalid."""
 
     @abstractmethod
     def sample(self, key: PRNGKeyArray, signal: Numbers, sigma: Numbers) -> Numbers:
@@ -45,11 +45,11 @@ class NoiseModel(eqx.Module):
     def score_and_curvature(
         self, signal: Numbers, data: Numbers, sigma: Numbers
     ) -> tuple[Numbers, Numbers]:
-        """d nll / d signal, and a positive stand-in for its second derivative."""
+        """d nll / d signal, and a positive approximation of its second derivative."""
 
     @abstractmethod
     def signal_of(self, data: Numbers, sigma: Numbers) -> Numbers:
-        """A guess of the noise-free signal from one measurement of it, by a moment."""
+        """A moment estimate of the noise-free signal from one measurement."""
 
     @abstractmethod
     def information(self, signal: Numbers, sigma: Numbers) -> Numbers:
@@ -114,8 +114,8 @@ class Rician(NoiseModel):
     """The magnitude of a complex signal: data = |signal + sigma · (N(0, 1) + i N(0, 1))|.
 
     The nll is (data - signal)² / 2 sigma² - log(exp(-z) I0(z)), z = data · signal / sigma². The
-    data-only term log(data / sigma²), infinite where data is exactly 0, is left out of `nll` and
-    kept in `log_density`.
+    data-only term log(data / sigma²), infinite where data is exactly 0, is included in
+    `log_density` only.
 
     Source: Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618.
 
@@ -146,11 +146,10 @@ class Rician(NoiseModel):
         return 0.5 * (data - signal) ** 2 * precision - log_i0e(z)
 
     def score_and_curvature(self, signal, data, sigma):
-        """(signal - data A(z)) / sigma², and (1 - (data / sigma)² A'(z)) / sigma² kept >= 0.05.
+        """(signal - data A(z)) / sigma² and (1 - (data / sigma)² A'(z), at least 0.05) / sigma².
 
-        A = I1 / I0. The exact second derivative falls to about -0.12 / sigma² where a measurement
-        is near the noise floor; 1 / sigma² would always be safe, but slower (expectation
-        maximisation).
+        A = I1 / I0. The exact second derivative falls to about -0.12 / sigma² near the noise floor;
+        1 / sigma² would always be positive, but converges more slowly (expectation maximisation).
         """
         precision = 1 / (sigma * sigma)
         z = signal * data * precision
@@ -176,8 +175,8 @@ class Rician(NoiseModel):
     def variance(self, signal, sigma):
         """signal² + 2 sigma² - mean²: from 0.43 sigma² without signal to sigma² at high SNR.
 
-        Where signal > 25 sigma, that is a small difference of large numbers: there it is sigma²
-        (1 - 1 / 2 s²), s = signal / sigma, right to 2e-6.
+        Where signal > 25 sigma, that is a small difference of large numbers; sigma²
+        (1 - 1 / 2 s²), s = signal / sigma, is used instead, with an error of 2e-6.
         """
         limit = 25 * sigma
         low, high = jnp.minimum(signal, limit), jnp.maximum(signal, limit)
@@ -197,7 +196,7 @@ class NoncentralChi(NoiseModel):
         coils: n, at least 1.
 
     Raises:
-        InputError: if there is no coil.
+        InputError: if `coils` is not a positive integer.
 
     Source: Constantinides, Atalar & McVeigh 1997, doi:10.1002/mrm.1910380524.
 
@@ -240,7 +239,7 @@ class NoncentralChi(NoiseModel):
         return 0.5 * (data - signal) ** 2 * precision - excess
 
     def score_and_curvature(self, signal, data, sigma):
-        """(signal - data R(z)) / sigma² and (1 - (data / sigma)² R'(z)) / sigma² kept >= 0.05.
+        """(signal - data R(z)) / sigma² and (1 - (data / sigma)² R'(z), at least 0.05) / sigma².
 
         R = I_n / I_{n-1}, R' = 1 - R² - (2 n - 1) R / z.
         """
@@ -291,14 +290,14 @@ NOISES: dict[str, Callable[..., NoiseModel]] = {
     "gaussian": Gaussian,
     "noncentral-chi": NoncentralChi,
 }
-"""labelwise's noise models, by the names that options and files know them by."""
+"""The noise models of labelwise by their names in options and files."""
 
 
 def noise_named(name: str) -> NoiseModel:
-    """A noise model by its name, with what it is set to after a colon: `"noncentral-chi:8"`.
+    """The noise model with a given name and setting, such as `"noncentral-chi:8"`.
 
     Raises:
-        InputError: if there is none of that name, or it cannot be set to that.
+        InputError: if the name is unknown or the setting is invalid.
 
     Example:
         >>> noise_named("noncentral-chi:8")
@@ -317,7 +316,7 @@ def noise_named(name: str) -> NoiseModel:
 
 
 def name_of_noise(noise: NoiseModel) -> str:
-    """The name that `noise_named` takes; the name of its class if it is not labelwise's own."""
+    """The name for `noise_named`; the class name if it is not part of labelwise."""
     for name, kind in NOISES.items():
         if kind is type(noise):
             fields = describe_noise(noise)["fields"].values()
@@ -326,20 +325,20 @@ def name_of_noise(noise: NoiseModel) -> str:
 
 
 def describe_noise(noise: NoiseModel) -> dict[str, Any]:
-    """A noise model's identity, as JSON data; see `labelwise.types.identity`."""
+    """The identity of a noise model as JSON data; see `labelwise.types.identity`."""
     return identity(noise, NoiseModel)
 
 
 def noise_from(record: Mapping[str, Any], given: NoiseModel | None, where: object) -> NoiseModel:
-    """The noise model of a description.
+    """The noise model with a given description.
 
     Args:
-        record: by `describe_noise`.
-        given: the model itself, if it is not one of labelwise's.
-        where: the file that says so, for the message.
+        record: the description, by `describe_noise`.
+        given: the noise model, if it is not part of labelwise.
+        where: the file of the description, for the message.
 
     Raises:
-        InputError: if it is none of labelwise's and none or another one is given.
+        InputError: if it is not part of labelwise, and no or a different noise model is given.
     """
     if given is not None:
         if describe_noise(given) != record:
@@ -360,7 +359,7 @@ def noise_from(record: Mapping[str, Any], given: NoiseModel | None, where: objec
 
 @jax.custom_jvp
 def log_i0e(z: Numbers) -> Array:
-    """log(exp(-z) I0(z)); z is negative only where a model's signal is."""
+    """log(exp(-z) I0(z)); z is negative only for a negative signal."""
     z = jnp.asarray(z)
     size = jnp.abs(z)
     if z.dtype == jnp.float64:
@@ -392,7 +391,7 @@ def _bessel_ratio_jvp(primals, tangents):
 
 
 def bessel_ratio_slope(z: Numbers) -> Array:
-    """A'(z) = 1 - A² - A/z; by its asymptotic series past z = 30, where that would cancel."""
+    """A'(z) = 1 - A² - A/z; by its asymptotic series above z = 30, to avoid cancellation."""
     z = jnp.abs(z)
     ratio = bessel_ratio(z)
     ratio_over_z = jnp.where(z < 1e-3, 0.5, ratio / jnp.maximum(z, 1e-3))
@@ -405,7 +404,7 @@ def _ratio_over_z(z: Numbers, order: int) -> Array:
     """I_{v+1}(z) / I_v(z) / z for a whole order v: 1 / (2 (v + 1)) at z = 0.
 
     By the recurrence 1 / R_v = 2 (v + 1) / z + R_{v+1}, downwards from an order high enough for a
-    closed form that is right to second order in 1 / z (relative error about 1e-6).
+    closed form that is exact to second order in 1 / z (relative error about 1e-6).
 
     Source: Amos 1974, doi:10.1090/S0025-5718-1974-0333287-7.
     """
@@ -418,7 +417,7 @@ def _ratio_over_z(z: Numbers, order: int) -> Array:
 
 
 def _ratio_slope(z: Numbers, order: int) -> Array:
-    """d R / dz of R = I_{v+1} / I_v: 1 - R² - (2 v + 1) R / z; by its series where that cancels."""
+    """d R / dz of R = I_{v+1} / I_v: 1 - R² - (2 v + 1) R / z; by its series for large z."""
     z = jnp.abs(z)
     over_z = _ratio_over_z(z, order)
     limit = 30.0 * (order + 1) ** 2
@@ -447,7 +446,7 @@ _I1_LARGE = (
 
 
 def _short_bessel(z: Array) -> tuple[Array, Array, Array]:
-    """Where z is small; and there I0 and I1, elsewhere √z exp(-z) times them."""
+    """Whether z is small; I0 and I1 there, elsewhere √z exp(-z) times I0 and I1."""
     small = z < _SPLIT
     t = (jnp.minimum(z, _SPLIT) / _SPLIT) ** 2
     u = _SPLIT / jnp.maximum(z, _SPLIT)

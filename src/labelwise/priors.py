@@ -1,7 +1,7 @@
-"""Where simulated parameters come from: uniform ranges, a grid, or the maps of a real scan.
+"""Priors of simulated parameters: uniform ranges, a grid, or estimates from a real scan.
 
-A prior is what is *simulated*; the bounds of a `Parameter` are what an estimate may be. The two are
-independent: a network that is trained on a narrow range has seen nothing else.
+A prior is the distribution of *simulated* parameters; the bounds of a `Parameter` limit estimates.
+The two are independent: a network may be trained on a narrow range within the bounds.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Ranges = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each parameter, in the model's order and the parameter's unit."""
 
 SCALE_RANGE = (0.8, 1.2)
-"""What an amplitude is simulated from: signals are divided by a reference before use."""
+"""The simulated range of an amplitude, since signals are divided by a reference."""
 
 
 class Prior(Protocol):
-    """What the parameters of simulated voxels are drawn from."""
+    """The distribution of the parameters of simulated voxels."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,11 +41,11 @@ class Prior(Protocol):
         ...
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
-        """n draws in float32; the same key gives the same draws."""
+        """n samples in float32; the same key gives the same samples."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data: two priors that say the same draw the same."""
+        """The description as JSON data; priors with equal descriptions give equal samples."""
         ...
 
 
@@ -54,7 +54,7 @@ class Uniform:
 
     Args:
         ranges: lowest and highest value by name, in the model's order and each parameter's unit;
-            two equal ones fix a parameter.
+            a parameter with two equal values is fixed.
 
     Raises:
         InputError: if a range is not finite and ordered, or there is none.
@@ -76,14 +76,14 @@ class Uniform:
 
     @classmethod
     def typical(cls, model: SignalModel, /, **overrides: tuple[float, float]) -> Uniform:
-        """The ranges that tissue has, by the model's own parameters.
+        """The uniform prior over the typical ranges of tissue.
 
-        A parameter's `typical` range, else its bounds; 0.8 to 1.2 for one that has no typical range
-        and multiplies the whole signal or has no upper bound.
+        The range of a parameter is its `typical` range, else its bounds. It is 0.8 to 1.2 for a
+        parameter without typical range that scales the whole signal or has no upper bound.
 
         Args:
             model: the signal model.
-            overrides: another range for parameters by name: `T2=(20, 120)`.
+            overrides: other ranges by parameter name: `T2=(20, 120)`.
 
         Raises:
             InputError: if an override names no parameter, or a range is not ordered.
@@ -121,11 +121,11 @@ class Uniform:
 
 
 class Grid:
-    """Every combination of a few values of each parameter: what estimators are evaluated on.
+    """All combinations of a few values of each parameter, for evaluation.
 
     Args:
-        axes: the values by name, in the model's order, ascending, in each parameter's unit; one
-            value fixes a parameter.
+        axes: the values by name, in the model's order, ascending, in each parameter's unit; a
+            parameter with one value is fixed.
 
     Raises:
         InputError: if an axis is empty, not finite or not ascending, or there is none.
@@ -158,8 +158,8 @@ class Grid:
 
         Args:
             ranges: a prior, or lowest and highest value by name.
-            points: how many values of each parameter (the source takes 10), or by name; 10 for one
-                that is not named.
+            points: number of values of each parameter (10 in the source), or by name; 10 for
+                those not named.
             fixed: the only value of some parameters, e.g. `{"S0": 1.0}`.
 
         Raises:
@@ -177,8 +177,8 @@ class Grid:
                 axes[name] = [fixed.get(name, low)]
             elif count < 2:
                 raise InputError(
-                    f"points: {name} needs at least 2, got {count}; to hold it at one value, "
-                    f'say fixed={{"{name}": value}}'
+                    f"points: {name} needs at least 2, got {count}; to fix its value, "
+                    f'use fixed={{"{name}": value}}'
                 )
             else:
                 axes[name] = np.linspace(low, high, count)
@@ -192,7 +192,7 @@ class Grid:
         )
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
-        """Grid points drawn with equal probability; see `Prior`."""
+        """Samples of grid points with equal probability; see `Prior`."""
         picks = np.unravel_index(_rows(key, n, math.prod(self.shape)), self.shape)
         columns = [values[pick] for values, pick in zip(self.axes.values(), picks, strict=True)]
         return np.stack(columns, axis=1).astype(np.float32)
@@ -210,12 +210,12 @@ class Grid:
 
 
 class Empirical:
-    """The parameters of real voxels, drawn again with replacement: their correlations are kept.
+    """The parameters of real voxels, resampled with replacement to preserve correlations.
 
     Args:
         params: (K, P) one row for each voxel, in the parameters' units; rows with NaN or infinite
-            values are left out.
-        names: what its columns are, in the model's order.
+            values are excluded.
+        names: of its columns, in the model's order.
 
     Raises:
         InputError: if the shapes do not fit, or no row is finite.
@@ -248,7 +248,7 @@ class Empirical:
         return self.params[_rows(key, n, len(self.params))]
 
     def describe(self) -> dict[str, Any]:
-        """See `Prior`; the rows themselves are named by their SHA-256."""
+        """See `Prior`; the rows are represented by their SHA-256."""
         return {
             "kind": "empirical",
             "count": len(self.params),
@@ -301,14 +301,14 @@ def _fixed_array(rows: Any, dtype: type[np.floating] = np.float64) -> np.ndarray
 
 @dataclass(frozen=True)
 class Normal:
-    """A normal distribution, cut off at the parameter's bounds.
+    """A normal distribution, truncated at the bounds of the parameter.
 
     Args:
-        mean: before it is cut off, in the parameter's unit.
-        std: likewise.
+        mean: before truncation, in the unit of the parameter.
+        std: before truncation, in the unit of the parameter.
 
     Raises:
-        InputError: if one is not finite, or the std not positive.
+        InputError: if the mean or std is not finite, or the std is not positive.
     """
 
     mean: float
@@ -323,20 +323,20 @@ class Normal:
 
 
 Distribution = float | tuple[float, float] | Normal
-"""Of one parameter, in its unit: a value, lowest and highest of a uniform one, or a `Normal`."""
+"""A fixed value, a uniform range (low, high) or a `Normal`, in the unit of the parameter."""
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """What the parameters of a kind of tissue are; each is independent of the others.
+    """The independent distributions of the parameters of a tissue.
 
     Args:
-        parts: distributions by the parameter's name; one that is not named is as in the tissue it
-            is compared with, or as the network's training was simulated.
-        name: what tables and figures call it; its distributions if left out.
+        parts: distributions by parameter name; those not named are as in the tissue for comparison,
+            or as in the prior of the training.
+        name: for tables and figures; its distributions if empty.
 
     Raises:
-        InputError: if a range is not finite and ordered, or a value not finite.
+        InputError: if a range is not finite and ordered, or a value is not finite.
 
     Example:
         >>> Tissue({"f": (0.1, 0.2), "D_slow": 1.1, "D_fast": Normal(60, 10)}).label
@@ -352,12 +352,12 @@ class Tissue:
 
     @property
     def label(self) -> str:
-        """Its name, or what it is made of."""
+        """The name, or the distributions."""
         parts = (f"{name}={distribution_label(each)}" for name, each in self.parts.items())
         return self.name or ",".join(parts) or "all that it was trained for"
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data."""
+        """The description as JSON data."""
         parts = {
             name: {"mean": each.mean, "std": each.std} if isinstance(each, Normal) else each
             for name, each in self.parts.items()
@@ -367,7 +367,7 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Population:
-    """A tissue of which every parameter has a distribution, in the model's order; a `Prior`."""
+    """A tissue with distributions of all parameters in the model's order; a `Prior`."""
 
     tissue: Tissue
     parameters: tuple[Parameter, ...]
@@ -389,8 +389,8 @@ class Population:
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
         keys = jax.random.split(key, len(self.parameters))
-        drawn = zip(self.tissue.parts.values(), self.parameters, keys, strict=True)
-        return np.stack([_draw(*each, n) for each in drawn], axis=1)
+        distributions = zip(self.tissue.parts.values(), self.parameters, keys, strict=True)
+        return np.stack([_draw(*each, n) for each in distributions], axis=1)
 
     def describe(self) -> dict[str, Any]:
         """See `Prior`."""
@@ -411,7 +411,7 @@ def _draw(
 
 
 def _distribution(name: str, each: Any) -> Distribution:
-    """A distribution in its plain form; two equal ends are one value."""
+    """A validated distribution; a range with equal ends becomes a value."""
     if isinstance(each, Normal):
         return each
     try:
@@ -425,17 +425,17 @@ def _distribution(name: str, each: Any) -> Distribution:
         )
     low, high = numbers[0], numbers[-1]
     if low > high:
-        raise InputError(f"{name}: the range {low:g} to {high:g} is not ordered; turn it round")
+        raise InputError(f"{name}: the range {low:g} to {high:g} is not ordered; swap its ends")
     return low if low == high else (low, high)
 
 
 def centre(each: Distribution) -> float:
-    """The value, the middle of the range, or the mean."""
+    """The centre of a distribution: the value, the middle of the range, or the mean."""
     return each.mean if isinstance(each, Normal) else float(np.mean(each))
 
 
 def distribution_label(each: Distribution) -> str:
-    """As on the command line."""
+    """A distribution as on the command line."""
     if isinstance(each, Normal):
         return f"{each.mean:g}±{each.std:g}"
     return f"{each[0]:g}:{each[1]:g}" if isinstance(each, tuple) else f"{each:g}"

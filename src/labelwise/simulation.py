@@ -1,8 +1,8 @@
-"""Voxels whose truth is known: parameters from a prior, signals from a model, noise on top.
+"""Simulated voxels: parameters from a prior, signals from a model, and noise.
 
-Voxels are made in blocks of a fixed size, block i from `fold_in(key, i)` alone, so that any number
-of them needs the memory of one block and compiles one program. A block is always drawn whole: fewer
-voxels are the first of more.
+Voxels are simulated in blocks of a fixed size, block i from `fold_in(key, i)` only, so that any
+number of them needs the memory of one block and one compilation. Blocks are always sampled
+completely: fewer voxels are the first of more.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from labelwise.priors import Prior
 from labelwise.types import InputError, Voxels
 
 BLOCK = 65536
-"""Voxels in one block, unless told otherwise."""
+"""The default number of voxels in a block."""
 
 Sigma = float | tuple[float, float]
-"""Noise of one channel: the same for all voxels, or lowest and highest of a log-uniform draw."""
+"""Noise of one channel: one value for all voxels, or the range of a log-uniform distribution."""
 
 
 def simulate(
@@ -35,22 +35,22 @@ def simulate(
     n: int,
     key: PRNGKeyArray,
 ) -> Voxels:
-    """n noisy voxels and the parameters that they were made from, in float32.
+    """Simulate n noisy voxels, with their true parameters, in float32.
 
-    The concatenation of `stream` with blocks of 65,536: the same key gives the same bytes, and the
-    first voxels of a larger n.
+    The result is the concatenation of `stream` with blocks of 65,536. The same key gives the same
+    bytes, and the first voxels of a larger n.
 
     Args:
         model: the signal model with its acquisition.
-        noise: the noise that is added.
-        prior: where the parameters come from; its names are those of the model, in its order.
-        sigma: noise of one channel, in the unit of the signal, for all voxels; or lowest and
-            highest, between which every voxel gets its own, log-uniform.
-        n: how many.
+        noise: the noise model.
+        prior: of the parameters; its names are those of the model, in its order.
+        sigma: noise of one channel, in the unit of the signal, for all voxels; or the range of a
+            log-uniform distribution of the sigma of each voxel.
+        n: number of voxels.
         key: `jax.random.key(seed)`.
 
     Raises:
-        InputError: if the prior is not one of the model's parameters, sigma is not positive, finite
+        InputError: if the prior has other parameters than the model, sigma is not positive, finite
             and ordered, or a signal is not finite.
 
     Example:
@@ -86,18 +86,18 @@ def stream(
     key: PRNGKeyArray,
     size: int = BLOCK,
 ) -> Iterator[Voxels]:
-    """The same voxels block by block, for more of them than fit into memory.
+    """Simulate voxels block by block, for more of them than fit into memory.
 
     Block i depends on `fold_in(key, i)` and `size` only; the last one may be shorter. Arguments and
-    errors as for `simulate`; wrong arguments are found at the call, signals that are not finite
-    when their block is made.
+    errors as for `simulate`; arguments are checked at the call, signals when their block is
+    simulated.
 
     Args:
         model: the signal model with its acquisition.
-        noise: the noise that is added.
-        prior: where the parameters come from.
-        sigma: noise of one channel, or lowest and highest.
-        n: how many voxels in all.
+        noise: the noise model.
+        prior: of the parameters.
+        sigma: noise of one channel, or its range.
+        n: total number of voxels.
         key: `jax.random.key(seed)`.
         size: voxels in one block.
 
@@ -110,7 +110,7 @@ def stream(
         [4, 4, 2]
     """
     _check_names(model, prior)
-    limits = _checked_sigma(sigma)
+    limits = _sigma_range(sigma)
     if n < 0 or size < 1:
         raise InputError(f"n, size: expected n >= 0 voxels in blocks of size >= 1, got {n}, {size}")
 
@@ -133,7 +133,7 @@ def _block(
     key: PRNGKeyArray,
 ) -> Voxels:
     """The first `count` voxels of one block."""
-    with jax.enable_x64(False):  # the same bytes whatever the caller has set
+    with jax.enable_x64(False):  # the same bytes for any setting of the caller
         params_key, sigma_key, noise_key = jax.random.split(key, 3)
         params = np.asarray(prior.sample(params_key, size), np.float32)
         if params.shape != (size, len(prior.names)):
@@ -143,11 +143,11 @@ def _block(
             )
         sigma = _sigma_of_voxels(sigma_key, limits, size)
         if model.differentiable:
-            made = _simulated(detached(model), noise, noise_key, params, sigma)
-            signal = np.asarray(made)[:count]
+            simulated = _simulated(detached(model), noise, noise_key, params, sigma)
+            signal = np.asarray(simulated)[:count]
         else:
             clean = np.zeros((size, measurements(model)), np.float32)
-            with np.errstate(all="ignore"):  # what overflows is refused below
+            with np.errstate(all="ignore"):  # overflow is an error below
                 clean[:count] = signals(model, params[:count].astype(float))
             signal = np.asarray(_noisy(noise, noise_key, clean, sigma))[:count]
     _refuse_not_finite(model, params[:count], signal)
@@ -184,8 +184,8 @@ def _check_names(model: SignalModel, prior: Prior) -> None:
         )
 
 
-def _checked_sigma(sigma: Sigma) -> tuple[float, float]:
-    """Lowest and highest; equal where sigma is one number."""
+def _sigma_range(sigma: Sigma) -> tuple[float, float]:
+    """The validated range of sigma; its ends are equal for a number."""
     limits = np.asarray(sigma, float)
     usable = limits.shape in ((), (2,)) and np.all(np.isfinite(limits) & (limits > 0))
     if not usable or (limits.ndim and not limits[0] < limits[1]):
@@ -202,5 +202,5 @@ def _refuse_not_finite(model: SignalModel, params: np.ndarray, signal: np.ndarra
         first = ", ".join(f"{parameter.name} = {value:.6g}" for parameter, value in values)
         raise InputError(
             f"{type(model).__name__}: the signal of {len(bad)} of {len(params)} simulated voxels "
-            f"is not finite, first for {first}; narrow the prior, or mend the model there"
+            f"is not finite, first for {first}; narrow the prior, or correct the model there"
         )

@@ -1,4 +1,4 @@
-"""The words every other file uses: parameter, status, estimate, estimator."""
+"""Common types: parameter, status, voxels, estimate, estimator."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from jaxtyping import Bool, Float, Int, Shaped
 from labelwise.formatting import plain
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with (what is being done, how much is done, how much there is, how it goes)."""
+"""Called with (stage, amount done, total amount, details)."""
 
 
-def no_progress(what: str, done: int, total: int, words: str) -> None:
-    """A `Progress` that shows nothing."""
+def no_progress(stage: str, done: int, total: int, details: str) -> None:
+    """A `Progress` without output."""
 
 
 Numbers = Array | np.ndarray | float
-"""What elementwise functions take: arrays of JAX or NumPy that broadcast, or a number."""
+"""Arguments of elementwise functions: JAX or NumPy arrays that broadcast, or a number."""
 
 
 class InputError(ValueError):
-    """What a person gave cannot be used: one sentence with what, expected, got and the remedy.
+    """Invalid input; the message states what was expected, what was given, and the remedy.
 
-    The command line prints it and ends with status 2. Every other exception is a bug.
+    The command line prints it and exits with status 2. Every other exception is a bug.
     """
 
 
@@ -46,12 +46,12 @@ class Setting:
     """A quantity that an acquisition varies, with its units in files and in models.
 
     Args:
-        words: what messages call its values.
+        words: the name of its values in messages.
         unit: in files, options and messages.
         model_unit: in models.
-        factor: of a value in `model_unit`, to have it in `unit`.
-        plausible: lowest and highest expected value of an acquisition's largest, in `unit`.
-        possible: the same; beyond them the values are in another unit.
+        factor: from `model_unit` to `unit`.
+        plausible: expected range of the largest value of an acquisition, in `unit`.
+        possible: possible range of that value; beyond it, values are in another unit.
         mistake: the remedy for values in another unit.
     """
 
@@ -68,31 +68,31 @@ _FROM_SECONDS = "times in seconds have to be multiplied by 1000"
 SETTINGS = {
     "b": Setting(
         *("b-values", "s/mm²", "ms/µm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
-        "divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read the .bval file by "
-        "labelwise.read_bvals, which does",
+        "divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read the .bval file with "
+        "labelwise.read_bvals, which does so",
     ),
     "te": Setting("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS),
     "ti": Setting(
         "inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS
     ),
 }
-"""The settings whose units are known, by name; others are in the unit that their model states."""
+"""The settings with known units, by name; others are in the unit stated by their model."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One quantity that is estimated: its name, unit, bounds and symbol.
+    """An estimated quantity: its name, unit, bounds and symbol.
 
     Args:
-        name: what maps and tables call it, e.g. `"D_slow"`; a Python identifier.
+        name: for maps and tables, e.g. `"D_slow"`; a Python identifier.
         unit: its physical unit, e.g. `"µm²/ms"`; `"1"` for a fraction.
-        bounds: lowest and highest value an estimate may take, in that unit.
-        symbol: how it is typeset (mathtext without the dollars), e.g. `"D_{slow}"`.
-        typical: the range of values that tissue has, from which training data are simulated
-            unless told otherwise; the bounds if left out.
+        bounds: lowest and highest possible estimate, in that unit.
+        symbol: for figures, in mathtext without dollar signs, e.g. `"D_{slow}"`.
+        typical: the range of values in tissue, the default prior of simulated training data; the
+            bounds if None.
 
     Raises:
-        InputError: if the name is no identifier, the unit is empty or a range is not ordered.
+        InputError: if the name is not an identifier, the unit is empty or a range is not ordered.
 
     Example:
         >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
@@ -132,7 +132,7 @@ class Parameter:
 
 
 class Status(IntEnum):
-    """What became of one voxel; the code written into status maps."""
+    """The outcome of the estimate of a voxel; its code in status maps."""
 
     NOT_FITTED = 0
     CONVERGED = 1
@@ -153,7 +153,7 @@ class Status(IntEnum):
 
     @property
     def has_values(self) -> bool:
-        """Whether the voxel's estimates are numbers; the others are NaN."""
+        """Whether the voxel has estimates; otherwise they are NaN."""
         return self in _WITH_VALUES
 
 
@@ -174,18 +174,18 @@ _WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTR
 
 
 def has_values(status: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    """Which voxels' estimates are numbers."""
+    """The voxels with estimates, which are NaN in all others."""
     return np.isin(status, _WITH_VALUES)
 
 
 @dataclass(frozen=True)
 class Voxels:
-    """The signals of N voxels, and the truth where it is known.
+    """The signals of N voxels, and their true parameters if known.
 
     Args:
         signal: (N, M) measurements.
         sigma: (N,) noise of one channel, in the signal's unit.
-        params: (N, P) the parameters that the signals were simulated from; None for real data.
+        params: (N, P) the true parameters of simulated signals; None for real data.
     """
 
     signal: Float[np.ndarray, "N M"]
@@ -193,7 +193,7 @@ class Voxels:
     params: Float[np.ndarray, "N P"] | None = None
 
     def __len__(self) -> int:
-        """N."""
+        """The number of voxels, N."""
         return len(self.signal)
 
     def __repr__(self) -> str:
@@ -203,13 +203,13 @@ class Voxels:
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """The parameters that an estimator found, by voxel; `estimate["D_slow"]` is one of them.
+    """The estimated parameters of voxels; `estimate["D_slow"]` is one of them.
 
     Args:
         values: (*shape, P) in each parameter's unit; NaN where `status` is a failure.
         status: (*shape) codes of `Status`.
-        stats: more results by name: arrays (*shape) or (*shape, P).
-        parameters: the P columns of `values`, where they are known.
+        stats: other results by name: arrays (*shape) or (*shape, P).
+        parameters: the P columns of `values`, if known.
 
     Example:
         >>> adc = Parameter("ADC", "µm²/ms", (0.0, 5.0))
@@ -227,13 +227,13 @@ class Estimate:
         """The values of a parameter, in its unit.
 
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: if there is no such parameter.
         """
         return self._column(self.values, name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the parameters."""
+        """The names of the parameters."""
         return tuple(parameter.name for parameter in self.parameters)
 
     @property
@@ -263,17 +263,17 @@ def estimate_voxels(
     mask: Bool[np.ndarray, "*shape"] | None = None,
     **more: Float[np.ndarray, "*shape K"] | None,
 ) -> Estimate:
-    """Apply an estimator of N voxels to an array of any leading shape.
+    """Apply an estimator of N voxels to an image of any shape.
 
     Args:
-        estimate: called with signal (N, M) and sigma as it is, or (N,) or (N, K).
+        estimate: called with signal (N, M) and sigma: a number, (N,) or (N, K).
         signal: (*shape, M).
-        sigma: noise of one channel: a number, (*shape) or (*shape, K); whatever has other shapes
-            is passed on.
-        measurements: M.
-        mask: (*shape) the voxels to estimate; all of them if None. The others are NaN with the
-            status NOT_FITTED.
-        more: arguments of `estimate` with rows for each voxel.
+        sigma: noise of one channel: a number, (*shape) or (*shape, K); for signals (N, M),
+            other shapes are passed on.
+        measurements: number of measurements, M.
+        mask: (*shape) the voxels to estimate; all of them if None. Others are NaN, with the status
+            NOT_FITTED.
+        more: further arguments of `estimate` with a row for each voxel.
 
     Raises:
         InputError: if the last axis of the signal is not M, or sigma or the mask has another shape.
@@ -314,7 +314,7 @@ def estimate_voxels(
     sigma = sigma_of_voxels(sigma, len(flat), measurements)[inside]
     more = {name: None if rows is None else rows[inside] for name, rows in more.items()}
     part = estimate(flat[inside], sigma, **more)
-    return _reshaped(_spread(part, inside, len(flat)), shape)
+    return _reshaped(_insert(part, inside, len(flat)), shape)
 
 
 def _reshaped(estimate: Estimate, shape: tuple[int, ...]) -> Estimate:
@@ -326,8 +326,8 @@ def _reshaped(estimate: Estimate, shape: tuple[int, ...]) -> Estimate:
     )
 
 
-def _spread(part: Estimate, inside: Int[np.ndarray, " n"], voxels: int) -> Estimate:
-    """The estimate of some voxels among all; NaN, or 0 for integers, elsewhere."""
+def _insert(part: Estimate, inside: Int[np.ndarray, " n"], voxels: int) -> Estimate:
+    """The estimate of some voxels inserted among all; NaN, or 0 for integers, elsewhere."""
 
     def among_all(rows: np.ndarray) -> np.ndarray:
         empty = np.nan if np.issubdtype(rows.dtype, np.floating) else 0
@@ -342,12 +342,12 @@ def _spread(part: Estimate, inside: Int[np.ndarray, " n"], voxels: int) -> Estim
 def sigma_of_voxels(
     sigma: Shaped[np.ndarray, "#N *#M"] | float, voxels: int, measurements: int = 1
 ) -> Shaped[np.ndarray, "N #M"]:
-    """Sigma with a row for each of N voxels, and one column or one for each measurement.
+    """Sigma with a row for each of N voxels, and one column or M.
 
     Args:
         sigma: a number, (N,), (N, 1), (N, M) or (1, M).
-        voxels: N.
-        measurements: M; 1 where a voxel can have one sigma only.
+        voxels: number of voxels, N.
+        measurements: number of measurements, M; 1 for one sigma in each voxel.
 
     Raises:
         InputError: if it has another shape.
@@ -368,11 +368,11 @@ def sigma_of_voxels(
 
 
 class Estimator(Protocol):
-    """Anything that turns the signal of N voxels into an `Estimate`."""
+    """Estimates parameters from the signal of N voxels."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What the columns of `Estimate.values` are."""
+        """The columns of `Estimate.values`."""
         ...
 
     def __call__(
@@ -383,25 +383,25 @@ class Estimator(Protocol):
 
 
 class LabelSource(Protocol):
-    """What a network is taught: an `Estimate` for every voxel, made with or without the truth."""
+    """Training labels: an `Estimate` of every voxel, with or without use of the truth."""
 
     def __call__(self, voxels: Voxels) -> Estimate:
-        """The labels of N voxels; a failed one is NaN with its status."""
+        """The labels of N voxels; failed ones are NaN, with their status."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data: two sources that say the same give the same labels."""
+        """The description as JSON data; sources with equal descriptions give equal labels."""
         ...
 
 
 USERS = "labelwise_user_"
-"""What the names of modules begin with that are made of a person's own files."""
+"""Prefix of the names of modules from users' files."""
 
 
 def class_name(kind: type) -> str:
-    """What a class is called wherever it must not be taken for another.
+    """The unique name of a class.
 
-    `package.module:Class` if it can be imported, `FILE.py:Class` for one in a person's own file.
+    `package.module:Class` if it can be imported, `FILE.py:Class` for one in a user's file.
 
     Example:
         >>> class_name(Parameter)
@@ -415,21 +415,21 @@ def class_name(kind: type) -> str:
 
 
 def is_built_in(kind: type) -> bool:
-    """Whether a class is labelwise's own."""
+    """Whether a class is part of labelwise."""
     return kind.__module__.startswith("labelwise.")
 
 
 def identity(thing: Any, base: type) -> dict[str, Any]:
-    """What a model or a noise model is, as JSON data: whatever caches, loads or compares asks this.
+    """The identity of a signal or noise model as JSON data, for caches, files and comparisons.
 
     Args:
-        thing: a frozen dataclass.
-        base: the class that it and others of its sort derive from.
+        thing: the model, a frozen dataclass.
+        base: its base class, such as `NoiseModel`.
 
     Returns:
         `class` by `class_name`; `fields` by name; and `source`, the SHA-256 of the files that
-        define its class (of the bytecode where there is no file, as in a notebook), not of what
-        these import. It is None for labelwise's own classes, whose code is in the key of a cache.
+        define its class (of the bytecode if there is no file, as in a notebook), without their
+        imports. It is None for classes of labelwise, whose code is in the key of a cache.
 
     Example:
         >>> from labelwise.noise import NoiseModel, Rician
@@ -452,10 +452,10 @@ def _source(kinds: list[type]) -> str | None:
     for kind in kinds:
         try:
             total.update(Path(inspect.getfile(kind)).read_bytes())
-        except (OSError, TypeError):  # typed at a prompt or in a notebook
+        except (OSError, TypeError):  # defined at a prompt or in a notebook
             for name, function in sorted(vars(kind).items()):
                 if isinstance(function, FunctionType):
-                    # version 2: the later ones depend on reference counts
+                    # version 2: later ones depend on reference counts
                     code = marshal.dumps(inspect.unwrap(function).__code__, 2)
                     total.update(name.encode() + code)
     return total.hexdigest()

@@ -96,7 +96,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_network(monkeypatch, folder):
         (("--snr", "15", "--label", "mix:2"), "label mix:2: expected mix:ALPHA"),
         (("--snr", "15", "--weight", "T2=3"), "no parameter 'T2'; there are S0, ADC"),
         (("--snr", "15", "--weight", "ADC"), "--weight ADC: expected NAME=FACTOR"),
-        (("--snr", "15", "--prior", "ADC=1:9"), "ADC from 1 to 9 leaves its bounds 0 to 5"),
+        (("--snr", "15", "--prior", "ADC=1:9"), "ADC from 1 to 9 exceeds its bounds 0 to 5"),
         (("--snr", "15", "--prior", "paper", "--prior", "ADC=1:2"), "give it alone"),
         (("--snr", "5:15", "--recipe", "paper"), "--recipe paper: is for one SNR"),
         (("--snr", "15", "--signals", "20"), "do not fill one batch"),

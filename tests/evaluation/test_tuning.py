@@ -357,7 +357,7 @@ def test_voxels_without_an_estimate_are_counted_and_left_out(random_dial):
         (Rmse((), Tissue({"ADC": Normal(6, 1)})), "ADC=6±1 is not within the bounds"),
         (Detection(Tissue({"ADC": 1}), Tissue({"ADC": 1})), "the same in every parameter"),
         (Detection(Tissue({"ADC": 1}), Tissue({"ADC": (1, 1)})), "the same in every parameter"),
-        (Detection(Tissue({"ADC": 1}, "a"), Tissue({}, "b")), "apart (a; b) are the same"),
+        (Detection(Tissue({"ADC": 1}, "a"), Tissue({}, "b")), "distinguish (a; b) are the same"),
     ],
 )
 def test_tasks_that_cannot_be_are_one_sentence(random_dial, task, words):

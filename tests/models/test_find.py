@@ -102,8 +102,8 @@ def test_a_users_file_may_import_a_built_in_model(file):
     ("suffix", "error", "message"),
     [
         (":Kurtosys", ValueError, "no class 'Kurtosys' in .*; it has Kurtosis$"),
-        ("", ValueError, "say which class to use, .*my_model.py:CLASS; it has Kurtosis$"),
-        (":", ValueError, "say which class to use"),
+        ("", ValueError, "specify the class, .*my_model.py:CLASS; it has Kurtosis$"),
+        (":", ValueError, "specify the class"),
         (":Other", InputError, "expected a subclass of labelwise.SignalModel, got the class Other"),
         (":GOOD", ValueError, "no class 'GOOD'"),
         (":jnp", InputError, "expected a subclass of labelwise.SignalModel, got <module"),

@@ -374,7 +374,7 @@ def test_its_own_acquisition_is_accepted(any_network):
         ({"b": [0.0, 0.5, 0.0, 0.2, 1.1]}, "b of volume 5 is 1100, not 1000 s/mm²"),
         ({"b": [0.0, 0.5, 0.2, 0.0, 1.0]}, "b of volume 3 is 200, not 0 .*volume 4 is 0, not 200"),
         ({"b": [0.0, np.nan, 0.0, 0.2, 1.0]}, "b of volume 2 is nan, not 500 s/mm²"),
-        ({"b": B * 1000}, "volume 2 is 500000, not 500 .*; train one for these settings"),
+        ({"b": B * 1000}, "volume 2 is 500000, not 500 .*; train a network for these settings"),
     ],
 )
 def test_another_acquisition_is_refused_by_its_differences(any_network, settings, words):
@@ -386,7 +386,9 @@ def test_another_acquisition_is_refused_by_its_differences(any_network, settings
 def test_only_the_first_differences_are_listed(network):
     model = network.card.model | {"acquisition": {"b": list(range(9))}}
     other = with_card(network, model=model)
-    with pytest.raises(ValueError, match="volume 5 is 4100, not 4000 s/mm²; and 4 more; train one"):
+    with pytest.raises(
+        ValueError, match="volume 5 is 4100, not 4000 s/mm²; and 4 more; train a network"
+    ):
         other.check_acquisition({"b": np.arange(9) + 0.1})
 
 
@@ -429,7 +431,7 @@ def test_a_single_network_has_no_alpha(network):
     words = r"alpha: this is a single network, trained on one label \(maximum likelihood\)"
     with pytest.raises(InputError, match=words):
         network(SIGNAL, SIGMA, alpha=0.5)
-    with pytest.raises(InputError, match="leave alpha out"):
+    with pytest.raises(InputError, match="omit it"):
         network.with_alpha(1.0)
 
 

@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_lesson_is_refused(change, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_networks(lesson(), checkpoint=checkpoint, progress=interrupt)
-    with pytest.raises(ValueError, match="this checkpoint is of another training"):
+    with pytest.raises(ValueError, match="the checkpoint is of another training"):
         train_networks(lesson(**change), checkpoint=checkpoint, resume=True)
 
 
@@ -151,7 +151,7 @@ def test_labels_on_a_bound_are_left_out_unless_kept():
 
 def test_no_usable_label_is_an_error():
     label = Label("hopeless", failed=lambda truth: truth[:, 0] > 0)
-    with pytest.raises(ValueError, match="none to train or to validate with has a usable hopeless"):
+    with pytest.raises(ValueError, match="no usable hopeless label for training"):
         train_networks(lesson(label))
 
 

@@ -1,1 +1,1 @@
-"""How good estimators are: bias and scatter over a grid, information, bounds, alpha for a task."""
+"""Evaluation of estimators: bias and std over a grid, information, Cramér-Rao bound, tuning."""

@@ -1,4 +1,4 @@
-"""The Cramér-Rao bound: how small the spread of an unbiased estimate can be."""
+"""The Cramér-Rao bound: the smallest standard deviation of unbiased estimates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def cramer_rao(
     params: Float[np.ndarray, "N P"],
     sigma: Float[np.ndarray, "#N *#M"] | float,
 ) -> Float[np.ndarray, "N P"]:
-    """The smallest standard deviation an unbiased estimator of each parameter can have.
+    """The smallest standard deviation of an unbiased estimator, for each parameter.
 
     √ of the diagonal of the inverse Fisher information. Bounds of the parameters are not taken
-    into account: an estimator that keeps to them, or any biased one, may scatter less.
+    into account: the std of a bounded estimator, or of any biased one, may be smaller.
 
     Args:
         model: the signal equation with its acquisition.
@@ -31,9 +31,9 @@ def cramer_rao(
         sigma: noise of one channel in the signal's unit: a number, (N,), (N, M) or (1, M).
 
     Returns:
-        (N, P) in the parameters' units. `inf` where the measurements say nothing about a
-        parameter, alone or mixed with others (D_fast where f is 0); NaN where `params` or `sigma`
-        is not a usable number.
+        (N, P) in the parameters' units. Infinite where the measurements do not determine a
+        parameter (D_fast where f is 0); NaN where `params` is not finite or `sigma` is not
+        positive.
 
     Raises:
         InputError: if `params` or `sigma` has another shape.
@@ -54,9 +54,11 @@ def cramer_rao(
     scaled = np.where(usable[:, None, None], scaled, np.eye(scaled.shape[1]))
     eigenvalues, eigenvectors = np.linalg.eigh(scaled)
     share = eigenvectors**2  # of parameter p in direction k
-    blind = eigenvalues[:, None, :] < 1e-13
-    variance = np.sum(np.where(blind, 0, share / np.where(blind, 1, eigenvalues[:, None, :])), -1)
-    variance[np.any(blind & (share > 1e-9), axis=-1)] = np.inf
+    singular = eigenvalues[:, None, :] < 1e-13
+    variance = np.sum(
+        np.where(singular, 0, share / np.where(singular, 1, eigenvalues[:, None, :])), -1
+    )
+    variance[np.any(singular & (share > 1e-9), axis=-1)] = np.inf
     return np.where(usable[:, None], np.sqrt(variance) / scale, np.nan)
 
 
@@ -68,8 +70,8 @@ def fisher_information(
 ) -> Float[np.ndarray, "N P P"]:
     """The Fisher information of one voxel's M measurements about its P parameters, in float64.
 
-    Σ over measurements of I(S) · dS/dp · dS/dq, with I(S) that of one measurement about its own
-    noise-free signal S. Arguments, errors and source as for `cramer_rao`.
+    Σ over measurements of I(S) · dS/dp · dS/dq, where I(S) is the information of one measurement
+    about its own noise-free signal S. Arguments, errors and source as for `cramer_rao`.
 
     Example:
         >>> from labelwise import ADC, Gaussian

@@ -1,7 +1,7 @@
-"""How estimators do on signals whose truth is known: bias, spread, error and information.
+"""Evaluation on simulated signals: bias, std, RMSE and information of estimators.
 
-The paper's test: many noisy repeats at every point of a grid over the parameter space, the same
-signals for every estimator. Results are an `xarray.Dataset` with named dimensions.
+As in the paper, there are many noisy repeats at every point of a grid over the parameter space, and
+all estimators get the same signals. Results are an `xarray.Dataset` with named dimensions.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from labelwise.noise import NoiseModel
 from labelwise.priors import Grid
 from labelwise.types import Estimate, Estimator, InputError, LabelSource, Voxels
 
-_BINS = 200  # of the estimates, for mutual information; a coarser one blurs what is well separated
-_PILOT = 20_000  # signals that the edges of the bins come from
+_BINS = 200  # of the estimates, for mutual information; fewer would lose information
+_PILOT = 20_000  # signals for the bin edges
 _OWN_DIMENSIONS = ("estimator", "parameter", "other")
 
 
@@ -50,22 +50,23 @@ def evaluate(
     block: int = 65_536,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Simulate `repeats` noisy signals at every grid point and describe each estimator's estimates.
+    """Bias, std, RMSE and information of estimators on a grid of simulated signals.
 
-    All estimators see the same signals. The noise of a grid point depends on the key and on the
-    point's place in the grid only, so `block` changes nothing but memory. Estimates are reduced
-    point by point and never kept. A failed one (NaN in any parameter) is counted and left out.
+    All estimators get the same signals, `repeats` at every grid point. The noise of a grid point
+    depends on the key and on its position in the grid only, so that `block` affects memory only.
+    Estimates are reduced point by point and not stored. Failed estimates (NaN in any parameter)
+    are counted and excluded.
 
     Args:
         estimators: by name.
-        model: makes the signals; its parameters are the grid's.
-        noise: makes the noise.
+        model: the signal model; its parameters are those of the grid.
+        noise: the noise model.
         sigma: noise of one channel, in the signal's unit.
         grid: the true parameters.
-        repeats: R, noisy signals at each point.
-        key: of JAX, for the noise.
-        labels: by name, estimators that may see the truth, such as `MLE(start="truth")`.
-        block: signals at a time.
+        repeats: R, number of noisy signals at each point.
+        key: random key for the noise.
+        labels: label sources by name, which may use the truth, such as `MLE(start="truth")`.
+        block: number of signals in a block.
         progress: called with (signals done, signals in all) after each block.
 
     Returns:
@@ -73,20 +74,20 @@ def evaluate(
         for each parameter, named after it, with the grid's values as coordinate. In the
         parameters' units:
 
-        - `bias`, `std`, `rmse`: of the estimates at that point; rmse² = bias² + std². Ask for
-          `result["std"]`: `result.std` is a method of every Dataset
+        - `bias`, `std`, `rmse`: of the estimates at that point; rmse² = bias² + std². Use
+          `result["std"]`, since `result.std` is a method of every Dataset
         - `bias_error`, `std_error`, `rmse_error`: their standard errors
         - `covariance` (parameter, other): of the estimates
-        - `failed`: the share of estimates that is NaN
+        - `failed`: the share of estimates that are NaN
         - `retained`, `retained_error`: the share of the signal's Fisher information that the
           estimates retain; see `labelwise.evaluation.information.retained_information`
         - `mutual_information`, `mutual_information_error`: bits between each true parameter and
-          its own estimate over the whole grid, in up to 200 bins; at most log2 of the number of
-          values that the parameter has; see `labelwise.evaluation.information.mutual_information`
+          its estimate over the whole grid, in up to 200 bins; at most log2 of the number of
+          grid values of the parameter; see `labelwise.evaluation.information.mutual_information`
 
     Raises:
-        InputError: if there is nothing to do, if a name is used twice, or if grid, estimators and
-            model are not about the same parameters.
+        InputError: if there is no estimator, a name is used twice, or grid, estimators and model
+            have different parameters.
 
     Source: Epstein et al. 2024, sections 3.5 and 3.6, doi:10.59275/j.melba.2024-geb5.
 
@@ -118,7 +119,7 @@ def evaluate(
     counts = [[np.zeros((n, bins), np.int64) for n in grid.shape] for _ in sources]
 
     def reduce(row: int, index, values, score) -> list[np.ndarray]:
-        """Describe the estimates (g, R, P) of some points; nobody else writes their rows."""
+        """Reduce the estimates (g, R, P) of some grid points; each call writes its own rows."""
         good = np.all(np.isfinite(values), axis=-1)
         errors = np.where(good[..., None], values - simulator.truth[index][:, None], 0.0)
         for name, moment in _moments(errors, good).items():
@@ -131,14 +132,14 @@ def evaluate(
             for p in range(size)
         ]
 
-    # estimators are called one after the other; what is made of the last estimates goes on beside
+    # estimators are called one after the other, while earlier estimates are reduced in threads
     pending: deque[tuple[int, Future]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
         for index, voxels, score in simulator.blocks(np.arange(points), repeats, block):
             for row, source in enumerate(sources.values()):
                 values = _values(source, voxels, simulator.truth[index].shape, repeats)
                 pending.append((row, pool.submit(reduce, row, index, values, score)))
-                while len(pending) > 2 * available_cores():  # memory stays that of a few blocks
+                while len(pending) > 2 * available_cores():  # limits memory to a few blocks
                     _add(counts, *pending.popleft())
             if progress:
                 progress((int(index[-1]) + 1) * repeats, points * repeats)
@@ -164,19 +165,19 @@ def evaluate(
 
 
 def marginal(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
-    """Averages over all grid dimensions but one, as the paper's figures show them.
+    """Averages over all grid dimensions but one, as in the figures of the paper.
 
-    Bias, std and rmse are means over grid points of the points' own: rmse² = bias² + std² no
-    longer holds, and a bias that changes sign over the grid may cancel. Points without a single
-    estimate are left out. Mutual information belongs to the whole grid and stays as it is.
+    Bias, std and rmse are means of their values at grid points: rmse² = bias² + std² no longer
+    holds, and a bias that changes sign over the grid may cancel. Points without any estimate are
+    excluded. Mutual information refers to the whole grid and is unchanged.
 
     Args:
         dataset: what `evaluate` returned.
         parameter: the dimension to keep.
 
     Returns:
-        The same variables on the dimension `parameter` alone; standard errors are those of the
-        means, the points' noise being independent.
+        The same variables on the dimension `parameter` alone, with the standard errors of the
+        means for independent grid points.
 
     Raises:
         InputError: if the dataset has no such dimension.
@@ -188,25 +189,25 @@ def marginal(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
 
 
 def summary(dataset: xr.Dataset) -> xr.Dataset:
-    """One number per estimator and parameter for each property, with its standard error.
+    """Summary measures of each estimator and parameter, with standard errors.
 
     Args:
         dataset: what `evaluate` returned.
 
     Returns:
-        On the dimensions `estimator` and `parameter`, each with a partner `..._error`:
+        On the dimensions `estimator` and `parameter`, each with its standard error `..._error`:
 
         - `abs_bias`: mean of |bias| over the marginal bias curve of the parameter
-        - `abs_bias_grid`: mean of |bias| over all grid points. Both are never below 0, so that
-          noise alone makes an unbiased estimator's about 0.8 standard errors of one bias
+        - `abs_bias_grid`: mean of |bias| over all grid points. Both are positive: for an unbiased
+          estimator, noise alone gives about 0.8 standard errors of one bias
         - `std`, `rmse`, `retained`: means over the grid
         - `slope`: of a straight line through the marginal bias curve, unit per unit; 1 + slope is
-          the slope of the mean estimate. -1 is an estimator that says the same of every truth.
+          the slope of the mean estimate. -1 is an estimator with the same mean for every truth.
           NaN for a parameter with one value
         - `top`: the bias at the highest value of the parameter, from the marginal curve
         - `mutual_information`: bits, as in the dataset
 
-        and `failed` on `estimator`: the share of estimates that is NaN.
+        and `failed` on `estimator`: the share of estimates that are NaN.
     """
     names = _grid_dimensions(dataset)
     whole = _average(dataset, names)
@@ -244,7 +245,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
 
 
 class _Simulator:
-    """Makes the signals of grid points: in one compiled program, in blocks of one shape."""
+    """Simulates the signals of grid points in blocks of one shape, by one compiled program."""
 
     def __init__(self, model, noise, sigma, truth, key) -> None:
         self.truth: Float[np.ndarray, "G P"] = truth
@@ -256,7 +257,7 @@ class _Simulator:
         self._key = key
 
     def blocks(self, points: Int[np.ndarray, " g"], repeats: int, block: int, stream: int = 0):
-        """Yields points, their R voxels each, and scores (g, R, P); `stream` 1 is other noise."""
+        """Yield points, their R voxels each, and scores (g, R, P); noise depends on `stream`."""
         step = min(max(block // repeats, 1), len(points))
         for mine, rows in blocks(len(points), step):
             index, padded = points[mine], points[rows]
@@ -328,11 +329,11 @@ def _check(names: tuple[str, ...], grid: Grid, sigma: float, repeats: int) -> No
     if not (np.ndim(sigma) == 0 and np.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma: expected one positive number, got {sigma!r}")
     if repeats < 2:
-        raise InputError(f"repeats: expected at least 2, to see a spread, got {repeats}")
+        raise InputError(f"repeats: expected at least 2 for a standard deviation, got {repeats}")
 
 
 def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int):
-    """A source's estimates (g, R, P) in float64."""
+    """The estimates (g, R, P) of a source in float64."""
     values = np.asarray(source(voxels).values, float)
     expected = (len(voxels), shape[1])
     if values.shape != expected:
@@ -360,7 +361,7 @@ def _pilot_edges(
 def _moments(
     errors: Float[np.ndarray, "g R P"], good: Bool[np.ndarray, "g R"]
 ) -> dict[str, np.ndarray]:
-    """Bias, spread and error of each point, with standard errors; bad errors are 0 in `errors`."""
+    """Bias, std and RMSE of each point, with standard errors; failed estimates have error 0."""
     count = good.sum(axis=1).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         n = np.where(count > 0, count, np.nan)[:, None]
@@ -385,7 +386,7 @@ def _moments(
 
 
 def _error_of_mean(squares, mean, n):
-    """Standard error of the mean of R squares, whose own mean square is a fourth moment."""
+    """The standard error of the mean of R squares, from their fourth moment."""
     fourth = np.einsum("grp,grp->gp", squares, squares) / n
     return np.sqrt(np.maximum(fourth - mean**2, 0.0) / (n - 1))
 
@@ -396,14 +397,14 @@ def _add(counts: list[list[np.ndarray]], row: int, pending: Future) -> None:
 
 
 def _count(values, levels, good, edges, shape: tuple[int, int]) -> Int[np.ndarray, "T K"]:
-    """How many good estimates of (g, R) fell into each bin, by the true value's place."""
+    """The number of valid estimates of (g, R) in each bin, by true value."""
     bins = np.searchsorted(edges, values[good], side="right")
     place = np.broadcast_to(levels[:, None], good.shape)[good] * shape[1] + bins
     return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def _named(array: Float[np.ndarray, "E G *P"], grid: Grid) -> tuple[tuple[str, ...], np.ndarray]:
-    """(estimator, G, parameter, other) with one named dimension for each of the grid's."""
+    """(estimator, G, parameter, other) with G split into the named dimensions of the grid."""
     spread = array.reshape(len(array), *grid.shape, *array.shape[2:])
     last = 1 + len(grid.shape)
     order = (0, *range(last, spread.ndim), *range(1, last))
@@ -413,7 +414,7 @@ def _named(array: Float[np.ndarray, "E G *P"], grid: Grid) -> tuple[tuple[str, .
 def _coordinates(names: tuple[str, ...], model: SignalModel, grid: Grid) -> dict[str, Any]:
     parameters = [parameter.name for parameter in model.parameters]
     axes = {
-        # "unit", not "units": xarray may read units of time as time stamps.
+        # "unit", not "units": xarray may decode units of time as time stamps
         parameter.name: (
             parameter.name,
             np.asarray(grid.axes[parameter.name], float),
@@ -429,7 +430,7 @@ def _grid_dimensions(dataset: xr.Dataset) -> list[str]:
 
 
 def _average(dataset: xr.Dataset, over: list[str]) -> xr.Dataset:
-    """Means over dimensions; those of standard errors as of independent values."""
+    """Means over dimensions, with standard errors for independent values."""
     result = {}
     for name, values in dataset.data_vars.items():
         dims = [dim for dim in over if dim in values.dims]

@@ -1,10 +1,10 @@
-"""How much of what a signal says about the truth is still there in an estimate of it.
+"""Information about the truth that estimates retain from the signal.
 
-Two measures that a shrinkage of the estimates does not change, as the slope of a bias curve does:
+Two measures which, unlike the slope of a bias curve, are invariant to shrinkage of the estimates:
 
-- linear Fisher information: how well two *close* truths can be told apart, all parameters at once,
-  by a linear read-out of the estimates; relative to all that the signal holds (Cramér-Rao).
-- mutual information: how well the grid's values of *one* parameter can be told apart.
+- linear Fisher information: how well *similar* values of all parameters can be distinguished by a
+  linear function of the estimates, relative to the information of the signal (Cramér-Rao).
+- mutual information: how well the grid values of *one* parameter can be distinguished.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-GROUPS = 8  # of repeats, of which the jackknife leaves out one at a time
-_BLIND = 1e-9  # a correlation matrix's eigenvalue below which a direction does not vary
+GROUPS = 8  # of repeats; the jackknife leaves out one at a time
+_BLIND = 1e-9  # eigenvalue of a correlation matrix below which a direction is constant
 
 
 def retained_information(
@@ -22,31 +22,30 @@ def retained_information(
     good: Bool[np.ndarray, "G R"],
     fisher: Float[np.ndarray, "G P P"],
 ) -> tuple[Float[np.ndarray, "G P"], Float[np.ndarray, "G P"]]:
-    """The share of the signal's information about each parameter that estimates retain.
+    """The share of the signal's information about each parameter in the estimates.
 
-    retained_p = [F⁻¹]_pp / [I⁻¹]_pp, the other parameters unknown, with F the Fisher information of
-    the signal and I = Jᵀ C⁻¹ J the linear Fisher information of the estimates: C is their
-    covariance, J = d E[estimate] / d truth = Cov(estimate, score), the score being d log p(signal)
-    / d truth. No estimator retains more than 1, and any invertible linear map of the estimates
-    retains as much: one that shrinks everything to the mean by the same factor loses nothing,
-    whatever the slope of its bias curve. One that ignores a direction of the parameter space
-    retains nothing of every parameter with a part in it.
+    retained_p = [F⁻¹]_pp / [I⁻¹]_pp, with the other parameters unknown. F is the Fisher information
+    of the signal and I = Jᵀ C⁻¹ J the linear Fisher information of the estimates, with their
+    covariance C and J = d E[estimate] / d truth = Cov(estimate, score); the score is d log
+    p(signal) / d truth. The share is at most 1 and invariant under invertible linear maps of the
+    estimates: shrinkage towards the mean by a common factor loses nothing, whatever the slope of
+    the bias curve. An estimator that ignores a direction of the parameter space retains nothing of
+    any parameter with a component along it.
 
-    I is found through the regression of the score on the estimates, whose explained share R² is
-    adjusted for the degrees of freedom that P estimates use up. What remains uncertain is about
-    P / R: the retained share of an estimator that retains less than that is noise between 0 and
-    itself. Information that is only in the estimates' spread or shape, not in their mean, is not
-    counted.
+    I is computed from the regression of the score on the estimates, with R² adjusted for the P
+    degrees of freedom of the estimates. The remaining uncertainty is about P / R; smaller shares
+    are dominated by noise. Information in the spread or shape of the estimates, rather than in
+    their mean, is not counted.
 
     Args:
-        estimates: (G, R, P) of R repeats at each of G true values; an origin of your choice.
+        estimates: (G, R, P) of R repeats at each of G true values, from any origin.
         score: (G, R, P) d log p(signal) / d truth of the same repeats.
-        good: (G, R) which repeats to use.
+        good: (G, R) the repeats to use.
         fisher: (G, P, P) the Fisher information of the signal at each true value.
 
     Returns:
         (G, P) the retained share, between 0 and 1, and its standard error by a jackknife over 8
-        groups of repeats. NaN where the signal itself does not determine all parameters or where
+        groups of repeats. NaN where the signal does not determine all parameters or where
         there are fewer than P + 2 good repeats.
 
     Source: Beck, Bejjanki & Pouget 2011, doi:10.1162/NECO_a_00125; on few repeats Kanitscheider et
@@ -78,7 +77,7 @@ def retained_information(
     left_out = share[:, 1:]
     mean = left_out.mean(axis=1)
     spread = np.sum((left_out - mean[:, None]) ** 2, axis=1)
-    # the jackknife's own correction: few repeats make the share too small
+    # jackknife bias correction: few repeats make the share too small
     return GROUPS * share[:, 0] - (GROUPS - 1) * mean, np.sqrt(spread * (GROUPS - 1) / GROUPS)
 
 
@@ -105,13 +104,13 @@ def _jackknifed(estimates, score, good):
 
 
 def _explained(count, covariance, rounding):
-    """The covariance of the whitened score that estimates explain: eigenvalues are adjusted R²."""
+    """Covariance of the whitened score explained by estimates: eigenvalues are adjusted R²."""
     size = rounding.shape[-1]
     among = covariance[..., :size, :size]
     between = covariance[..., size:, :size]
     variance = np.diagonal(among, axis1=-2, axis2=-1)
-    spread = np.sqrt(np.maximum(variance, 0))  # rounding can take a constant's below 0
-    spread = np.where(spread > rounding, spread, np.inf)  # one that is constant explains nothing
+    spread = np.sqrt(np.maximum(variance, 0))  # may be negative by rounding
+    spread = np.where(spread > rounding, spread, np.inf)  # constant estimates explain nothing
     values, vectors = np.linalg.eigh(among / (spread[..., :, None] * spread[..., None, :]))
     varies = values > _BLIND
     inverse_root = vectors / np.sqrt(np.where(varies, values, np.inf))[..., None, :]
@@ -136,7 +135,7 @@ def _root(values, vectors):
 
 
 def _shares(explained, direction):
-    """|a|² / aᵀ R⁻¹ a for each row a of `direction`; 0 where R is blind along a."""
+    """|a|² / aᵀ R⁻¹ a for each row a of `direction`; 0 where R is singular along a."""
     known = np.isfinite(explained).all(axis=(-1, -2))
     values, vectors = np.linalg.eigh(np.where(known[..., None, None], explained, 0.0))
     along = (direction @ vectors) ** 2
@@ -149,9 +148,9 @@ def _shares(explained, direction):
 
 
 def quantile_edges(values: Float[np.ndarray, " n"], bins: int) -> Float[np.ndarray, " edges"]:
-    """Edges between bins that hold equally many of `values`; fewer where values repeat.
+    """Edges of bins with equal numbers of `values`; fewer edges where values repeat.
 
-    Each edge is one of the values, so that any increasing map of them gives the same bins.
+    Edges are values, so that bins are invariant under increasing maps of the values.
     """
     values = values[np.isfinite(values)]
     if not len(values):
@@ -161,18 +160,18 @@ def quantile_edges(values: Float[np.ndarray, " n"], bins: int) -> Float[np.ndarr
 
 
 def mutual_information(counts: Int[np.ndarray, "T K"]) -> tuple[float, float]:
-    """Bits that a binned estimate tells about which of T equally likely values is the truth.
+    """Mutual information, in bits, of a binned estimate and T equally likely true values.
 
     I = H(bin) - mean over truths of H(bin | truth), each entropy with the correction of Miller and
-    Madow for finite counts; between 0 and log2(T). Putting estimates into bins can only lose bits.
-    The value is that of one estimate about its own parameter, whatever the others are: what other
-    estimates say about it, and what the combination of parameters is, is left out.
+    Madow for finite counts; between 0 and log2(T). Binning can only reduce it. It is the
+    information of one estimate about its own parameter, marginalised over the other parameters;
+    information in the other estimates is not included.
 
     Args:
-        counts: (T, K) how many estimates fell into bin K where the truth was T.
+        counts: (T, K) number of estimates in each bin for each true value.
 
     Returns:
-        The bits and their standard error. NaN where some truth has no estimate.
+        The bits and their standard error; NaN if a true value has no estimate.
 
     Source: Miller & Madow's correction as in Paninski 2003, doi:10.1162/089976603321780272.
 

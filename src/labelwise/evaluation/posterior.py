@@ -1,7 +1,7 @@
-"""The posterior mean: of all estimators, the one with the smallest mean squared error on a prior.
+"""The posterior mean: the estimator with the smallest mean squared error under a prior.
 
-E[params | signal] = Σ_d w_d params_d / Σ_d w_d over draws of the prior, w_d the likelihood of the
-signal under draw d. It is what a network taught the ground truth by squared error tends to.
+E[params | signal] = Σ_d w_d params_d / Σ_d w_d over draws d from the prior, with w_d the likelihood
+of draw d. A network trained on the ground truth with squared errors approximates it.
 """
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from labelwise.noise import NoiseModel
 from labelwise.priors import Prior
 from labelwise.types import Estimate, InputError, Status, sigma_of_voxels
 
-_VOXELS, _DRAWS = 256, 8192  # in one tile: enough for XLA to share between cores
+_VOXELS, _DRAWS = 256, 8192  # in one tile: enough work for all cores
 _UNROLL = 16  # measurements in one fused loop: twice as fast as one at a time
 
 
@@ -26,21 +26,21 @@ class PosteriorMean:
     """Posterior mean under a prior, by importance sampling with the prior's draws; an `Estimator`.
 
     No estimator has a smaller mean squared error, in any weighting of the parameters, on signals
-    simulated from the same model, noise and prior: the floor that networks are compared with. It
-    believes the prior: signals must be in the prior's unit (divided by a reference, if the prior
-    has S0 around 1), and one that no draw comes near gets the nearest draw. Cost grows with
-    voxels · draws · measurements.
+    simulated from the same model, noise and prior: it is the lower limit for networks. Signals must
+    be in the unit of the prior (divided by a reference, if the prior has S0 around 1); the estimate
+    of a signal far from all draws is the nearest draw. Cost grows with voxels · draws ·
+    measurements.
 
     Args:
         model: the signal model with its acquisition.
         noise: the noise model.
-        prior: what parameters are drawn from.
-        draws: of the prior, the same for all voxels; the more certain the data (many measurements,
-            high SNR), the more are needed. `effective_sample_size` says if there were enough.
-        key: of JAX, for the draws; a fixed one if None.
+        prior: of the parameters.
+        draws: number of draws from the prior, the same for all voxels. More informative data (many
+            measurements, high SNR) need more; check `effective_sample_size`.
+        key: random key for the draws; a fixed one if None.
 
     Raises:
-        InputError: if the prior is not about the model's parameters or there are no draws.
+        InputError: if the prior has other parameters than the model or there are no draws.
 
     Source: Robert & Casella 2004, Monte Carlo Statistical Methods, section 3.3,
     doi:10.1007/978-1-4757-4145-2.
@@ -80,7 +80,7 @@ class PosteriorMean:
         if not usable.any():
             raise InputError("prior: the model's signal is not finite for a single draw")
         params, expected = params[usable], expected[usable]
-        # Sums of squares are taken of standardised parameters: float32 holds no more.
+        # sums of squares of standardised parameters, for the precision of float32
         self._centre = params.mean(axis=0)
         self._width = np.where(params.std(axis=0) > 0, params.std(axis=0), 1.0)
         unit = (params - self._centre) / self._width
@@ -101,11 +101,11 @@ class PosteriorMean:
             sigma: noise of one channel in that unit: a number, (N,), (N, M) or (1, M).
 
         Returns:
-            Values (N, P) with the status PREDICTED; NaN where the input is bad, with the fitter's
-            status for it, and NOT_CONVERGED where every draw is beyond float32's reach. The stats:
+            Values (N, P) with the status PREDICTED; NaN for invalid input, with the status
+            of a fit, and NOT_CONVERGED where no draw has a finite weight in float32. The stats:
 
             - `posterior_std` (N, P): the spread of the posterior, in the parameters' units
-            - `monte_carlo_error` (N, P): of the values, because draws are finite
+            - `monte_carlo_error` (N, P): standard error of the values for this number of draws
             - `effective_sample_size` (N,): (Σ w)² / Σ w², of the draws; values are unreliable
               below a few tens
 
@@ -124,8 +124,8 @@ class PosteriorMean:
         size = len(self.parameters)
         sums = np.full((len(signal), 2, 1 + 2 * size), np.nan)
         for mine, rows in blocks(len(good), _VOXELS):
-            chosen, lanes = good[mine], good[rows]
-            sums[chosen] = self._sums(signal[lanes].T, level[lanes].T)[: len(chosen)]
+            index, lanes = good[mine], good[rows]
+            sums[index] = self._sums(signal[lanes].T, level[lanes].T)[: len(index)]
         return self._estimate(sums, status)
 
     def _sums(
@@ -133,8 +133,7 @@ class PosteriorMean:
     ) -> Float[np.ndarray, "n 2 Q"]:
         """Σ w (1, u, u²) and Σ w² (1, u, u²) over all draws, u standardised, of one tile of voxels.
 
-        The loop is Python's, so that XLA sees one straight program for a tile: inside a loop of
-        its own it is four times slower.
+        The loop is in Python, since a compiled loop is four times slower.
         """
         data, level = signal.copy(), np.broadcast_to(sigma, signal.shape).copy()
         largest = jnp.full(signal.shape[1], -jnp.inf)
@@ -151,7 +150,7 @@ class PosteriorMean:
         return np.asarray(sums)
 
     def _estimate(self, sums: Float[np.ndarray, "N 2 Q"], status) -> Estimate:
-        """Σ w (1, u, u²) and Σ w² (1, u, u²), u standardised, as means, spreads and errors."""
+        """Means, standard deviations and Monte Carlo errors from the sums of `_sums`."""
         size = len(self.parameters)
         total, squared = sums[:, 0, :1], sums[:, 1] / sums[:, 0, :1] ** 2
         mean = sums[:, 0, 1 : 1 + size] / total
@@ -184,7 +183,7 @@ def _add_log_likelihood(
     signal: Float[Array | np.ndarray, "m n"],
     sigma: Float[Array | np.ndarray, "m n"],
 ) -> Float[Array, "n d"]:
-    """`logs` and the log-likelihood of some measurements, of every voxel under every draw."""
+    """Add the log-likelihood of some measurements of every voxel under every draw to `logs`."""
     for one, data, level in zip(expected, signal, sigma, strict=True):
         logs = logs - noise.nll(one[None, :], data[:, None], level[:, None])
     return logs
@@ -197,7 +196,7 @@ def _accumulate(
     logs: Float[Array, "n d"],
     moments: Float[Array, "d Q"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n 2 Q"]]:
-    """Weights relative to the largest so far, added to the sums of the draws before."""
+    """Add the weights of a block of draws to the sums, relative to the largest weight so far."""
     maximum = jnp.maximum(largest, jnp.max(logs, axis=1))
     weights, decay = jnp.exp(logs - maximum[:, None]), jnp.exp(largest - maximum)[:, None]
     added = jnp.stack([weights @ moments, (weights * weights) @ moments], axis=1)

@@ -1,6 +1,6 @@
-"""How well estimates serve a task: area under the ROC curve and RMSE, with what is uncertain.
+"""Scores of estimates in a task: area under the ROC curve and RMSE, with their covariance.
 
-Several estimates of the same voxels are judged together, so that their differences have errors.
+Several estimates of the same voxels are scored together, so that their differences have errors.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def auc(
 ) -> tuple[Float[np.ndarray, " A"], Float[np.ndarray, "A A"]]:
     """Area under the ROC curve of A scores of the same m + n voxels, and its covariance.
 
-    The chance that a score is larger `after` than `before`; equal ones count half. m and n voxels
-    are independent of each other. Too certain where hardly a voxel is confused with another.
+    The probability that a score is larger `after` than `before`; ties count half. The m and n
+    voxels are independent. The covariance is too small where the groups hardly overlap.
 
     Args:
         before: (A, m) scores.
@@ -65,12 +65,12 @@ def rmse(
 def _placements(
     scores: Float[np.ndarray, " n"], others: Float[np.ndarray, " m"]
 ) -> Float[np.ndarray, " n"]:
-    """The share of the others below each score; equal ones count half."""
+    """The share of the others below each score; ties count half."""
     ordered = np.sort(others)
     below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
     return (below + not_above) / (2 * len(others))
 
 
 def scatter(rows: Float[np.ndarray, "A n"]) -> Float[np.ndarray, "A A"]:
-    """The covariance of A numbers over n voxels, always a matrix."""
+    """The covariance matrix of A numbers over n voxels."""
     return np.atleast_2d(np.cov(rows))

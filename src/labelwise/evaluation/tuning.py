@@ -1,10 +1,10 @@
-"""Where a dial serves a task best: alpha chosen by simulation, without training again.
+"""Tuning of a blend: the alpha of each parameter for a task, by simulation without training.
 
-The dial says x(alpha) = clip(alpha x_MLE + (1 - alpha) x_GT) of each parameter, so both networks
-see every voxel once and each alpha is a weighted sum of what they said. Alpha is chosen on one half
-of the voxels; what is reported is of the other half, which had no say in it.
+The estimate of a blend is x(alpha) = clip(alpha x_MLE + (1 - alpha) x_GT) for each parameter, so
+both networks are applied once and each alpha is a weighted sum of their estimates. Alpha is
+selected on one half of the voxels (tuning) and evaluated on the other half (held out).
 
-Source: the last sentence of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5, which asks for it;
+Source: the last sentence of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5, which suggests it;
 tasks as in Epstein et al. 2021, doi:10.1371/journal.pone.0258442.
 """
 
@@ -30,18 +30,18 @@ from labelwise.types import InputError, Parameter
 
 _DISTINCT = 2  # standard errors of a paired difference
 _OUTSIDE_SHARE = 0.01  # of the voxels of a tissue: more of them outside the prior is a warning
-_FEWEST = 100  # voxels of a half, below which standard errors mean little
-_ROUNDING = 1e-9  # relative: less is no difference
+_FEWEST = 100  # voxels in a half, below which standard errors are unreliable
+_ROUNDING = 1e-9  # relative: smaller differences are rounding
 _UNBOUNDED = (float(np.finfo(np.float32).min), math.inf)
 
 
 @dataclass(frozen=True)
 class Detection:
-    """To tell two kinds of tissue apart by the estimate of a parameter; judged by the AUC.
+    """The task of distinguishing two tissues by the estimate of a parameter, scored by the AUC.
 
     Args:
-        before: one kind; parameters not named are as the network's training was simulated.
-        after: the other; parameters not named are as in `before`.
+        before: one tissue; parameters not named have the prior of the training.
+        after: the other tissue; parameters not named are as in `before`.
     """
 
     before: Tissue
@@ -49,11 +49,11 @@ class Detection:
 
     @property
     def tissues(self) -> tuple[Tissue, ...]:
-        """Both kinds."""
+        """Both tissues."""
         return self.before, self.after
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data."""
+        """The description as JSON data."""
         return {
             "kind": "detect",
             "from": self.before.describe(),
@@ -63,11 +63,11 @@ class Detection:
 
 @dataclass(frozen=True)
 class Rmse:
-    """To estimate parameters with the least root mean squared error over a tissue.
+    """The task of estimating parameters of a tissue with the smallest RMSE.
 
     Args:
-        parameters: which, by name; all of them if none is named.
-        tissue: over which; parameters not named are as the network's training was simulated.
+        parameters: by name; all of them if empty.
+        tissue: the tissue; parameters not named have the prior of the training.
     """
 
     parameters: tuple[str, ...] = ()
@@ -75,11 +75,11 @@ class Rmse:
 
     @property
     def tissues(self) -> tuple[Tissue, ...]:
-        """The one kind."""
+        """The tissue."""
         return (self.tissue,)
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data."""
+        """The description as JSON data."""
         return {
             "kind": "rmse",
             "parameters": list(self.parameters),
@@ -89,18 +89,18 @@ class Rmse:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """How well the estimate of a parameter serves the task at A alphas, on the held-out half.
+    """The score of one parameter at A alphas.
 
     Args:
-        parameter: which.
+        parameter: the parameter.
         alpha: (A,) from 0 to 1.
-        best: the index of the one chosen on the tuning half.
+        best: the index of the alpha selected on the tuning half.
         tuning: (A,) AUC, or RMSE in the parameter's unit, on the tuning half.
         value: (A,) the same on the held-out half.
         error: (A,) standard errors of `value`.
-        worse: (A,) by how much each is worse than the chosen one on the held-out half.
-        worse_error: (A,) standard errors of that difference, which is one of the same voxels.
-        differs: whether its true values are distributed otherwise in the two tissues of a
+        worse: (A,) how much worse each alpha is than the selected one on the held-out half.
+        worse_error: (A,) standard errors of these paired differences.
+        differs: whether its true values have different distributions in the two tissues of a
             detection; True for an RMSE.
     """
 
@@ -116,12 +116,12 @@ class Curve:
 
     @property
     def as_good(self) -> Bool[np.ndarray, " A"]:
-        """Which alphas are not worse than the chosen one by two standard errors, each by itself."""
+        """The alphas that are worse than the selected one by at most two standard errors."""
         return _as_good(self.worse, self.worse_error)
 
     @property
     def span(self) -> tuple[float, float]:
-        """Lowest and highest of the alphas in a row around the chosen one that are as good."""
+        """The range of adjacent alphas around the selected one that are as good."""
         bad = np.flatnonzero(~self.as_good)
         low = max((i + 1 for i in bad if i < self.best), default=0)
         high = min((i - 1 for i in bad if i > self.best), default=len(self.alpha) - 1)
@@ -129,19 +129,19 @@ class Curve:
 
     @property
     def flat(self) -> bool:
-        """Whether alpha makes no difference that could be told."""
+        """Whether all alphas are as good as the selected one."""
         return bool(self.as_good.all())
 
 
 @dataclass(frozen=True, eq=False)
 class Discriminant:
-    """AUC of a linear discriminant of all parameters, fitted on the tuning half, on the other.
+    """AUC of a linear discriminant of all parameters, fitted on the tuning half.
 
     Args:
-        value: (3,) at the chosen alphas, at alpha 0 and at alpha 1 everywhere.
+        value: (3,) on the held-out half, at the selected alphas, at alpha 0 and at alpha 1.
         error: (3,) standard errors.
-        worse: (3,) by how much each is worse than that at the chosen alphas.
-        worse_error: (3,) standard errors of that difference.
+        worse: (3,) how much worse each is than the first.
+        worse_error: (3,) standard errors of these paired differences.
     """
 
     value: Float[np.ndarray, "3"]
@@ -152,14 +152,14 @@ class Discriminant:
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What `tune` found.
+    """The result of `tune`.
 
     Args:
-        task: with the distributions that were left out filled in.
+        task: with the distribution of every parameter.
         curves: by parameter.
         sigma: noise of one channel, where the amplitude is about 1.
-        voxels: of each tissue in each half.
-        discriminant: all parameters together; None for an RMSE.
+        voxels: number of voxels of each tissue in each half.
+        discriminant: of all parameters together; None for an RMSE.
     """
 
     task: Detection | Rmse
@@ -170,7 +170,7 @@ class Tuning:
 
     @property
     def alphas(self) -> dict[str, float]:
-        """The chosen alpha by parameter name, as `Network.with_alpha` takes it."""
+        """The selected alpha by parameter name, as `Network.with_alpha` takes it."""
         return {name: float(each.alpha[each.best]) for name, each in self.curves.items()}
 
     @property
@@ -179,7 +179,7 @@ class Tuning:
         return "RMSE" if isinstance(self.task, Rmse) else "AUC"
 
     def describe(self) -> dict[str, Any]:
-        """Everything that was found, as data for `outputs.as_json`."""
+        """All results as JSON data."""
         curves = {
             name: {
                 "unit": each.parameter.unit,
@@ -207,13 +207,13 @@ class Tuning:
             "alphas": self.alphas,
             "parameters": curves,
         }
-        if (all_of_them := self.discriminant) is not None:
+        if (discriminant := self.discriminant) is not None:
             found["discriminant"] = {
                 "at": ["chosen", "alpha 0", "alpha 1"],
-                "value": all_of_them.value,
-                "error": all_of_them.error,
-                "worse": all_of_them.worse,
-                "worse_error": all_of_them.worse_error,
+                "value": discriminant.value,
+                "error": discriminant.error,
+                "worse": discriminant.worse,
+                "worse_error": discriminant.worse_error,
             }
         return found
 
@@ -230,36 +230,36 @@ def tune(
     key: PRNGKeyArray | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
-    """The alpha of each parameter that serves a task best, with the whole curve.
+    """Select the alpha of each parameter that is best for a task.
 
-    Chosen is the alpha of the highest AUC, or the lowest RMSE, on the tuning half; 1, least bias,
-    where the tuning half cannot tell it from any other. So it is for a parameter that is the same
-    in both tissues of a detection: whatever tells them apart by its estimate is the change of
-    another parameter that leaks into it, and is not to be maximised.
+    The selected alpha has the highest AUC, or the lowest RMSE, on the tuning half; it is 1 (least
+    bias) where all alphas are equally good. It is also 1 for a parameter with the same distribution
+    in both tissues of a detection: differences of its estimates are cross-talk from another
+    parameter, which should not be maximised.
 
-    A score counts upwards where a parameter's centre (its value, the middle of its range, its mean)
-    is larger in `after`, so an AUC below 0.5 says that the estimate goes the wrong way. Where only
-    the centres are equal, the tuning half decides; what is the same in both counts upwards.
+    Larger estimates indicate `after` where the centre of the parameter (its value, the middle of
+    its range, its mean) is larger in `after`; an AUC below 0.5 is thus a change in the wrong
+    direction. If only the centres are equal, the direction is determined on the tuning half.
 
     Args:
-        network: both networks; where it stands does not matter.
+        network: a blend; its alpha does not matter.
         task: a `Detection` or an `Rmse`.
-        model: the signal model with the acquisition that the dial was trained for.
-        noise: the noise that is added.
+        model: the signal model with the acquisition of the training.
+        noise: the noise model of the simulation.
         sigma: noise of one channel, where the amplitude is about 1 (1 / SNR).
-        points: A, how many alphas from 0 to 1, equally spaced.
-        voxels: simulated in each half, of each tissue.
-        key: `jax.random.key(seed)`; seed 0 if left out.
-        progress: called with how many tissues are done, of how many.
+        points: A, number of equally spaced alphas from 0 to 1.
+        voxels: number of simulated voxels of each tissue in each half.
+        key: `jax.random.key(seed)`; of seed 0 if None.
+        progress: called with (tissues done, tissues in all).
 
     Raises:
-        InputError: if `network` is a single network.
-        InputError: if a parameter is unknown, a distribution leaves a parameter's bounds, the two
-            tissues are the same, the acquisition is another, or a count is too small.
+        InputError: if `network` is a single network, a parameter is unknown, a distribution exceeds
+            the bounds of a parameter, the two tissues are the same, the acquisition differs, or
+            a count is too small.
 
     Warns:
-        UserWarning: if more than 1 % of a tissue lies outside of what the dial was trained for, or
-            voxels could not be estimated, which are left out.
+        UserWarning: if more than 1 % of a tissue lies outside the prior of the training, or if
+            voxels without an estimate are excluded.
 
     Source: see `auc` and `rmse` for the standard errors.
 
@@ -275,8 +275,8 @@ def tune(
     """
     if not network.is_blend:
         raise InputError(
-            "network: expected a blend of two networks, got a single one, which has no alpha to "
-            "choose"
+            "network: expected a blend of two networks, got a single one, which has no alpha "
+            "to tune"
         )
     if points < 2:
         raise InputError(f"points: expected at least 2 alphas, 0 and 1, got {points}")
@@ -307,14 +307,14 @@ def tune(
         parameter.name: _auc_curve(parameter, column, alpha, task, tuning, held_out)
         for column, parameter in enumerate(network.parameters)
     }
-    chosen = np.array([curve.alpha[curve.best] for curve in curves.values()])
-    together = _discriminant(chosen, network.parameters, tuning, held_out)
+    selected = np.array([curve.alpha[curve.best] for curve in curves.values()])
+    together = _discriminant(selected, network.parameters, tuning, held_out)
     return Tuning(task, curves, float(sigma), voxels, together)
 
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """What both networks say of n voxels, before bounds hold it, and the truth; (n, P) each."""
+    """The unclipped estimates of both networks for n voxels, and the truth; (n, P) each."""
 
     mle: Float[np.ndarray, "n P"]
     gt: Float[np.ndarray, "n P"]
@@ -323,8 +323,8 @@ class _Ends:
     def blended(
         self, alpha: Float[np.ndarray, " A"], column: int, parameter: Parameter
     ) -> Float[np.ndarray, "A n"]:
-        """What the dial says of one parameter at each alpha."""
-        # in float64, where rounding neither ties nor swaps what float32 told apart
+        """The blended estimates of one parameter at each alpha."""
+        # in float64, where rounding preserves the order of float32 values
         share = alpha[:, None]
         values = share * self.mle[:, column] + (1 - share) * self.gt[:, column]
         return np.clip(values, *parameter.bounds)
@@ -339,7 +339,7 @@ def _estimated_halves(
     voxels: int,
     key: PRNGKeyArray,
 ) -> tuple[_Ends, _Ends]:
-    """Both halves of a tissue, estimated by both networks."""
+    """Simulate a tissue and estimate both halves of its voxels by both networks."""
     population = Population(tissue, network.parameters)
     simulated = simulate(model, noise, population, sigma, 2 * voxels, key)
     assert simulated.params is not None  # for the type checker: simulated voxels have a truth
@@ -350,7 +350,7 @@ def _estimated_halves(
         lost = np.count_nonzero(~good)
         warnings.warn(
             f"{tissue.name}: {lost} of {2 * voxels} voxels ({lost / (2 * voxels):.2%}) cannot be "
-            "estimated and are left out",
+            "estimated and are excluded",
             stacklevel=3,
         )
     halves = []
@@ -359,14 +359,14 @@ def _estimated_halves(
         if len(rows) < _FEWEST:
             raise InputError(
                 f"{tissue.name}: only {len(rows)} of {voxels} voxels can be estimated, too few to "
-                "choose from; raise the SNR or the number of voxels"
+                "tune alpha; raise the SNR or the number of voxels"
             )
         halves.append(_Ends(mle[rows], gt[rows], simulated.params[rows]))
     return halves[0], halves[1]
 
 
 def _unbounded(network: Network) -> Network:
-    """The same network without bounds, which are applied to the blend, not to its ends."""
+    """The same network without bounds, which apply to the blend, not to its members."""
     free = tuple(replace(each, bounds=_UNBOUNDED, typical=None) for each in network.parameters)
     return replace(network, parameters=free, standard_errors=False)
 
@@ -400,7 +400,7 @@ def _auc_curve(
         found.append(auc(before, after))
     differs = parts[0] != parts[1]
     up = np.sign(centre(parts[1]) - centre(parts[0]))
-    if differs and up == 0:  # the truth does not say which way: the tuning half does
+    if differs and up == 0:  # the direction is determined on the tuning half
         excess = found[0][0] - 0.5
         up = np.sign(excess[np.argmax(np.abs(excess))])
     if up < 0:
@@ -417,7 +417,7 @@ def _curve(
     *,
     differs: bool = True,
 ) -> Curve:
-    """The choice by the tuning half, judged by the other; `better` is 1 if more is better."""
+    """Select alpha on the tuning half and score it on the other; `better` is 1 or -1."""
     best = int(np.argmax(better * tuning[0]))
     if not differs or _as_good(*_worse(better, *tuning, best)).all():
         best = len(alpha) - 1
@@ -430,7 +430,7 @@ def _curve(
 def _worse(
     better: int, value: Float[np.ndarray, " A"], covariance: Float[np.ndarray, "A A"], best: int
 ) -> tuple[Float[np.ndarray, " A"], Float[np.ndarray, " A"]]:
-    """How much worse than one of them all are, and the standard error of that."""
+    """How much worse all alphas are than one of them, with paired standard errors."""
     difference = better * (value[best] - value)
     difference[np.abs(difference) < _ROUNDING * np.abs(value).max()] = 0
     variance = np.diag(covariance)
@@ -445,24 +445,24 @@ def _as_good(
 
 
 def _discriminant(
-    chosen: Float[np.ndarray, " P"],
+    selected: Float[np.ndarray, " P"],
     parameters: Sequence[Parameter],
     tuning: Sequence[_Ends],
     held_out: Sequence[_Ends],
 ) -> Discriminant:
-    """Fisher's linear discriminant of all parameters at three settings of the network."""
+    """Fisher's linear discriminant of all parameters at three settings of alpha."""
     scores = []
-    for alpha in (chosen, np.zeros_like(chosen), np.ones_like(chosen)):
-        known, new = (
+    for alpha in (selected, np.zeros_like(selected), np.ones_like(selected)):
+        fitting, scoring = (
             [_all_blended(tissue, alpha, parameters) for tissue in half]
             for half in (tuning, held_out)
         )
-        spread = np.sqrt(sum(each.var(axis=1) for each in known) / 2)
+        spread = np.sqrt(sum(each.var(axis=1) for each in fitting) / 2)
         unit = np.where(spread > 0, spread, 1)[:, None]
-        within = sum(scatter(each / unit) for each in known) / 2
-        apart = (known[1].mean(axis=1) - known[0].mean(axis=1)) / unit[:, 0]
+        within = sum(scatter(each / unit) for each in fitting) / 2
+        apart = (fitting[1].mean(axis=1) - fitting[0].mean(axis=1)) / unit[:, 0]
         weights = np.linalg.lstsq(np.asarray(within), apart)[0]
-        scores.append([weights @ (each / unit) for each in new])
+        scores.append([weights @ (each / unit) for each in scoring])
     before, after = (np.stack(each) for each in zip(*scores, strict=True))
     value, covariance = auc(before, after)
     error = np.sqrt(np.diag(covariance))
@@ -480,7 +480,7 @@ def _all_blended(
 
 
 def _complete(task: Detection | Rmse, network: Network) -> Detection | Rmse:
-    """The task with a distribution for every parameter, and a name for every tissue."""
+    """The task with a distribution of every parameter and a name for every tissue."""
     names = [parameter.name for parameter in network.parameters]
     ranges = {
         name: (float(low), float(high))
@@ -488,13 +488,13 @@ def _complete(task: Detection | Rmse, network: Network) -> Detection | Rmse:
     }
     if isinstance(task, Rmse):
         _refuse_unknown("rmse", task.parameters, names)
-        chosen = tuple(task.parameters) or tuple(names)
-        return Rmse(chosen, _fill(task.tissue, ranges, network.parameters))
+        parameters = tuple(task.parameters) or tuple(names)
+        return Rmse(parameters, _fill(task.tissue, ranges, network.parameters))
     before = _fill(task.before, ranges, network.parameters)
     after = _fill(task.after, before.parts, network.parameters)
     if before.parts == after.parts:
         raise InputError(
-            f"task: the tissues to tell apart ({before.name}; {after.name}) are the same in every "
+            f"task: the tissues to distinguish ({before.name}; {after.name}) are the same in every "
             "parameter; give at least one parameter another distribution"
         )
     return Detection(before, after)
@@ -536,7 +536,7 @@ def _warn_if_outside_training(
         outside = np.mean((values < low) | (values > high))
         if outside > _OUTSIDE_SHARE:
             warnings.warn(
-                f"{tissue.name}: {parameter.name} is outside of {low:g} to {high:g}, which the "
-                f"network's training was simulated from, in {outside:.0%} of the voxels",
+                f"{tissue.name}: {parameter.name} is outside of {low:g} to {high:g}, the range of "
+                f"the training prior, in {outside:.0%} of the voxels",
                 stacklevel=4,
             )

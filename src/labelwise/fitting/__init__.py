@@ -1,4 +1,4 @@
-"""Bounded maximum likelihood, one voxel at a time in meaning and thousands at a time in fact."""
+"""Bounded maximum-likelihood fits of independent voxels, computed in batches."""
 
 from labelwise.fitting.maximum_likelihood import (
     MaximumLikelihood,

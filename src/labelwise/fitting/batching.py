@@ -1,9 +1,9 @@
-"""Keep a batch full: a fit that has converged makes room for the next one.
+"""Batches of fits: a finished fit is replaced by the next one in the queue.
 
 Convergence has a long tail, so a batch that waits for its slowest fit wastes most of its work. Here
-a compiled program takes a batch a few iterations further; then the finished fits are harvested, the
-others move together, and fits from the queue fill the gap. One width, hence one compilation for any
-number of voxels, and the same bytes for a voxel wherever it stands.
+a compiled program advances a batch by a few iterations; then finished fits are replaced by fits
+from the queue. All batches have one width, so that there is one compilation for any number of
+voxels, and the result of a voxel does not depend on its position.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, State, Stop
 
 WIDTH = 2048
-"""Fits in a batch: fewer pay for the calls, more for the stragglers and for leaving the cache."""
+"""Fits in a batch: fewer increase the overhead of calls, more exceed the processor cache."""
 
 
 Batch = TypeVar("Batch", bound=NamedTuple)
@@ -37,13 +37,13 @@ def solve(
     problem: Problem,
     stop: Stop,
 ) -> Solution:
-    """Fit each of N voxels from each of its S starts; keep the start with the lowest nll.
+    """Fit each of N voxels from each of its S starts, and return the fit with the lowest nll.
 
     Args:
-        advance: takes a batch of WIDTH fits a few iterations further.
-        start: the coordinates that the fits start from, inside the box.
+        advance: advances a batch of WIDTH fits by a few iterations.
+        start: the initial coordinates, inside the box.
         problem: the N voxels, NumPy arrays.
-        stop: a fit still running after its `max_iterations` is not converged.
+        stop: the stopping criteria; fits that reach `max_iterations` have not converged.
     """
     size, starts, voxels = start.shape
     fits = starts * voxels
@@ -77,11 +77,10 @@ def solve(
 
 
 def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:
-    """Voxels in blocks of one width: one compilation, and no voxel's bytes depend on their number.
+    """Blocks of voxels of one width, for one compilation and results independent of their number.
 
     Yields:
-        The voxels of a block; and what to compute, which is more where the block is short: its
-        voxels repeated.
+        The voxels of a block, and the voxels to compute: the same, repeated to fill a short block.
 
     Example:
         >>> [(mine, np.arange(5)[rows]) for mine, rows in blocks(5, 3)]

@@ -1,9 +1,9 @@
-"""What labelwise asks of the XLA compiler.
+"""Options of the XLA compiler.
 
-One iteration of a fit has a few dozen small results from the same few inputs. By default XLA on
-CPUs makes a kernel for each; with multi-output fusion they share kernels, and a short loop is one
-kernel. XLA takes these two options from the environment only, once, when the first computation
-starts. `docs/decisions/0003-one-fused-kernel.md` says what they gain and how to measure it.
+One iteration of a fit computes a few dozen small results from the same few inputs. By default, XLA
+on CPUs makes a kernel for each; with multi-output fusion they share kernels, and a short loop is
+one kernel. XLA takes these two options from the environment only, once, when the first computation
+starts. See `docs/decisions/0003-one-fused-kernel.md` for the gain and its measurement.
 """
 
 import os
@@ -17,10 +17,10 @@ _OPTION = "--xla_backend_extra_options="
 
 
 def use_fused_kernels() -> None:
-    """Make fits faster by about a quarter: add two options to `XLA_FLAGS`.
+    """Add two options to `XLA_FLAGS` that make fits faster by about a quarter.
 
-    To be called before JAX computes anything; later it has no effect. The command line does so.
-    Options of this kind that are set already are left as they are.
+    Call this before the first JAX computation, as the command line does; later it has no effect.
+    Existing options of this kind are not changed.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _OPTION not in flags:
@@ -29,7 +29,7 @@ def use_fused_kernels() -> None:
 
 @cache
 def plain_kernels() -> dict[str, Any]:
-    """`compiler_options` of the programs that apply networks; empty where XLA knows none.
+    """`compiler_options` of the programs that apply networks; empty if unsupported.
 
     Fused kernels gain nothing there, and the compiler of jaxlib 0.10.2 aborts on some of them.
     """

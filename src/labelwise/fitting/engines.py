@@ -1,4 +1,4 @@
-"""The two ways to advance a batch of fits: one compiled program, or steps around a black box."""
+"""Two ways to advance a batch of fits: one compiled program, or steps around a black box."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from labelwise.noise import NoiseModel
 from labelwise.types import Parameter
 
 STEPS = 5
-"""Iterations between two harvests: more waste work on finished fits, fewer on the host."""
+"""Iterations in a call: more waste work on finished fits, fewer increase the overhead."""
 DIFFERENCE = 1e-4
-"""Half-width of a finite difference, as a share of the bounds' width."""
+"""Half-width of a finite difference, as a fraction of the width of the bounds."""
 
 Unit = tuple[float, ...]
 """The length of one coordinate in each parameter's own unit: q = parameter / unit."""
 
 
 class Engine(Protocol):
-    """What the fitter needs to know of a model under a noise model."""
+    """Iterations and standard errors of fits of a model under a noise model."""
 
     @property
     def unit(self) -> Unit:
@@ -46,19 +46,19 @@ class Engine(Protocol):
         ...
 
     def advance(self, state: State, problem: Problem) -> State:
-        """Take a batch of fits a few iterations further."""
+        """Advance a batch of fits by a few iterations."""
         ...
 
     def describe(
         self, q: Array | np.ndarray, problem: Problem, free: Array | np.ndarray
     ) -> tuple[Array, Array]:
-        """Standard errors (P, W) in coordinates, and residuals (W,), of a finished batch."""
+        """The standard errors (P, W) in coordinates and residuals (W,) of finished fits."""
         ...
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A differentiable model: the whole iteration is one program."""
+    """A differentiable model: an iteration is one compiled program."""
 
     model: SignalModel
     noise: NoiseModel
@@ -78,10 +78,10 @@ class Compiled:
 
 @dataclass(frozen=True)
 class BlackBox:
-    """A model in NumPy: only its signal is asked for, slopes are finite differences.
+    """A model in NumPy: only its signal is evaluated, and slopes are finite differences.
 
-    The differences are central in coordinates scaled by the bounds and one-sided at a bound, so
-    that the model is never called outside its bounds; they are taken in float64.
+    Differences are central, in coordinates scaled by the bounds, and one-sided at a bound, so that
+    the model is never evaluated outside its bounds. They are computed in float64.
     """
 
     model: SignalModel
@@ -117,7 +117,7 @@ class BlackBox:
         params = q * np.array(self.unit)[:, None]
         if self.model.vectorized:
             return np.asarray(self.model.signal(*params[:, :, None]), float).T
-        # A batch may repeat voxels to fill its width.
+        # a batch may repeat voxels to fill its width
         distinct, lanes = np.unique(params, axis=1, return_inverse=True)
         columns = [np.asarray(self.model.signal(*voxel), float) for voxel in distinct.T]
         return np.stack(columns, axis=-1)[:, lanes]
@@ -126,7 +126,7 @@ class BlackBox:
 def make_engine(
     model: SignalModel, noise: NoiseModel, parameters: tuple[Parameter, ...], stop: Stop
 ) -> Engine:
-    """The engine that a model asks for; coordinates are scaled by the bounds' width."""
+    """The engine for a model; coordinates are scaled by the width of the bounds."""
     widths = [p.bounds[1] - p.bounds[0] for p in parameters]
     unit = tuple(width if np.isfinite(width) else 1.0 for width in widths)
     if not model.differentiable:
@@ -135,7 +135,7 @@ def make_engine(
 
 
 def is_separable(model: SignalModel) -> bool:
-    """Whether the signal of each measurement depends on its own settings only; found by trying."""
+    """Whether the signal of each measurement depends on its own settings only, by trial."""
     for share in (0.05, 0.3, 0.5, 0.8):
         params = [within(p.bounds, share) for p in model.parameters]
         together = np.asarray(model.signal(*params))
@@ -150,9 +150,9 @@ def is_separable(model: SignalModel) -> bool:
 
 
 def batched_signal(model: SignalModel, unit: Unit, separable: bool) -> Callable[..., Array]:
-    """signal(*q) of a batch: (M, W) from P rows (W,).
+    """The function signal(*q) of a batch: (M, W) from P rows (W,).
 
-    Mapping over the measurements too makes the voxels the last axis of every intermediate array.
+    Mapping over the measurements, too, makes the voxels the last axis of every intermediate array.
     """
 
     def signal(*q):
@@ -203,10 +203,10 @@ def uncertainty(
     problem: Problem,
     free: Bool[Array | np.ndarray, "P W"],
 ) -> tuple[Float[Array, "P W"], Float[Array, " W"]]:
-    """Standard errors from the Fisher information, and √(χ² / (M - P)).
+    """The standard errors from the Fisher information, and √(χ² / (M - P)).
 
-    A parameter that is not `free` (it lies on a bound) is held fixed and has no standard error
-    (NaN); one that the data do not determine has an infinite one.
+    A parameter on a bound (not `free`) is held fixed and has no standard error (NaN); a parameter
+    that the data do not determine has an infinite one.
     """
     size = len(slopes)
     information = noise.information(signal, problem.sigma)
@@ -238,7 +238,7 @@ def residual(
     sigma: Float[Array | np.ndarray, "#M W"],
     parameters: int,
 ) -> Float[Array, " W"]:
-    """√(χ² / (M - P)): about 1 where the estimates explain the data."""
+    """√(χ² / (M - P)): about 1 for a good fit."""
     expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
     freedom = max(1, len(signal) - parameters)
     return jnp.sqrt(jnp.sum((data - expected) ** 2 / variance, axis=0) / freedom)

@@ -1,4 +1,4 @@
-"""How well estimates explain the measurements, whoever made them."""
+"""Goodness of fit of the estimates of any estimator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.types import InputError, sigma_of_voxels
 
-_WIDTH = 4096  # voxels at a time: one compilation, and what is in between stays in the cache
+_WIDTH = 4096  # voxels in a block: one compilation, and intermediate arrays fit the cache
 
 
 def goodness(
@@ -26,9 +26,9 @@ def goodness(
     sigma: Float[np.ndarray, "#N"] | float,
     values: Float[np.ndarray, "N P"],
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """The negative log-likelihood and the residual of N voxels, as the fitter reports them.
+    """The negative log-likelihood and the residual of N voxels, as in maximum-likelihood fits.
 
-    In blocks of one width, so that a voxel's result does not depend on its neighbours.
+    The result of a voxel does not depend on its neighbours.
 
     Args:
         model: the signal model with its acquisition.
@@ -39,8 +39,8 @@ def goodness(
 
     Returns:
         nll, up to terms in data and sigma only, and √(Σ (data - expected)² / variance / (M - P)),
-        which is about 1 for a good fit; float32. NaN for a voxel with anything that is not finite,
-        or with a sigma that is not positive.
+        about 1 for a good fit; float32. NaN for a voxel with values that are not finite or a sigma
+        that is not positive.
 
     Raises:
         InputError: if signal, sigma and values do not fit the model or each other.
@@ -66,7 +66,7 @@ def goodness(
     usable &= np.isfinite(signal.sum(axis=1)) & np.isfinite(values.sum(axis=1))
     index = np.flatnonzero(usable)
     for mine, rows in blocks(len(index), _WIDTH):
-        if not usable.all():  # or nothing is copied
+        if not usable.all():  # slices avoid a copy
             mine, rows = index[mine], index[rows]
         found = _evaluate(model, noise, signal[rows], sigma[rows], values[rows])
         result[:, mine] = found[:, : len(signal[mine])]

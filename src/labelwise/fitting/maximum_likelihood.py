@@ -1,4 +1,4 @@
-"""The estimator: maximum likelihood within bounds, for any signal and noise model."""
+"""Bounded maximum-likelihood estimation for any signal and noise model."""
 
 import os
 from collections.abc import Mapping
@@ -28,22 +28,21 @@ from labelwise.types import (
 class MaximumLikelihood:
     """Fits a signal model to every voxel by bounded maximum likelihood; an `Estimator`.
 
-    Each voxel is fitted on its own by damped Newton steps inside the bounds, from several starts
-    found without knowing the truth: entries of a coarse dictionary, and the model's own guess where
-    it has one. Voxels are divided by their largest measurement first, so that the unit of the
-    images does not matter.
+    Each voxel is fitted independently by damped Newton steps inside the bounds from several starts:
+    entries of a coarse dictionary, and the initial guess of the model if it has one. Voxels are
+    first divided by their largest measurement, so that the unit of the images does not matter.
 
     Args:
         model: the signal model with its acquisition.
         noise: `Rician()` for magnitude images, `Gaussian()` for least squares.
         bounds: replaces the bounds of parameters by name, e.g. `{"D_fast": (2, 100)}`.
-        max_iterations: a voxel that needs more is given up as NOT_CONVERGED.
-        tolerance: stop when a Newton step promises to lower the nll by less than this.
+        max_iterations: a fit that needs more is NOT_CONVERGED.
+        tolerance: stop when the predicted decrease of the nll in a step is smaller than this.
         dtype: float32, or float64 for twice the time.
-        threads: how many cores to use; all of them if None.
+        threads: number of cores; all of them if None.
 
     Raises:
-        InputError: a bound names no parameter, is not ordered or leaves the range open.
+        InputError: if a bound names no parameter, is not ordered or is infinite.
 
     Example:
         >>> import labelwise as lw
@@ -91,7 +90,7 @@ class MaximumLikelihood:
             signal: (*shape, M) the measurements, in any unit.
             sigma: noise of one channel in that unit: a number, (*shape) or (*shape, M); for
                 signals (N, M) also (1, M).
-            start: (*shape, P) or (*shape, S, P) where to start instead, in the parameters' units.
+            start: (*shape, P) or (*shape, S, P) starts, in the parameters' units; searched if None.
             mask: (*shape) the voxels to fit; all of them if None.
 
         Returns:
@@ -100,12 +99,12 @@ class MaximumLikelihood:
             - `nll` (*shape): negative log-likelihood, up to terms in data and sigma only
             - `residual` (*shape): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good
               fit
-            - `iterations` (*shape): of the start that won
+            - `iterations` (*shape): of the best start
             - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound
             - `on_bound` (*shape, P): -1 on the lower bound, +1 on the upper one, else 0
 
         Raises:
-            InputError: the shapes of signal, sigma, start or mask do not fit the model.
+            InputError: if the shapes of signal, sigma, start or mask do not fit the model.
         """
         count = measurements(self.model)
         return estimate_voxels(self._voxels, signal, sigma, count, mask, start=start)
@@ -114,7 +113,7 @@ class MaximumLikelihood:
         return f"MaximumLikelihood({self.model}, {self.noise})"
 
     def _voxels(self, signal, sigma, start) -> Estimate:
-        """Fit N voxels: those with bad input get their status, the others are fitted on threads."""
+        """Fit the valid ones of N voxels in threads; invalid input is marked by its status."""
         signal = np.asarray(signal, self.dtype)
         sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), *signal.shape)
         start = self._start_of_voxels(start, len(signal))
@@ -139,13 +138,13 @@ class MaximumLikelihood:
         sigma: Float[np.ndarray, "N #M"],
         start: Float[np.ndarray, "N S P"] | None,
     ) -> Estimate:
-        """Fit valid voxels on this thread; NOT_CONVERGED ones keep their values here."""
+        """Fit valid voxels in one thread; values of NOT_CONVERGED fits are included."""
         scale = np.ones(len(signal), self.dtype)
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
         unit = np.array(self._engine.unit, self.dtype)[:, None]
         lower, upper = self._box(scale)
-        data = np.ascontiguousarray(signal.T) / scale  # voxels last, in memory too
+        data = np.ascontiguousarray(signal.T) / scale  # voxels last, also in memory
         if start is None:
             q = find_starts(self._detached, self._dictionary, signal / scale[:, None])
             q = q / unit[:, None]
@@ -175,7 +174,7 @@ class MaximumLikelihood:
         )
 
     def _describe(self, q, problem: Problem, free) -> tuple[np.ndarray, np.ndarray]:
-        """Standard errors and residual, in float64: the information matrix may be near-singular."""
+        """Standard errors and residuals, in float64 for near-singular information matrices."""
         voxels = q.shape[1]
         errors, residuals = [], []
         with jax.enable_x64(True):
@@ -189,7 +188,7 @@ class MaximumLikelihood:
         return np.concatenate(errors, -1)[:, :voxels], np.concatenate(residuals)[:voxels]
 
     def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds (P, N) in coordinates."""
+        """The lower and upper bounds (P, N) in coordinates."""
         bounds = np.array([p.bounds for p in self.parameters]).T[:, :, None]
         unit = np.array(self._engine.unit)[:, None]
         lower, upper = (
@@ -217,12 +216,12 @@ class MaximumLikelihood:
                 f"got {start.shape}"
             )
         if not np.all(np.isfinite(start)):
-            raise InputError("start: has NaN or infinite values; leave `start` out to search")
+            raise InputError("start: has NaN or infinite values; omit `start` to search for one")
         return start
 
 
 def available_cores() -> int:
-    """The cores that this process may use, which a cluster's scheduler may have limited."""
+    """The number of cores available to this process, which may be limited by a scheduler."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -252,7 +251,7 @@ def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) ->
 
 
 def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
-    """CONVERGED where a voxel may be fitted, else what is wrong with it; later lines win."""
+    """CONVERGED for valid voxels, else the reason why a voxel is invalid."""
     status = np.full(len(signal), Status.CONVERGED, np.uint8)
     status[~np.any(signal, axis=1)] = Status.ALL_ZERO
     if noise.magnitude:
@@ -265,7 +264,7 @@ def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
 def _failed(
     status: Int[np.ndarray, " N"], parameters: tuple[Parameter, ...], dtype: np.dtype
 ) -> Estimate:
-    """An estimate of which no voxel was fitted."""
+    """An estimate without any fitted voxel."""
     voxels, size = len(status), len(parameters)
     nothing = np.full((voxels, size), np.nan, dtype)
     return Estimate(
@@ -288,13 +287,13 @@ def _assemble(
     fitted: list[Estimate],
     parameters: tuple[Parameter, ...],
 ) -> Estimate:
-    """Put the fitted voxels back among the failed ones; a fit that did not converge is NaN too."""
+    """Insert the fitted voxels among the failed ones; fits that did not converge are NaN, too."""
     whole = _failed(status, parameters, fitted[0].values.dtype)
     whole.status[good] = np.concatenate([part.status for part in fitted])
-    kept = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
-    whole.values[good[kept]] = np.concatenate([part.values for part in fitted])[kept]
+    converged = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
+    whole.values[good[converged]] = np.concatenate([part.values for part in fitted])[converged]
     for name, rows in whole.stats.items():
-        rows[good[kept]] = np.concatenate([part.stats[name] for part in fitted])[kept]
+        rows[good[converged]] = np.concatenate([part.stats[name] for part in fitted])[converged]
     return whole
 
 
@@ -318,7 +317,7 @@ def fit(
         bounds: replaces the bounds of parameters by name.
 
     Returns:
-        See `MaximumLikelihood`, which this makes and calls once.
+        See `MaximumLikelihood`.
 
     Raises:
         InputError: if shapes or bounds do not fit the model.

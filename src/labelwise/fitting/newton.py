@@ -1,11 +1,11 @@
-"""Damped Newton within bounds, for a batch of voxels at once.
+"""Damped Newton iterations within bounds, for a batch of voxels.
 
 Minimises the negative log-likelihood of each voxel over a box. One iteration solves the quadratic
 model of the likelihood inside the box (Levenberg-Marquardt damping, active bounds), evaluates the
-likelihood once at the proposed point, and keeps the point where the likelihood improved.
+likelihood once at the proposed point, and accepts the point if the likelihood improved.
 
-Everything here is a batch: voxels are the last axis, so that XLA vectorises over them, and small
-symmetric systems are unrolled (batched `jnp.linalg.solve` is far slower). Coordinates q are
+Voxels are the last axis, so that XLA vectorises over them, and small symmetric systems are unrolled
+(batched `jnp.linalg.solve` is much slower). Coordinates q are
 parameters divided by their unit of length, the width of their bounds.
 
 Source: Nocedal & Wright 2006, chapters 10 and 16, doi:10.1007/978-0-387-40065-5.
@@ -30,7 +30,7 @@ RUNNING, CONVERGED, STUCK = 0, 1, 2
 
 
 class Problem(NamedTuple):
-    """What is fitted: W voxels, their noise, and the box of each."""
+    """The data, noise and bounds of W voxels."""
 
     data: Float[Array | np.ndarray, "M W"]
     sigma: Float[Array | np.ndarray, "#M W"]
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where the W fits stand. A fresh fit has `nll` = inf and is evaluated by its first step."""
+    """The state of W fits. A new fit has `nll` = inf and is evaluated by its first step."""
 
     q: Float[Array | np.ndarray, "P W"]
     nll: Float[Array | np.ndarray, " W"]
@@ -51,12 +51,12 @@ class State(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """When a fit ends."""
+    """The stopping criteria of a fit."""
 
     tolerance: float
-    """A step that promises to lower the nll by less ends it as CONVERGED."""
+    """A fit is CONVERGED when the predicted decrease of the nll is smaller than this."""
     max_iterations: int
-    """After so many it is given up where it stands, still RUNNING."""
+    """After this number of iterations a fit ends and remains RUNNING."""
 
 
 def lower_triangle(size: int) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ def normal_equations(
     signal: Float[Array | np.ndarray, "M W"],
     slopes: Sequence[Array | np.ndarray],
 ) -> tuple[Array, Rows, Symmetric]:
-    """The nll, its gradient and its safe Hessian from the signal and its P slopes d signal/d q."""
+    """The nll, its gradient and its positive Hessian, from signal and slopes d signal / d q."""
     nll = jnp.sum(noise.nll(signal, problem.data, problem.sigma), axis=0)
     score, curvature = noise.score_and_curvature(signal, problem.data, problem.sigma)
     gradient = tuple(jnp.sum(score * slope, axis=0) for slope in slopes)
@@ -82,7 +82,7 @@ def normal_equations(
 
 
 def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
-    """The next point to try, inside the box, and the decrease of the nll that it promises."""
+    """The next trial point inside the box, and the predicted decrease of the nll."""
     size = len(state.q)
     q, gradient = tuple(state.q), tuple(state.gradient)
     hessian = dict(zip(lower_triangle(size), state.hessian, strict=True))
@@ -97,8 +97,8 @@ def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
         for i in range(size)
     ]
     step = [jnp.zeros_like(x) for x in q]
-    # Where the step leaves the box, the parameter is fixed on the bound and the others are solved
-    # again; see docs/decisions/0002-solve-the-box-in-every-step.md.
+    # A parameter whose step leaves the box is fixed on the bound, and the others are solved again;
+    # see docs/decisions/0002-solve-the-box-in-every-step.md.
     for _ in range(3):
         matrix = {
             (i, j): jnp.where(free[i], value, 1.0)
@@ -141,11 +141,11 @@ def update(
     evaluated: tuple[Array, Rows, Symmetric],
     stop: Stop,
 ) -> State:
-    """Keep the trial point where the nll improved; adapt the damping; stop where all is done.
+    """Accept trial points that improve the nll, adapt the damping, and stop finished fits.
 
-    A fit has converged when a hardly damped step promises less than the tolerance, or when no step,
-    however short, improves the nll any more (a kink, or the precision of the numbers). It is STUCK
-    where no step can be computed, since the likelihood or its slopes are not finite.
+    A fit has converged when the predicted decrease of a weakly damped step is below the tolerance,
+    or when no step improves the nll any more, however short (at a kink, or at the precision of the
+    numbers). It is STUCK if the likelihood or its slopes are not finite, so that there is no step.
     """
     nll, gradient, hessian = evaluated
     running = (state.outcome == RUNNING) & (state.iterations < stop.max_iterations)
@@ -205,8 +205,8 @@ def cholesky(matrix: Symmetric, size: int, floor: float = 1e-6) -> Symmetric:
     """L with L Lᵀ = matrix, unrolled over a small size.
 
     Pivots that rounding makes negative or tiny are raised to `floor` times the diagonal. The
-    divisions matter: XLA keeps a quotient but computes a product again wherever it is used, so
-    multiplying by inverted pivots instead is slower by far.
+    divisions matter: XLA stores a quotient but recomputes a product wherever it is used, so that
+    multiplication by inverted pivots is much slower.
     """
     factor: Symmetric = {}
     for j in range(size):

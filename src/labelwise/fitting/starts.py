@@ -1,10 +1,10 @@
-"""Where a fit starts when nobody tells it: a coarse dictionary, and the model's own guess.
+"""Starting points of fits: entries of a coarse dictionary, and the guess of the model.
 
-A likelihood with several optima needs several starts, and different ones. The optima of a signal
-model lie apart along the parameter that the acquisition determines worst (D_fast for IVIM), so a
-voxel starts from the best entry of the whole dictionary and from the best entry at each of three
-values of that parameter; the best few entries of the whole would sit side by side.
-`benchmarks/mle.py` prints in how many voxels they find the best known likelihood.
+A likelihood with several optima needs several different starts. The optima of a signal model are
+separated along the parameter that the acquisition determines worst (D_fast for IVIM). A voxel thus
+starts from the best entry of the whole dictionary and from the best entry at each of three values
+of that parameter; the best few entries of the dictionary would be neighbours. `benchmarks/mle.py`
+measures the share of voxels in which they find the best known likelihood.
 """
 
 import equinox as eqx
@@ -18,13 +18,13 @@ from labelwise.models.base import SelfStarting, SignalModel
 from labelwise.types import Parameter
 
 ENTRIES = 256
-"""At most this many entries: 6 x 6 x 6 for three parameters, 16 x 16 for two."""
+"""Maximum number of entries: 6 x 6 x 6 for three parameters, 16 x 16 for two."""
 BLOCK = 2048
-"""Voxels compared with the dictionary at once."""
+"""Voxels compared with the dictionary in one block."""
 
 
 class Dictionary:
-    """Signals on a grid over the bounds, to be compared with those of many voxels.
+    """Signals on a grid over the bounds, for comparison with measured signals.
 
     Args:
         model: the signal model.
@@ -53,7 +53,7 @@ class Dictionary:
             self.strata += [grid[value].ravel() for value in sorted(values)]
 
     def _worst(self, shape: tuple[int, ...]) -> int:
-        """The axis along which the signal, the others let free, changes least from step to step."""
+        """The axis of the parameter that is determined worst, with the others free."""
         if len(shape) < 2:
             return 0
         size = np.linalg.norm(self.signal, axis=1, keepdims=True) + 1e-30
@@ -67,31 +67,31 @@ class Dictionary:
         return int(np.argmax(np.median(variance.reshape(-1, len(changes)), axis=0)[: len(shape)]))
 
     def starts(self, signal: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "P S N"]:
-        """The best entry for each voxel: of all of them, and of each stratum.
+        """The best entry for each voxel: of the whole dictionary, and of each stratum.
 
-        In float64: a matrix product rounds a row differently in another place, which must not reach
-        the digits of a float32 start.
+        In float64: the rounding of a row in a matrix product depends on its position, which must
+        not affect a float32 start.
         """
         dtype, signal = signal.dtype, signal.astype(float)
         norm = np.sqrt(np.sum(self.signal**2, axis=1)) + 1e-30
         if self.scale is None:
-            likeness = signal @ self.signal.T - 0.5 * norm**2
+            similarity = signal @ self.signal.T - 0.5 * norm**2
         else:
-            likeness = signal @ (self.signal.T / norm)
-        picks = np.stack([s[np.argmax(likeness[:, s], axis=1)] for s in self.strata])
-        starts = self.params[:, picks]
+            similarity = signal @ (self.signal.T / norm)
+        best = np.stack([s[np.argmax(similarity[:, s], axis=1)] for s in self.strata])
+        starts = self.params[:, best]
         if self.scale is not None:
-            starts[self.scale] = np.take_along_axis(likeness, picks.T, axis=1).T / norm[picks]
+            starts[self.scale] = np.take_along_axis(similarity, best.T, axis=1).T / norm[best]
         return starts.astype(dtype)
 
 
 def find_starts(
     model: SignalModel, dictionary: Dictionary, signal: Float[np.ndarray, "N M"]
 ) -> Float[np.ndarray, "P S N"]:
-    """All the starts that can be found for N voxels; bounds are not yet applied.
+    """All starts for N voxels, before clipping to the bounds.
 
-    Voxels are guessed in full blocks: a compiled program rounds a voxel differently in another
-    shape, and its estimate must not depend on how many others it came with.
+    Guesses are computed in full blocks: rounding in a compiled program depends on its shapes, and
+    the estimate of a voxel must not depend on the number of others.
     """
     found = []
     for _, rows in blocks(len(signal), BLOCK):

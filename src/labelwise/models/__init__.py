@@ -1,4 +1,4 @@
-"""Signal models, one file each; the name of a model at the command line is the name of its file."""
+"""Signal models, one file each; the file name is the model name on the command line."""
 
 from labelwise.models.adc import ADC
 from labelwise.models.base import SelfStarting, SignalModel, per_measurement

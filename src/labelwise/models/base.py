@@ -1,8 +1,8 @@
-"""What a signal model is: an equation for one voxel, with the acquisition bound to it.
+"""The base class of signal models: an equation for one voxel, with its acquisition.
 
 A model is a frozen `equinox.Module`. Its fields without a default are the acquisition, arrays of
-M settings each (b-values, echo times, ...); `parameters` says what is estimated; `signal` is the
-paper's equation for ONE voxel, scalars in, M values out. `vmap` makes it a million voxels.
+M settings each (b-values, echo times, ...); `parameters` are estimated; `signal` is the
+equation for ONE voxel, from scalars to M values. `vmap` applies it to many voxels.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Shaped
 
 from labelwise.types import SETTINGS, InputError, Parameter, Setting
 
-if TYPE_CHECKING:  # type checkers do not know that Equinox's is a ClassVar too
+if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
     from typing import ClassVar as AbstractClassVar
 else:
     from equinox import AbstractClassVar
@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound="SignalModel")
 
 
 def per_measurement() -> Any:
-    """A field of a model that holds one setting per measurement; lists and tuples are accepted.
+    """A model field with one setting per measurement; lists and tuples are accepted.
 
     Example:
         >>> class Decay(SignalModel):
@@ -43,27 +43,28 @@ def per_measurement() -> Any:
 
 
 class SignalModel(eqx.Module):
-    """A signal equation with its parameters and their bounds; the acquisition is its fields.
+    """A signal equation with its parameters, their bounds and the acquisition.
 
-    Subclasses give `parameters` and `signal`. A model whose `signal` cannot be traced by JAX (a
-    simulation, a dictionary look-up) sets `differentiable = False` and works on NumPy arrays.
+    Subclasses define `parameters` and `signal`, with the acquisition as fields. A model whose
+    `signal` cannot be traced by JAX (a simulation, a dictionary look-up) sets
+    `differentiable = False` and works on NumPy arrays.
     """
 
     parameters: AbstractClassVar[tuple[Parameter, ...]]
     differentiable: ClassVar[bool] = True
     vectorized: ClassVar[bool] = False
-    """A non-differentiable model whose signal broadcasts over voxels: parameters (N, 1) in, (N, M)
-    out; without this it is called once per voxel."""
+    """Whether the signal of a non-differentiable model broadcasts over voxels, from parameters
+    (N, 1) to (N, M); otherwise it is called once per voxel."""
 
     @abstractmethod
     def signal(self, *params: Any, **any_signature: Any) -> Float[Array, " M"]:
-        """The noise-free signal of one voxel: one scalar per parameter in, M values out.
+        """The noise-free signal of one voxel: M values from one scalar per parameter.
 
-        A subclass names its parameters; `any_signature` only tells type checkers that it may.
+        Subclasses name their parameters; `any_signature` allows this for type checkers.
         """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Find a plug-in's mistakes when its class is made."""
+        """Check the parameters when a subclass is defined."""
         super().__init_subclass__(**options)
         parameters = cls.__dict__.get("parameters")
         if parameters is None:
@@ -80,7 +81,7 @@ class SignalModel(eqx.Module):
             raise InputError(f"{cls.__name__}.parameters: expected distinct names, got {names}")
 
     def __check_init__(self) -> None:
-        """Refuse an acquisition that is not one finite number per measurement."""
+        """Check that the acquisition has one finite number per measurement."""
         sizes = {}
         for name in acquisition_names(type(self)):
             settings = getattr(self, name)
@@ -103,7 +104,7 @@ class SignalModel(eqx.Module):
 def _refuse_other_unit(
     where: str, values: Float[Array | np.ndarray, " M"], setting: Setting
 ) -> None:
-    """Refuse settings whose largest is impossible: they are in another unit."""
+    """Check that the largest setting is possible, which it is not in another unit."""
     low, high = (limit / setting.factor for limit in setting.possible)
     largest = float(np.max(values))
     if 0 < largest < low or largest > high:
@@ -114,11 +115,11 @@ def _refuse_other_unit(
 
 
 class SelfStarting(SignalModel):
-    """A signal model that can guess its parameters from a voxel's own measurements."""
+    """A signal model with an initial guess from the measurements of a voxel."""
 
     @abstractmethod
     def guess(self, signal: Float[Array, " M"]) -> tuple[Any, ...]:
-        """A rough estimate for one voxel, by linear or segmented fitting; bounds need not hold."""
+        """An initial guess for one voxel, by linear or segmented fits; it may exceed the bounds."""
 
 
 def log_linear(
@@ -128,8 +129,8 @@ def log_linear(
 ) -> tuple[Array, Array]:
     """Amplitude a and rate r of signal = a exp(-r x), fitted to the log of one voxel's signal.
 
-    Weighted by `weight` times signal², which undoes what the logarithm does to the noise. Safe for
-    zeros and for fewer than two distinct x: then r is 0.
+    The weights are `weight` times signal², since the logarithm changes the variance of the noise.
+    Zeros are allowed; r is 0 for fewer than two distinct x.
     """
     safe = jnp.maximum(signal, 1e-3 * jnp.max(signal) + 1e-30)
     w = weight * (safe / jnp.max(safe)) ** 2 + 1e-12
@@ -156,7 +157,7 @@ def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
 
 
 def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
-    """The acquisition bound to a model, by name of the setting; b in ms/µm².
+    """The acquisition of a model by name of the setting; b in ms/µm².
 
     Example:
         >>> from labelwise.models import IVIM
@@ -167,24 +168,24 @@ def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
 
 
 def detached(model: Model) -> Model:
-    """The same model with arrays of its own, to be handed to compiled programs.
+    """The same model with copied arrays, for compiled programs.
 
-    JAX (0.10.2) remembers a NumPy array that a compiled function closes over, in the precision of
-    that moment, and hands that to programs of another precision, which refuse it: while a user's
-    `jax.jit(lambda p: model.signal(*p))` lives, no float64 program could take `model`.
+    JAX (0.10.2) caches a NumPy array in the closure of a compiled function, in the precision at
+    that time, and passes it to programs of another precision, which fail: while a user's
+    `jax.jit(lambda p: model.signal(*p))` exists, no float64 program could use `model`.
     """
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, model)
 
 
 def measurements(model: SignalModel) -> int:
-    """M, the number of measurements of the acquisition bound to a model."""
+    """M, the number of measurements in the acquisition of a model."""
     return len(getattr(model, acquisition_names(type(model))[0]))
 
 
 def scale_parameter(model: SignalModel) -> int | None:
     """The index of the parameter that multiplies the whole signal (S0), or None.
 
-    Found by trying: doubling it doubles the signal, at two points of the parameter space.
+    Found numerically: doubling it doubles the signal at two points of the parameter space.
     """
     anchors = [[within(p.bounds, share) for p in model.parameters] for share in (0.3, 0.6)]
     for index in range(len(model.parameters)):
@@ -194,7 +195,7 @@ def scale_parameter(model: SignalModel) -> int | None:
 
 
 def within(bounds: tuple[float, float], share: float) -> float:
-    """A value at that share of the way between two bounds; an open range counts as one unit."""
+    """The value at a fraction of the way between two bounds; open ranges have width 1."""
     lower, upper = bounds
     return lower + share * ((upper if np.isfinite(upper) else lower + 1.0) - lower)
 

@@ -1,4 +1,4 @@
-"""The contract of a signal model, checked: run this on your own before fitting with it."""
+"""A check of signal models, for your own models before their use."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from labelwise.models.evaluate import differences, jacobian, signals
 from labelwise.types import InputError
 
 _INTERIOR = 40
-"""Random points inside the bounds that are tried."""
+"""Number of random test points inside the bounds."""
 
 
 def check_signal_model(model: SignalModel) -> None:
-    """Raise one error that lists everything that is wrong with a signal model; else do nothing.
+    """Check a signal model; raise one error that lists all problems.
 
-    Checked, at random points and at every corner of the bounds: the signal's shape; that it is
-    finite, also in float32; that each parameter changes the signal in a way of its own; for
-    differentiable models, that JAX can trace them and that slopes are finite (also at b = 0) and
-    agree with differences; for the others, that they give the same answer twice, leave their input
-    alone, and broadcast if they are `vectorized`. An open upper bound is tried one unit wide.
+    At random points and at every corner of the bounds, the signal must have the right shape and be
+    finite, also in float32, and each parameter must have a distinct effect on it. Differentiable
+    models must be traceable by JAX, with finite slopes (also at b = 0) that agree with finite
+    differences. Other models must be deterministic, not modify their input, and broadcast if they
+    are `vectorized`. An open range is tested over one unit.
 
     Args:
         model: a signal model with the acquisition it is meant for.
 
     Raises:
-        InputError: if `model` is no signal model, or a class instead of an instance.
-        InputError: with one line for each thing that is wrong.
+        InputError: if `model` is no signal model, or a class instead of an instance; otherwise
+            with one line for each problem.
 
     Example:
         >>> from labelwise import IVIM
@@ -53,7 +53,7 @@ def check_signal_model(model: SignalModel) -> None:
 
 
 def _problems(model: SignalModel) -> list[str]:
-    """Each stage needs the one before: no slopes of a signal that cannot be called."""
+    """The problems of the first stage that has any: later stages depend on earlier ones."""
     for stage in (_call_problems, _trace_problems, _value_problems):
         if problems := list(stage(model)):
             return problems
@@ -62,7 +62,7 @@ def _problems(model: SignalModel) -> list[str]:
 
 
 def _call_problems(model: SignalModel) -> Iterator[str]:
-    """Can it be called, and does it return M numbers?"""
+    """Problems of the signature and of the shape and type of the signal."""
     names = [parameter.name for parameter in model.parameters]
     signature = inspect.signature(model.signal)
     try:
@@ -84,7 +84,7 @@ def _call_problems(model: SignalModel) -> Iterator[str]:
 
 
 def _trace_problems(model: SignalModel) -> Iterator[str]:
-    """Can JAX see inside; or does a black box behave?"""
+    """Problems of tracing by JAX; for a black box, of determinism, side effects and batches."""
     points = _interior(model)
     if model.differentiable:
         try:
@@ -96,7 +96,7 @@ def _trace_problems(model: SignalModel) -> Iterator[str]:
             )
         return
     if not np.array_equal(signals(model, points), signals(model, points), equal_nan=True):
-        yield "signal gives another answer when called again with the same parameters"
+        yield "signal differs when called again with the same parameters"
     arguments = [points[0, index : index + 1, None] for index in range(points.shape[1])]
     arguments = arguments if model.vectorized else [argument[0, 0] for argument in arguments]
     before = [np.array(value) for value in (*arguments, *_acquisition(model))]
@@ -117,7 +117,7 @@ def _trace_problems(model: SignalModel) -> Iterator[str]:
 
 
 def _value_problems(model: SignalModel) -> Iterator[str]:
-    """Finite everywhere, in both precisions?"""
+    """Problems of finite values and precision, in float64 and float32."""
     points = np.concatenate([_interior(model), _corners(model)])
     try:
         exact = signals(model, points)
@@ -147,7 +147,7 @@ def _value_problems(model: SignalModel) -> Iterator[str]:
 
 
 def _slope_problems(model: SignalModel) -> Iterator[str]:
-    """Are the slopes JAX finds finite, at b = 0 as well, and right?"""
+    """Problems of slopes by JAX: finite, also at b = 0, and in agreement with differences."""
     if not model.differentiable:
         return
     inside, corners = _interior(model), _corners(model)
@@ -167,7 +167,7 @@ def _slope_problems(model: SignalModel) -> Iterator[str]:
     traced, measured = jacobian(model, inside), differences(model, inside)
     error = np.abs(traced - measured).max(axis=1)
     allowed = 1e-4 * np.abs(measured).max(axis=1) + 1e-9 * _size(model)
-    bad = np.asarray(np.mean(error > allowed, axis=0) > 0.1)  # a kink may be met by chance
+    bad = np.asarray(np.mean(error > allowed, axis=0) > 0.1)  # a point may be at a kink by chance
     if bad.any():
         yield (
             f"the slope along {_names(model, bad)} differs from finite differences; rounding, "
@@ -176,18 +176,18 @@ def _slope_problems(model: SignalModel) -> Iterator[str]:
 
 
 def _bound_problems(model: SignalModel) -> Iterator[str]:
-    """Only a factor of the whole signal can do without an upper bound."""
+    """Problems of bounds: only a factor of the whole signal may have no upper bound."""
     scale = scale_parameter(model)
     for index, parameter in enumerate(model.parameters):
         if index != scale and not np.isfinite(parameter.bounds[1]):
             yield (
-                f"{parameter.name} has no upper bound and is no factor of the whole signal; a fit "
-                "looks for its start between the bounds, so give it one"
+                f"{parameter.name} has no upper bound and is no factor of the whole signal; give "
+                "it one, since fits search for a start between the bounds"
             )
 
 
 def _guess_problems(model: SignalModel) -> Iterator[str]:
-    """Does a self-starting model make usable guesses?"""
+    """Problems of the initial guesses of a self-starting model."""
     if not isinstance(model, SelfStarting):
         return
     guesses = [
@@ -202,12 +202,12 @@ def _guess_problems(model: SignalModel) -> Iterator[str]:
 
 
 def _information_problems(model: SignalModel) -> Iterator[str]:
-    """Does each parameter leave a mark of its own on the signal?"""
+    """Problems of identifiability: each parameter must have a distinct effect on the signal."""
     slopes = jacobian(model, _interior(model)) * _widths(model)
     norms = np.linalg.norm(slopes, axis=1)
-    mute = (norms <= 1e-9 * _size(model)).all(axis=0)
-    if mute.any():
-        yield f"{_names(model, mute)} has no effect on the signal of this acquisition"
+    without_effect = (norms <= 1e-9 * _size(model)).all(axis=0)
+    if without_effect.any():
+        yield f"{_names(model, without_effect)} has no effect on the signal of this acquisition"
         return
     m, p = measurements(model), len(model.parameters)
     if m < p:
@@ -218,8 +218,8 @@ def _information_problems(model: SignalModel) -> Iterator[str]:
     if (singular[:, -1] < 1e-6).all():
         mixed = np.abs(directions[0, -1]) > 1e-3
         yield (
-            f"{_names(model, mixed)} cannot be told apart: this acquisition sees only a "
-            "combination of them"
+            f"{_names(model, mixed)} cannot be distinguished: this acquisition determines only "
+            "a combination of them"
         )
 
 
@@ -253,7 +253,7 @@ def _acquisition(model: SignalModel) -> list[np.ndarray]:
 
 
 def _with_zero_b(model: SignalModel) -> SignalModel | None:
-    """The model with its first b-value 0, where every diffusion series starts; else None."""
+    """The model with its first b-value set to 0; None for a model without b."""
     if "b" not in acquisition_names(type(model)):
         return None
     b = np.array(model.b)  # pyright: ignore[reportAttributeAccessIssue]
@@ -262,13 +262,13 @@ def _with_zero_b(model: SignalModel) -> SignalModel | None:
 
 
 def _not_finite(values: np.ndarray, keep: int) -> np.ndarray:
-    """Which entries along one axis hold a NaN or an infinity."""
+    """The entries along one axis with a NaN or infinity."""
     others = tuple(axis for axis in range(values.ndim) if axis != keep)
     return np.asarray(~np.isfinite(values).all(axis=others))
 
 
-def _names(model: SignalModel, chosen: np.ndarray) -> str:
-    names = [p.name for p, take in zip(model.parameters, chosen, strict=True) if take]
+def _names(model: SignalModel, selected: np.ndarray) -> str:
+    names = [p.name for p, take in zip(model.parameters, selected, strict=True) if take]
     return " and ".join(names)
 
 

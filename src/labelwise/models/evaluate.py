@@ -1,4 +1,4 @@
-"""The signals of many voxels, and their slopes."""
+"""Signals and Jacobians of many voxels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def signals(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.nd
 
 
 def jacobian(model: SignalModel, params: Float[np.ndarray, "N P"]) -> Float[np.ndarray, "N M P"]:
-    """d signal / d params of N voxels, in float64; by differences where AD cannot see inside."""
+    """d signal / d params of N voxels, in float64; by differences if not differentiable."""
     if not model.differentiable:
         return differences(model, params)
     with jax.enable_x64(True):

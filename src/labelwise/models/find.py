@@ -1,7 +1,7 @@
-"""From the name of a signal model to its class: built in, a user's file, or an installed plug-in.
+"""Signal models by name: built-in models, classes in a user's file, and installed plug-ins.
 
-There is no registry: a built-in model is called after its file in `labelwise.models`, a user's own
-`FILE.py:Class`, and a plug-in after its entry point in the group `labelwise.models`.
+The name of a built-in model is that of its file in `labelwise.models`, that of a user's model is
+`FILE.py:Class`, and that of a plug-in is its entry point in the group `labelwise.models`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENTRY_POINT_GROUP = "labelwise.models"
 
 
 def available_models() -> dict[str, type[SignalModel]]:
-    """Every model that has a name, built-in ones first; a built-in name cannot be taken over.
+    """All built-in models and plug-ins by name; built-in names take precedence.
 
     Raises:
         InputError: if an installed plug-in cannot be loaded, or is no signal model.
@@ -50,16 +50,15 @@ def available_models() -> dict[str, type[SignalModel]]:
 
 
 def find_model(name: str) -> type[SignalModel]:
-    """The signal model of that name.
+    """The class of the signal model with a given name.
 
     Args:
         name: `"ivim"` (a file of `labelwise.models`), `"my_model.py:Kurtosis"` (a class in a Python
             file, which is run) or the name of an installed entry point.
 
     Raises:
-        InputError: if there is no such model, or its file is broken.
+        InputError: if there is no such model, its file has an error, or it is no signal model.
         FileNotFoundError: if there is no such file.
-        InputError: if what was found is no signal model.
 
     Example:
         >>> find_model("ivim").__name__
@@ -82,14 +81,14 @@ def find_model(name: str) -> type[SignalModel]:
 
 
 def name_of(record: Mapping[str, Any], path: Path) -> str:
-    """The name by which the model of a network's card is asked for.
+    """The model name of a network, from the description in its card.
 
     Args:
-        record: its description, by `describe_model`.
+        record: the description, by `describe_model`.
         path: the network's file, for the message.
 
     Raises:
-        InputError: if there is none: it is a person's own.
+        InputError: if it is a user's model, which has no name.
     """
     for name, kind in available_models().items():
         if class_name(kind) == record["class"]:
@@ -104,15 +103,15 @@ def rebuild(record: Mapping[str, Any], kind: type[SignalModel] | None, path: Pat
     """The signal model that a network was trained for.
 
     Args:
-        record: its description in the network's card.
-        kind: its class, if it is a person's own.
+        record: the description in the network's card.
+        kind: the class, if it is a user's model.
         path: the network's file, for the message.
 
     Raises:
-        InputError: if it is another one, or one that is not installed and not given.
+        InputError: if the class or equation differs, or the model is neither installed nor given.
     """
     kind = kind or available_models()[name_of(record, path)]
-    if short_name(record) != kind.__qualname__:  # its settings may be others
+    if short_name(record) != kind.__qualname__:  # its settings may differ
         trained, requested = distinct_names(record, {"class": class_name(kind)})
         raise InputError(f"{path}: was trained for the model {trained}, not for {requested}")
     settings = {name: np.array(values) for name, values in record["acquisition"].items()}
@@ -122,10 +121,10 @@ def rebuild(record: Mapping[str, Any], kind: type[SignalModel] | None, path: Pat
 
 
 def refuse_other_model(model: SignalModel, record: Mapping[str, Any], path: Path) -> None:
-    """Refuse a model that is not the one that a network was trained for, whatever its acquisition.
+    """Check that a network was trained for a model, apart from the acquisition.
 
-    Files of version 1 know a person's own class by its bare name and no signals: there, code that
-    has changed is a warning.
+    Files of version 1 have only the class name of a user's model and no signals; for them, changed
+    code is a warning.
 
     Args:
         model: the model.
@@ -133,7 +132,7 @@ def refuse_other_model(model: SignalModel, record: Mapping[str, Any], path: Path
         path: the network's file, for the message.
 
     Raises:
-        InputError: if the class, a constant or the equation is another.
+        InputError: if the class, a constant or the equation differs.
     """
     ours = describe_model(model)
     bare = ":" not in record["class"]
@@ -163,9 +162,9 @@ def refuse_other_model(model: SignalModel, record: Mapping[str, Any], path: Path
 def describe_model(model: SignalModel) -> dict[str, Any]:
     """A signal model as JSON data: its identity, acquisition, constants and parameters.
 
-    `signals` are its signals at three places within its bounds, to five digits. They are others
-    where a model says something else, whatever the reason: a file that it imports or reads, another
-    version of a library.
+    `signals` are its signals at three points within its bounds, to five digits. They reveal a
+    changed equation for any reason: a file that the model imports or reads, or another version of
+    a library.
 
     Example:
         >>> import labelwise as lw
@@ -190,7 +189,7 @@ def describe_model(model: SignalModel) -> dict[str, Any]:
 
 
 def same_equation(model: SignalModel, record: Mapping[str, Any]) -> bool:
-    """Whether a model has the signals that a description of its class and acquisition holds."""
+    """Whether a model reproduces the signals in a description of its class and acquisition."""
     bounds = [tuple(float(bound) for bound in each["bounds"]) for each in record["parameters"]]
     ours, expected = _three_signals(model, bounds), np.array(record["signals"], float)
     return ours.shape == expected.shape and np.allclose(
@@ -214,7 +213,7 @@ def _built_in_models() -> dict[str, type[SignalModel]]:
 
 
 def _models_in(module: ModuleType) -> list[type[SignalModel]]:
-    """The finished signal models defined (not imported) in a module, in the order written."""
+    """The concrete signal models defined (not imported) in a module, in order of definition."""
     return [
         value
         for value in vars(module).values()
@@ -227,7 +226,7 @@ def _is_model(value: object) -> TypeGuard[type[SignalModel]]:
 
 
 def _missing(model: type[SignalModel]) -> list[str]:
-    """What a subclass of `SignalModel` still has to define."""
+    """Attributes that a subclass of `SignalModel` does not define."""
     undefined = {*model.__abstractmethods__, *model.__abstractclassvars__, *model.__abstractvars__}
     return sorted(undefined)
 
@@ -273,7 +272,7 @@ def _model_from_file(name: str) -> type[SignalModel]:
     models = [model.__name__ for model in _models_in(module)]
     has = f"it has {', '.join(models)}" if models else "it defines no signal model"
     if not class_name:
-        raise InputError(f"{path}: say which class to use, {path}:CLASS; {has}")
+        raise InputError(f"{path}: specify the class, {path}:CLASS; {has}")
     if not hasattr(module, class_name):
         raise InputError(f"{name}: no class {class_name!r} in {path}; {has}")
     return _signal_model_class(getattr(module, class_name), name)
@@ -283,16 +282,16 @@ def _run(path: Path) -> ModuleType:
     """Execute a user's file as a module."""
     if not path.is_file():
         raise FileNotFoundError(f"model file {path}: no such file")
-    # files of one name in two folders are two modules
+    # files with the same name in two folders are two modules
     place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     module_name = f"{USERS}{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"model file {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # where dataclasses look up the annotations of a class
+    sys.modules[module_name] = module  # dataclasses look up annotations here
     try:
-        with redirect_stdout(sys.stderr):  # what the file prints is not our result
+        with redirect_stdout(sys.stderr):  # output of the file must not mix with results
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]

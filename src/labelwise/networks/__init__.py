@@ -1,1 +1,1 @@
-"""Networks: what they are taught, how they are trained, and networks in use."""
+"""Networks: labels, training, and estimation with trained networks."""

@@ -1,4 +1,4 @@
-"""The network that `labelwise map` trains by itself: a blend, for the noise levels of an image."""
+"""The blend that `labelwise map` trains for the noise levels of an image."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from labelwise.noise import NoiseModel
 from labelwise.priors import Prior, Uniform
 from labelwise.types import InputError, Progress
 
-_LEVEL_STEP = 1.25  # noise levels are rounded outwards, so that like scans share a network
-_LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: beyond, there is nothing to learn
+_LEVEL_STEP = 1.25  # rounding factor of noise levels: similar scans share a network
+_LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: networks learn nothing beyond them
 
 
 def noise_levels(
@@ -29,15 +29,15 @@ def noise_levels(
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, "#N"] | float,
 ) -> tuple[float, float]:
-    """The range of noise levels that an image holds, for `TrainingPlan.sigma`.
+    """The range of noise levels in an image, for `TrainingPlan.sigma`.
 
-    The 2nd and 98th percentile of sigma over the reference (the mean at b = 0) of its voxels, kept
-    between 1/400 and 1/1.5, and then rounded outwards to steps of a quarter, at least one.
+    The 2nd and 98th percentile of sigma over the reference (the mean at b = 0) of its voxels. They
+    are clipped to 1/400 and 1/1.5, then rounded outwards to two different powers of 1.25.
 
     Args:
-        model: with the image's acquisition.
-        signal: (N, M) some voxels of the image.
-        sigma: noise of one channel in its unit: a number or (N,).
+        model: the signal model with the acquisition of the image.
+        signal: (N, M) the signal of a sample of the voxels.
+        sigma: noise of one channel, in the unit of the signal: a number or (N,).
 
     Raises:
         InputError: if no voxel has a signal, or no parameter of the model scales it.
@@ -62,14 +62,14 @@ def blend_plan(
     *,
     seed: int = 0,
 ) -> TrainingPlan:
-    """The training of `labelwise map`: the two networks of a blend, for all noise levels.
+    """The training plan of `labelwise map`: two networks of a blend, for a range of noise levels.
 
     Args:
         model: the signal model with the acquisition of the scan.
-        noise: the noise model, of the simulation and of the likelihood.
-        levels: lowest and highest noise level, as `noise_levels` gives them.
-        prior: what to simulate; each parameter's typical range if None.
-        seed: of everything random.
+        noise: the noise model of the simulation and of the likelihood.
+        levels: lowest and highest noise level, from `noise_levels`.
+        prior: of the simulated parameters; the typical range of each if None.
+        seed: of all random numbers.
 
     Raises:
         InputError: if no parameter of the model scales the signal.
@@ -84,9 +84,11 @@ def blend_plan(
         prior=prior,
         sigma=(float(levels[0] * weak), float(levels[1] * strong)),  # sigma / reference to sigma
         labels=(MLE(model, noise, start="search"), GroundTruth()),
-        recipe=Recipe.every_level(signals=200_000, epochs=50),  # labels take as long as training
+        recipe=Recipe.every_level(
+            signals=200_000, epochs=50
+        ),  # fitting labels takes as long as training
         seed=seed,
-        on_bound="keep",  # docs/decisions/0007: at low SNR most labels are, and nothing else tells
+        on_bound="keep",  # at low SNR most labels are on a bound: docs/decisions/0007
     )
 
 
@@ -100,7 +102,7 @@ def trained_blend(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Network, dict[str, Any]]:
-    """Train the blend of `blend_plan`, or read it from the cache if it was trained before.
+    """Train the blend of `blend_plan`, or load it from the cache.
 
     Args:
         model: see `blend_plan`.
@@ -108,11 +110,11 @@ def trained_blend(
         levels: see `blend_plan`.
         prior: see `blend_plan`.
         seed: see `blend_plan`.
-        cache: folder of networks and labels; None keeps none.
-        progress: called as the work goes on.
+        cache: folder of cached networks and labels; nothing is cached if None.
+        progress: called during the training.
 
     Returns:
-        The blend at alpha = 1, and what was done: `cached`, `path`, `seconds` by stage.
+        The blend at alpha = 1, and a record: `cached`, `path` and `seconds` of each stage.
     """
     plan = blend_plan(model, noise, levels, prior, seed=seed)
     path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
@@ -121,28 +123,29 @@ def trained_blend(
         try:
             found = load(path, noise=noise)
         except InputError:
-            found = None  # damaged: train it again
+            found = None  # damaged: train again
         if found is not None and found.is_blend:
             seconds = {"load": time.perf_counter() - begin}
             return found, {"cached": True, "path": str(path), "seconds": seconds}
     network = joined(train_networks(plan, cache=cache, progress=progress))
-    kept = path
+    saved = path
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             network.save(path)
-        except OSError:  # read-only or full: nothing depends on the cache
-            kept = None
+        except OSError:  # read-only or full: the result does not depend on the cache
+            saved = None
     seconds = {"train": time.perf_counter() - begin}
-    kept = None if kept is None else str(kept)
-    return network, {"cached": False, "path": kept, "seconds": seconds}
+    saved = None if saved is None else str(saved)
+    return network, {"cached": False, "path": saved, "seconds": seconds}
 
 
 def _reference_of(model: SignalModel) -> list[int]:
     reference = reference_measurements(model)
     if not reference:
         raise InputError(
-            f"{type(model).__name__}: no parameter scales the whole signal, so there is no level "
-            "of noise relative to it; train a network with `labelwise train --sigma`"
+            f"{type(model).__name__}: no parameter scales the whole signal, so the noise "
+            "level relative to the signal is undefined; train a "
+            "network with `labelwise train --sigma`"
         )
     return list(reference)

@@ -1,4 +1,4 @@
-"""Labels on disk: making them by fitting is the slow part of training."""
+"""A cache of labels on disk: labels by fitting are the slow part of training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labelwise.types import Estimate, LabelSource, Voxels
 
 @cache
 def code_of(*modules: str, root: Path = Path(__file__).parent.parent) -> str:
-    """SHA-256 over modules of labelwise, all that they import of it, and the libraries below.
+    """SHA-256 of modules, of all labelwise modules they import, and of library versions.
 
     Args:
         modules: their names, such as `"labelwise.networks.train"`.
@@ -40,7 +40,7 @@ def code_of(*modules: str, root: Path = Path(__file__).parent.parent) -> str:
 
 
 def imported(modules: Iterable[str], root: Path) -> dict[str, Path]:
-    """The files of some modules of a package and of all that they import of it, by their names."""
+    """The files of modules of a package and of all package modules they import, by name."""
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
@@ -53,7 +53,7 @@ def imported(modules: Iterable[str], root: Path) -> dict[str, Path]:
 
 
 def _file(name: str, root: Path) -> Path | None:
-    """The file of a module below a package; the package's own, which only names others, is none."""
+    """The file of a module in a package; None for the package's own `__init__.py`."""
     top, *parts = name.split(".")
     if top != root.name or not parts:
         return None
@@ -63,7 +63,7 @@ def _file(name: str, root: Path) -> Path | None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """What a file imports, wherever in it; an imported name may be a module too."""
+    """All imports of a file, at any level; imported names may be modules, too."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -73,28 +73,27 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def labels_version() -> str:
-    """What the labels of this version are made by; another version makes its own."""
+    """Hash of the code that makes labels: cached labels are valid for it only."""
     return code_of("labelwise.networks.labels", "labelwise.models")
 
 
 def cached(
     source: LabelSource, voxels: Voxels, folder: str | Path | None, key: Mapping[str, Any]
 ) -> Estimate:
-    """`source(voxels)`, read from a file if the same labels were made before.
+    """`source(voxels)`, from a cache file where there is one.
 
-    The file is named by the SHA-256 of all that the labels depend on: what the source says of
-    itself, the voxels, `labels_version` and `key`. It appears whole or not at all; one that is
-    damaged is made again, and where the folder cannot be written nothing is kept. Deleting it is
-    always safe.
+    The file name is the SHA-256 of all that the labels depend on: the description of the source,
+    the voxels, `labels_version` and `key`. Files are written completely. A damaged file is
+    replaced, and a folder that cannot be written is ignored. The files may be deleted.
 
     Args:
-        source: makes the labels.
-        voxels: what it labels.
-        folder: where the files are; made if missing. None keeps nothing.
-        key: what else tells these labels from others, as JSON data.
+        source: the label source.
+        voxels: the voxels to label.
+        folder: the cache, created if missing; nothing is cached if None.
+        key: anything else that the labels depend on, as JSON data.
 
     Raises:
-        TypeError: if `key` or what the source says of itself is not JSON data.
+        TypeError: if `key` or the description of the source is not JSON data.
 
     Example:
         >>> import tempfile
@@ -127,7 +126,7 @@ def cached(
 
 
 def _read(path: Path, name: str, voxels: int) -> Estimate | None:
-    """The labels in a file, or None if there is none or anything is wrong with it."""
+    """The labels in a file; None if it is missing, damaged or for other voxels."""
     try:
         arrays, header = read_arrays(path)
         stats = {k.removeprefix("stats."): v for k, v in arrays.items() if k.startswith("stats.")}
@@ -142,6 +141,6 @@ def _write(path: Path, name: str, estimate: Estimate) -> None:
     arrays = {"values": estimate.values, "status": estimate.status}
     arrays |= {f"stats.{key}": rows for key, rows in estimate.stats.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}-*"):  # by a run that was killed
+    for left in path.parent.glob(f".{path.name}-*"):  # of a killed run
         left.unlink(missing_ok=True)
     write_arrays(path, arrays, {"labels": name})

@@ -1,4 +1,4 @@
-"""The card of a network: what it was trained for and how, as in the header of its file."""
+"""The card of a network: a record of its training, stored in the header of its file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxtyping import Float
 from labelwise.noise import Gaussian, Rician, describe_noise
 
 VERSION = 2
-"""Of network files. Files of version 1 can be read, too."""
+"""Version of network files. Files of version 1 can be read, too."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a network was trained for and how, as JSON data.
+    """The acquisition, simulation, labels and recipe of a training, as JSON data.
 
     Args:
         model: the signal model, by `describe_model`.
@@ -25,17 +25,17 @@ class Card:
         prior: the prior of the simulated parameters.
         sigma: noise of one channel in the simulation, in units of S0: a number, or lowest and
             highest.
-        label: the label that it was trained on.
-        label_report: the shares of usable labels; None where there are no labels.
+        label: the training label.
+        label_report: shares of usable and failed labels; None for self-supervision.
         label_range: (P, 2) lowest and highest label of each parameter, without the extreme 0.1 %.
         ranges: (P, 2) lowest and highest value of each parameter in the prior.
         noise_range: lowest and highest sigma over the reference signal.
         normalised: whether voxels are divided by their reference signal.
-        on_bound: what became of labels on a bound, `"drop"` or `"keep"`.
+        on_bound: the treatment of labels on a bound, `"drop"` or `"keep"`.
         weights: of the parameters' errors in the loss; None for 1 / mean.
-        recipe: how it was trained.
+        recipe: of the training.
         seed: of the training.
-        validation: validation loss, best epoch and how each restart ended.
+        validation: validation loss, best epoch and reason why each restart ended.
         versions: of the software.
     """
 
@@ -58,11 +58,11 @@ class Card:
 
     @property
     def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
-        """The settings that it was trained for, by name, in the units of the model."""
+        """The settings of its acquisition by name, in the units of the model."""
         return {name: np.array(rows) for name, rows in self.model["acquisition"].items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields by name."""
+        """The fields by name."""
         return asdict(self)
 
     @classmethod
@@ -80,7 +80,7 @@ class Card:
         return cls(**{field.name: known[field.name] for field in fields(cls)})
 
 
-# Hashes of the built-in models' files in version 1, which knew a model by the name of its class.
+# Hashes of the files of built-in models in version 1, which identified a model by class name.
 _MODELS_OF_VERSION_1 = {
     "6d05de4f9779dceb19bb06ea80c3944c2e1a1bfb92a7b0338d4610f328fff13e": "adc:ADC",
     "6e850ebb296280eb69fd68c9805af2dd85036a7bd28219acc8aee490ed0f7244": "ivim:IVIM",
@@ -95,7 +95,7 @@ _MODELS_OF_VERSION_1 = {
 
 
 def _from_version_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A card of version 1, with the identities of model and noise model as version 2 has them."""
+    """A card of version 1 with the identities of model and noise model of version 2."""
     model, known = record["model"], _MODELS_OF_VERSION_1.get(record["model"]["source"])
     if known is not None:
         model = {**model, "class": f"labelwise.models.{known}", "source": None}

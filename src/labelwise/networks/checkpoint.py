@@ -1,4 +1,4 @@
-"""What an interrupted training needs to go on, in one file that is whole or not there."""
+"""Checkpoints: the state of an interrupted training in one file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ State = TypeVar("State")
 def save_checkpoint(
     path: Path, states: list[Any], history: np.ndarray, epochs: int, fingerprint: str
 ) -> None:
-    """Write the state after so many epochs; the earlier file stays until this one is whole.
+    """Write a checkpoint; the previous one is replaced once the new one is complete.
 
     Args:
-        path: where; its folder must exist.
+        path: the file; its folder must exist.
         states: a pytree of arrays for each group of networks.
-        history: (E, L) losses of every epoch, NaN for those to come.
-        epochs: how many are done.
-        fingerprint: what a training must be to go on from here.
+        history: (E, L) validation loss of each epoch, NaN for later epochs.
+        epochs: the number of completed epochs.
+        fingerprint: identifies the training; must match on resuming.
 
     Raises:
         OSError: if it cannot be written.
@@ -38,16 +38,16 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, like: State, history: np.ndarray, fingerprint: str
 ) -> tuple[State, np.ndarray, int]:
-    """Read what `save_checkpoint` wrote.
+    """Read a checkpoint of `save_checkpoint`.
 
     Args:
         path: the file.
         like: states of the same shapes.
-        history: an array of the shape of the losses.
-        fingerprint: must be the one that was saved.
+        history: an array of the same shape as the saved losses.
+        fingerprint: the expected one.
 
     Returns:
-        The states, the losses, and how many epochs are done.
+        The states, the losses and the number of completed epochs.
 
     Raises:
         InputError: if the file is damaged or belongs to another training.
@@ -57,14 +57,14 @@ def load_checkpoint(
         arrays, header = read_arrays(path)
     except (ValueError, OSError) as error:
         raise InputError(
-            f"{path}: this checkpoint is damaged ({error}); delete it to train from the beginning"
+            f"{path}: the checkpoint is damaged ({error}); delete it to train from the beginning"
         ) from error
     expected = {**{str(i): leaf for i, leaf in enumerate(leaves)}, "history": history}
     fits = {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in expected.items()}
     if not fits or header.get("fingerprint") != fingerprint:
         raise InputError(
-            f"{path}: this checkpoint is of another training (other data, labels, network, recipe "
-            "or seed); delete it to train from the beginning, or train with the settings it had"
+            f"{path}: the checkpoint is of another training (other data, labels, network, recipe "
+            "or seed); delete it to train from the beginning, or train with its settings"
         )
     states = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
     return jax.tree.unflatten(structure, states), arrays["history"], int(header["epochs"])

@@ -1,6 +1,6 @@
-"""Networks applied to voxels: full blocks on all cores, with the scatter that noise makes.
+"""Application of networks to voxels: arrays in full blocks on all cores, with noise propagation.
 
-The arrays only; what they mean, and when an answer is to be doubted, is `trained`'s to know.
+`network` checks the input and assigns a status to each estimate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labelwise.networks.mlp import Architecture, Scaling, Weights
 from labelwise.noise import NoiseModel
 
 WIDTH = 8192
-"""Voxels at a time: always so many, so that a voxel's bytes do not depend on its neighbours."""
+"""Voxels in a block: always the same, so that estimates do not depend on their neighbours."""
 
 
 Part = tuple[Architecture, Scaling, Weights, Float[np.ndarray, " P"]]
@@ -36,18 +36,18 @@ def apply(
     *,
     errors: bool = True,
 ) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N P"] | None, Float[np.ndarray, " N"]]:
-    """What a blend of networks says of N voxels of usable signal.
+    """The estimates of a blend of networks for N valid voxels.
 
     Args:
-        parts: the networks; the shares of a parameter add up to 1.
-        noise: of the measurements.
+        parts: the networks; the shares of each parameter sum to 1.
+        noise: the noise model of the measurements.
         signal: (N, M) in float32; N is at least 1.
         sigma: (N,) in float32.
-        errors: whether the scatter is asked for, which takes most of the time.
+        errors: whether to compute standard errors, which take most of the time.
 
     Returns:
-        The parameters, how much they scatter by the noise of the voxel (to first order; None if
-        not asked for), and sigma over the voxel's reference.
+        The parameters, their standard errors (noise propagated to first order; None without
+        `errors`), and sigma over the reference of the voxel.
     """
     program = _program(tuple(part[:2] for part in parts), noise, errors)
     weights, shares = tuple(part[2] for part in parts), tuple(part[3] for part in parts)
@@ -57,7 +57,7 @@ def apply(
     level = np.empty(voxels, np.float32)
 
     def estimate(mine: slice, rows: slice | Int[np.ndarray, " WIDTH"]) -> None:
-        # turned out here: inside, the last voxels of a block would be rounded differently
+        # transposed here: in the program, the last voxels of a block would round differently
         results = program(weights, shares, signal[rows].T, sigma[rows])
         for whole, part in zip((values, scatter, level), results, strict=True):
             if whole is not None:
@@ -90,7 +90,7 @@ def _program(
         values, pull = jax.vjp(params, data)
         variance = noise.variance(noise.signal_of(data, sigma), sigma)
         scatter = []
-        for parameter in range(len(values)):  # one pass for each is faster here than a vmap
+        for parameter in range(len(values)):  # faster here than a vmap
             (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
             scatter.append(jnp.sqrt(jnp.sum(slopes * slopes * variance, axis=0)))
         return values, jnp.stack(scatter), level

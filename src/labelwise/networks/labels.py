@@ -1,6 +1,6 @@
-"""What a network is taught: the truth, what a fit makes of the signal, or a mix of the two.
+"""Training labels: the ground truth, maximum-likelihood estimates, or a mix of both.
 
-A label is an `Estimate` like any other, with a status that says which labels are none.
+Labels are an `Estimate`; its status marks failed ones.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class GroundTruth:
     """
 
     def __call__(self, voxels: Voxels) -> Estimate:
-        """See `LabelSource`; a voxel whose truth is not finite is NOT_FINITE.
+        """See `LabelSource`; voxels with a truth that is not finite are NOT_FINITE.
 
         Raises:
-            InputError: if the truth is not known.
+            InputError: if the voxels have no ground truth.
         """
         truth = _truth(voxels, "GroundTruth()", "label real voxels by MLE(..., start='search')")
         known = np.all(np.isfinite(truth), axis=1)
@@ -67,18 +67,18 @@ class GroundTruth:
 
 
 class MLE:
-    """Maximum likelihood within bounds, of the very signal the network sees (Supervised_MLE).
+    """Bounded maximum-likelihood estimates from the noisy training signal (Supervised_MLE).
 
-    Started from the truth, as in the source, it finds a local optimum near the truth, which at low
-    SNR is not the best one in a few voxels of a hundred; started from a search it needs no truth.
+    Started from the truth, as in the source, a fit finds a local optimum near the truth. At low SNR
+    that is not the global one in a few percent of voxels. Started from a search, it needs no truth.
 
     Args:
         model: the signal model with its acquisition; a black box too.
-        noise: `Rician()` or `Gaussian()`: the likelihood, not what was simulated.
-        start: `"truth"`, `"search"`, or where every fit starts: (P,) in the parameters' units, such
+        noise: the noise model of the likelihood, e.g. `Rician()`; the simulated one may differ.
+        start: `"truth"`, `"search"`, or the start of every fit: (P,) in the parameters' units, such
             as the means of the prior.
         bounds: replaces the bounds of parameters by name.
-        max_iterations: a voxel that needs more has no label.
+        max_iterations: a fit that needs more has not converged, and its voxel has no label.
         threads: how many cores to use; all of them if None.
 
     Raises:
@@ -121,18 +121,18 @@ class MLE:
         """See `LabelSource`; statuses and stats are those of `MaximumLikelihood`.
 
         Raises:
-            InputError: if it starts from a truth that is not known.
+            InputError: if `start` is `"truth"` and the voxels have no ground truth.
         """
         if self.start == "search":
             return self.fitter(voxels.signal, voxels.sigma)
         if not isinstance(self.start, str):
             start = np.broadcast_to(np.array(self.start), (len(voxels), len(self.start)))
             return self.fitter(voxels.signal, voxels.sigma, start=start)
-        truth = _truth(voxels, "MLE(start='truth')", "say MLE(..., start='search') for real voxels")
+        truth = _truth(voxels, "MLE(start='truth')", "use MLE(..., start='search') for real voxels")
         return self.fitter(voxels.signal, voxels.sigma, start=truth)
 
     def describe(self) -> dict[str, Any]:
-        """See `LabelSource`; the number of threads changes no label."""
+        """See `LabelSource`; labels do not depend on the number of threads."""
         fitter = self.fitter
         return {
             "kind": "maximum likelihood",
@@ -148,14 +148,14 @@ class MLE:
 
 
 class Mix:
-    """alpha · a + (1 - alpha) · b, the source's hybrid: a is MLE and b the truth there.
+    """A mixed label, alpha · a + (1 - alpha) · b: the source's hybrid of MLE (a) and truth (b).
 
-    Under *squared* error, and only there, mixing the labels is mixing the losses (eq. 10): the
+    For *squared* errors only, a mix of labels is a mix of losses (eq. 10): the
     gradient of alpha (y - a)² + (1 - alpha) (y - b)² is that of (y - alpha a - (1 - alpha) b)².
-    Under an absolute or Huber loss the two differ, and a mixed label is not the hybrid.
+    For an absolute or Huber loss the two differ.
 
-    A source that no parameter needs (b where alpha is 1) is not asked, and `Mix(1, a, b)` is a.
-    Where a needed one failed the label is NaN; its status is the worse of the two.
+    A source with no share (b where alpha is 1) is not evaluated: `Mix(1, a, b)` gives the labels
+    of a. Where a source with a share failed, the label is NaN, with the worse status of the two.
 
     Args:
         alpha: the share of a, from 0 to 1: a number, or one for each parameter (P,).
@@ -191,7 +191,7 @@ class Mix:
         self.b = b
 
     def __call__(self, voxels: Voxels) -> Estimate:
-        """See `LabelSource`; of the stats only `on_bound` has a meaning for a mix."""
+        """See `LabelSource`; the only statistic of a mix is `on_bound`."""
         if np.all(self.alpha == 1):
             return self._check_size(self.a(voxels))
         if np.all(self.alpha == 0):
@@ -231,11 +231,11 @@ class Mix:
 
 @dataclasses.dataclass(frozen=True)
 class FromEstimator:
-    """The labels that any estimator makes of the noisy signal, such as another trained network.
+    """Labels from any estimator of the noisy signal, such as another trained network.
 
     Args:
-        estimator: what makes them.
-        description: what it is, as JSON data: all that its estimates depend on.
+        estimator: called with the noisy signal and sigma.
+        description: JSON data that hold all that its estimates depend on.
 
     Raises:
         InputError: if the description is not JSON data.
@@ -259,12 +259,12 @@ class FromEstimator:
 def usable(
     estimate: Estimate, on_bound: Literal["drop", "keep"] = "drop"
 ) -> Bool[np.ndarray, " N"]:
-    """Which labels to learn from.
+    """The labels that can be trained on.
 
     Args:
         estimate: the labels.
-        on_bound: a fit that ended on a bound says where the bound is, not what the voxel is: the
-            source leaves such labels out (section 3.3), `"keep"` does not.
+        on_bound: `"drop"` excludes labels on a bound, as in section 3.3 of the source, since they
+            reflect the bound rather than the tissue; `"keep"` includes them.
 
     Raises:
         InputError: if `on_bound` is neither.
@@ -281,16 +281,16 @@ def usable(
 
 
 def label_report(estimate: Estimate, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """What became of the labels, as shares of all voxels, in JSON data.
+    """The outcome of labelling, as shares of all voxels, in JSON data.
 
     Args:
         estimate: the labels.
-        parameters: what their columns are.
+        parameters: their columns.
 
     Returns:
-        `labels` (how many), `usable` (share, those on a bound left out), `on_bound` (share on any
-        bound), `on_bound_of` (share by parameter's name; None where the source does not say which),
-        `not_converged`, and `failed` (share of all that have no value, those not converged too).
+        `labels` (their number), `usable` (share, without those on a bound), `on_bound` (share on
+        any bound), `on_bound_of` (share by parameter; None where the source does not report it),
+        `not_converged`, and `failed` (share without a value, those not converged included).
 
     Example:
         >>> status = np.array([Status.CONVERGED, Status.ON_BOUND])

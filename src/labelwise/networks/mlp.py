@@ -1,8 +1,7 @@
-"""The multilayer perceptron, and the scaling between it and the world.
+"""The multilayer perceptron, and the scaling of its inputs and outputs.
 
-A network sees numbers near 1 and says numbers near 1; `Scaling` turns measurements into the one and
-the other into parameters, the same way in training and in use. Networks know no physics.
-Inside, voxels are the last axis: one small matrix times many voxels.
+Inputs and outputs of a network are near 1. `Scaling` turns measurements into inputs, and outputs
+into parameters. Voxels are the last axis: a small matrix times many voxels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Weights = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
 
 
 def named(weights: Weights) -> dict[str, Float[np.ndarray, "to from"]]:
-    """The arrays of some weights by name, as files hold them."""
+    """The arrays of weights by name, as in files."""
     return {
         f"{layer}.{name}": np.asarray(values, np.float32)
         for layer, pair in enumerate(weights)
@@ -34,7 +33,7 @@ def named(weights: Weights) -> dict[str, Float[np.ndarray, "to from"]]:
 def elu(x: Array) -> Array:
     """x above 0, exp(x) - 1 below. Clevert et al. 2015, arXiv:1511.07289.
 
-    Its derivative is taken from its value: one exponential a node, not two.
+    The derivative is computed from the value, which saves an exponential.
     """
     return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
 
@@ -63,10 +62,10 @@ class Architecture:
     """A multilayer perceptron whose outputs are absolute values.
 
     Args:
-        inputs: numbers in.
-        outputs: numbers out, P.
+        inputs: number of inputs, I.
+        outputs: number of outputs, P.
         width: nodes of each hidden layer.
-        depth: hidden layers.
+        depth: number of hidden layers.
         activation: `"elu"` (the paper's), `"relu"`, `"tanh"` or `"softplus"`.
 
     Raises:
@@ -101,7 +100,7 @@ class Architecture:
 
     @property
     def weights(self) -> int:
-        """How many numbers training has to find."""
+        """The number of trainable weights."""
         return sum(to * (fan_in + 1) for to, fan_in in self.layers)
 
     def initial(self, rng: np.random.Generator) -> Weights:
@@ -124,21 +123,20 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Scaling:
-    """From measurements to a network's inputs, and from its outputs to parameters.
+    """The map from measurements to inputs of a network, and from its outputs to parameters.
 
     The signal of a voxel, its sigma and the parameter that scales it are divided by the voxel's
-    reference, the mean of some of its measurements (those at b = 0): images have any unit. Then
-    measurements with equal settings are averaged, and each input is centred and divided by its
-    spread.
+    reference, the mean of its measurements at b = 0, so that the unit of images does not matter.
+    Then measurements with equal settings are averaged, and each input is standardised.
 
     Args:
         groups: the measurements that are averaged into each input.
-        reference: the measurements whose mean divides the voxel; none to use signals as they are.
-        scale: the index of the parameter that is multiplied by the reference again, if any.
+        reference: the measurements whose mean is the reference; empty to use signals unscaled.
+        scale: the index of the parameter proportional to the reference, if any.
         conditioned: whether log(sigma / reference) is the last input.
         centre: (I,) subtracted from the inputs.
-        spread: (I,) divides them after that.
-        unit: (P,) what an output of 1 means, in each parameter's unit (relative to the reference).
+        spread: (I,) divides the centred inputs.
+        unit: (P,) the parameters at outputs of 1, in their units (relative to the reference).
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -151,7 +149,7 @@ class Scaling:
 
     @property
     def measurements(self) -> int:
-        """M."""
+        """The number of measurements, M."""
         return sum(len(group) for group in self.groups)
 
     @property
@@ -163,13 +161,13 @@ class Scaling:
         return averages
 
     def reference_of(self, signal: Float[Array, "M N"]) -> Float[Array, " N"]:
-        """What the voxels are divided by."""
+        """The reference signal of each voxel; 1 without normalisation."""
         if not self.reference:
             return jnp.ones_like(signal[0])
         return jnp.mean(signal[np.array(self.reference)], axis=0)
 
     def inputs(self, signal: Float[Array, "M N"], sigma: Float[Array, " N"]) -> Float[Array, "I N"]:
-        """What the network sees of N voxels."""
+        """The inputs of the network for N voxels."""
         reference = self.reference_of(signal)
         averages = self.averages
         inputs = (
@@ -186,13 +184,13 @@ class Scaling:
     def params(
         self, outputs: Float[Array, "P N"], reference: Float[Array, " N"]
     ) -> Float[Array, "P N"]:
-        """The parameters that outputs mean, in their own units."""
+        """The parameters of given outputs, in their units."""
         return outputs * self._units(reference)
 
     def targets(
         self, params: Float[Array, "P N"], reference: Float[Array, " N"]
     ) -> Float[Array, "P N"]:
-        """The outputs that would mean these parameters; undoes `params`."""
+        """The outputs of given parameters; the inverse of `params`."""
         return params / self._units(reference)
 
     def _units(self, reference):
@@ -210,7 +208,7 @@ def fit_scaling(
     scale: int | None,
     conditioned: bool,
 ) -> Scaling:
-    """The scaling whose inputs and outputs are near 1 over these voxels.
+    """The scaling with inputs and outputs near 1 for a training set.
 
     Args:
         signal: (N, M) noisy measurements of the training set.
@@ -222,7 +220,7 @@ def fit_scaling(
         conditioned: see `Scaling`.
 
     Raises:
-        InputError: if a parameter is 0 on average, so that it has no scale.
+        InputError: if the mean of a parameter is 0, so that it has no scale.
     """
     size = len(groups) + conditioned
     raw = Scaling(
@@ -253,5 +251,5 @@ def fit_scaling(
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:
-    """As float32 numbers, which a file keeps exactly."""
+    """Numbers rounded to float32, which files store exactly."""
     return tuple(float(value) for value in values.astype(np.float32))

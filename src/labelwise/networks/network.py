@@ -1,7 +1,7 @@
-"""Trained networks in use: estimate, blend two of them, save and load.
+"""Trained networks: estimate parameters, blend two networks, save and load.
 
-A file is one `.safetensors`: the weights, and in its header the card of each network. Nothing in it
-can run code.
+A network file is a `.safetensors` file of the weights, with the card of each network in its
+header. It contains no executable code.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from labelwise.types import (
 )
 
 Alpha = float | Sequence[float] | Mapping[str, float]
-"""Of all parameters, of each, or by name (1 for those not named)."""
+"""One alpha, one for each parameter, or alpha by parameter name (1 for those not named)."""
 
-_SLACK = 0.1  # an estimate may leave the range of the labels by so much of its width
-_NOISE_SLACK = 1.05  # and a noise level by this factor
+_SLACK = 0.1  # estimates may exceed the range of the labels by this share of its width
+_NOISE_SLACK = 1.05  # noise levels may exceed the training range by this factor
 OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
-"""Why a network's estimate is in doubt: the noise level, or the estimate itself, is outside of the
-training's range; or (only where the signal model is known) the estimate does not fit the signal."""
+"""Why an estimate is extrapolated: the noise level or the estimate itself is outside the training
+range, or (only where the signal model is available) the estimate does not fit the signal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One trained perceptron, with what surrounds it.
+    """A trained perceptron with its scaling and card.
 
     Args:
         architecture: its layers.
         scaling: between measurements, perceptron and parameters.
         weights: of the layers.
-        card: what it was trained for and how.
+        card: the record of its training.
     """
 
     architecture: Architecture
@@ -60,21 +60,21 @@ class Member:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Network:
-    """A trained network, or a blend of two: an `Estimator` of the parameters of voxels.
+    """A trained network, or a blend of two; an `Estimator`.
 
-    A blend (also called the dial) is alpha times the estimate of a network trained on
-    maximum-likelihood labels plus (1 - alpha) times that of one trained on the ground truth. Under
-    squared error the best network for the mixed label alpha·mle + (1 - alpha)·gt is this blend (the
-    mean of a mix is the mix of the means), so bias and variance are traded in use, for each
-    parameter by itself, without another training. That holds for networks trained on the same
-    voxels: exactly if labels on a bound were kept, approximately if they were dropped.
+    A blend (nicknamed the dial) is alpha times the estimate of a network trained on
+    maximum-likelihood labels plus (1 - alpha) times that of one trained on the ground truth. For
+    squared errors it is the optimal network for the mixed label alpha·mle + (1 - alpha)·gt, since
+    expectation is linear. Alpha thus sets the bias-variance trade-off of each parameter without
+    another training. This holds for networks trained on the same voxels: exactly if labels on a
+    bound were kept, approximately if they were dropped.
 
     Args:
-        members: one, or the two of a blend: trained on maximum-likelihood labels, and on the truth.
-        parameters: what it estimates; estimates are clipped to their bounds.
-        noise: the noise model it was trained for.
+        members: one, or two for a blend: trained on maximum-likelihood labels, and on the truth.
+        parameters: the estimated parameters; estimates are clipped to their bounds.
+        noise: the noise model of its training.
         alpha: (P,) the share of the first member in each parameter; 1 for a single network.
-        standard_errors: whether to compute them, which takes most of the time.
+        standard_errors: whether to compute standard errors, which take most of the time.
 
     Source: Epstein et al. 2024, eq. 10, doi:10.59275/j.melba.2024-geb5.
     """
@@ -96,22 +96,22 @@ class Network:
         """Estimate the parameters of every voxel.
 
         Args:
-            signal: (*shape, M) measurements of the acquisition it was trained for, in its order.
+            signal: (*shape, M) measurements, in the order of the acquisition it was trained for.
             sigma: noise of one channel in the signal's unit: a number, or one for each voxel.
             alpha: from 0 (least variance) to 1 (least bias): a number, one for each parameter, or
-                by name; the network's own if None. For blends only.
+                by name; the alpha of the network if None. For blends only.
             mask: (*shape) the voxels to estimate; all of them if None.
 
         Returns:
             Values (*shape, P) within the parameters' bounds, with status PREDICTED, or EXTRAPOLATED
-            outside of the training's range; NaN with a reason for bad input. The stats are
+            outside the training range; NaN for invalid input, with its status. The stats are
 
-            - `standard_error` (*shape, P): the noise of this voxel propagated to first order; NaN
-              where the estimate is clipped to a bound. It does not contain the network's bias, and
+            - `standard_error` (*shape, P): the noise of the voxel propagated to first order; NaN
+              where the estimate is clipped to a bound. It excludes the bias of the network, and
               below an SNR of about 10 it can be several times too small
-            - `outside` (*shape): 1 where the noise level is outside of the training's range, 2
-              where an estimate leaves the range of the labels by more than a tenth of its width,
-              3 for both
+            - `outside` (*shape): 1 where the noise level is outside the training range, 2 where
+              an estimate exceeds the range of the labels by more than a tenth of its width, 3
+              for both
 
         Raises:
             InputError: if a shape does not fit, or alpha is not from 0 to 1.
@@ -127,12 +127,12 @@ class Network:
 
     @property
     def is_blend(self) -> bool:
-        """Whether it has two members, so that alpha can be chosen."""
+        """Whether it has two members and thus an adjustable alpha."""
         return len(self.members) > 1
 
     @property
     def ends(self) -> tuple[Network, ...]:
-        """Each member as a network of its own: of a blend, those at alpha = 1 and alpha = 0."""
+        """Each member as a single network: for a blend, those of alpha = 1 and alpha = 0."""
         ones = (1.0,) * len(self.parameters)
         return tuple(replace(self, members=(member,), alpha=ones) for member in self.members)
 
@@ -144,13 +144,13 @@ class Network:
 
     @property
     def shares(self) -> list[Float[np.ndarray, " P"]]:
-        """(P,) for each member: its share of each parameter."""
+        """The share (P,) of each member in each parameter."""
         alpha = np.array(self.alpha, np.float32)
         return [alpha, 1 - alpha][: len(self.members)]
 
     @property
     def label_range(self) -> Float[np.ndarray, "P 2"]:
-        """Lowest and highest label of each parameter, blended likewise."""
+        """Lowest and highest label of each parameter, blended by alpha."""
         ranges = [np.array(member.card.label_range, float) for member in self.members]
         return sum(
             share[:, None].astype(float) * span
@@ -158,36 +158,36 @@ class Network:
         )  # type: ignore[return-value]  # there is at least one
 
     def with_alpha(self, alpha: Alpha) -> Network:
-        """The same members, blended otherwise.
+        """The same blend at another alpha.
 
         Raises:
-            InputError: if it is a single network, alpha is not from 0 to 1 or names no parameter.
+            InputError: for a single network, or if alpha is not from 0 to 1 or names no parameter.
         """
         if not self.is_blend:
             raise InputError(
                 f"alpha: this is a single network, trained on one label ({self.card.label['kind']})"
-                ", so there is nothing to blend; leave alpha out"
+                ", so alpha is undefined; omit it"
             )
         names = [parameter.name for parameter in self.parameters]
         return replace(self, alpha=_alpha_of(alpha, names))
 
     def without_errors(self) -> Network:
-        """The same network without standard errors: for simulations, and much faster."""
+        """The same network without standard errors, which is much faster."""
         return replace(self, standard_errors=False)
 
     def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
-        """Refuse settings other than those it was trained for, listing the differences.
+        """Check that settings are those of the training; the error lists the differences.
 
         Args:
             settings: by name, in the units of the model: b in ms/µm², times in ms.
 
         Raises:
-            InputError: if a setting is missing, or another.
+            InputError: if a setting is missing or different.
         """
         _check_acquisition(self.card.acquisition, settings)
 
     def save(self, path: str | Path) -> None:
-        """Write it as one `.safetensors` file, which appears when it is complete.
+        """Save the network as one `.safetensors` file, written completely or not at all.
 
         Raises:
             OSError: if it cannot be written.
@@ -219,8 +219,10 @@ class Network:
         return f"Network({names}; trained on {labels}{f'; alpha {alpha}' * self.is_blend})"
 
     def _estimate(self, signal: Float[np.ndarray, "N M"], sigma: np.ndarray) -> Estimate:
-        """Check the input, apply the members, and mark where the estimate is in doubt."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
+        """Check the input, apply the members, and mark extrapolated estimates."""
+        with np.errstate(
+            over="ignore"
+        ):  # overflow gives infinity, which is marked as invalid below
             signal, sigma = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
         level = sigma_of_voxels(sigma, len(signal))[:, 0]
         first = self.members[0].scaling
@@ -232,7 +234,7 @@ class Network:
         if self.standard_errors:
             stats = {"standard_error": np.full_like(values, np.nan), **stats}
         if len(good):
-            rows = slice(None) if len(good) == len(signal) else good  # a slice copies nothing
+            rows = slice(None) if len(good) == len(signal) else good  # a slice makes no copy
             used = [
                 (member.architecture, member.scaling, member.weights, share)
                 for member, share in zip(self.members, self.shares, strict=True)
@@ -244,25 +246,25 @@ class Network:
             bounds = np.array([p.bounds for p in self.parameters], np.float32).T
             finite = np.all(np.isfinite(found), axis=1)
             clipped = np.where(finite[:, None], np.clip(found, *bounds), np.nan)
-            doubts = np.where(finite, self._outside(found, ratio), 0)
-            values[rows], outside[rows] = clipped, doubts
-            if error is not None:  # there is none where a bound holds the estimate
+            codes = np.where(finite, self._outside(found, ratio), 0)
+            values[rows], outside[rows] = clipped, codes
+            if error is not None:  # undefined where the estimate is clipped
                 stats["standard_error"][rows] = np.where(clipped == found, error, np.nan)
-            estimated = np.where(doubts > 0, Status.EXTRAPOLATED, Status.PREDICTED)
+            estimated = np.where(codes > 0, Status.EXTRAPOLATED, Status.PREDICTED)
             status[rows] = np.where(finite, estimated, Status.NOT_FINITE)
         return Estimate(values, status, stats, self.parameters)
 
     def _outside(
         self, found: Float[np.ndarray, "N P"], ratio: Float[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"]:
-        """Why each voxel's estimate is in doubt, as a sum of codes."""
+        """Why each estimate is extrapolated, as a sum of codes; 0 if it is not."""
         low, high = self.card.noise_range
         noise = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
         low, high = self.label_range.T
         slack = _SLACK * (high - low)
         least, most = low - slack, high + slack
         scale = self.members[0].scaling.scale
-        if scale is not None:  # an amplitude may be anything: the reference scales it
+        if scale is not None:  # amplitudes are unlimited: the reference scales them
             least[scale], most[scale] = -np.inf, np.inf
         beyond = ((found < least.astype(np.float32)) | (found > most.astype(np.float32))).any(
             axis=1
@@ -274,9 +276,9 @@ def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
     """A blend of two single networks; see `Network`.
 
     Args:
-        mle: trained on maximum-likelihood labels: alpha = 1, the least bias.
-        gt: trained on the ground truth: alpha = 0, the least variance.
-        alpha: where it stands unless another is given at the call.
+        mle: trained on maximum-likelihood labels (alpha = 1, least bias).
+        gt: trained on the ground truth (alpha = 0, least variance).
+        alpha: the default alpha of the blend.
 
     Raises:
         InputError: if the networks are blends, or were trained for different acquisitions,
@@ -297,21 +299,21 @@ def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
 
 
 def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
-    """Read a network that `Network.save` wrote.
+    """Load a network saved by `Network.save`.
 
     Args:
         path: the `.safetensors` file.
-        noise: the noise model it was trained for, if that is not one of labelwise's.
+        noise: the noise model of its training, if it is not part of labelwise.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if it is damaged, of an unknown version, no network of labelwise, or of a noise
-            model that is not known.
+        InputError: if it is damaged, of an unknown version, no network of labelwise, or of an
+            unknown noise model.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such network file")
-    damaged = f"{path}: not a network of labelwise, or damaged; train it again or copy it anew"
+    damaged = f"{path}: not a network of labelwise, or damaged; train it again or copy it again"
     try:
         arrays, header = read_arrays(path)
         version = header["version"]
@@ -319,8 +321,8 @@ def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
         raise InputError(damaged) from error
     if version not in (1, VERSION):
         raise InputError(
-            f"{path}: version {version} of the network file, this labelwise reads 1 to {VERSION}; "
-            "upgrade labelwise, or train the network again"
+            f"{path}: version {version} of the network file, but this labelwise reads 1 to "
+            f"{VERSION}; upgrade labelwise, or train the network again"
         )
     try:
         return _network_from_json(arrays, header, noise, path)
@@ -356,7 +358,7 @@ def _network_from_json(
 
 
 def _alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
-    """Alpha of each parameter, after checking it."""
+    """The validated alpha of each parameter."""
     if isinstance(alpha, Mapping):
         unknown = [name for name in alpha if name not in names]
         if unknown:
@@ -427,9 +429,9 @@ def _check_acquisition(
             differences += [*shown, *more]
     if differences:
         raise InputError(
-            "network: it was trained for another acquisition: "
+            "network: trained for another acquisition: "
             + "; ".join(differences)
-            + "; train one for these settings"
+            + "; train a network for these settings"
         )
 
 
@@ -439,7 +441,7 @@ def _input_status(
     signal: Float[np.ndarray, "N M"],
     level: Float[np.ndarray, " N"],
 ) -> Int[np.ndarray, " N"]:
-    """CONVERGED where a voxel may be estimated, else what is wrong with it."""
+    """CONVERGED for valid voxels, else the reason why a voxel is invalid."""
     status = check_input(signal, level[:, None], noise)
     if not scaling.reference:
         return status

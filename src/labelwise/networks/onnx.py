@@ -1,4 +1,4 @@
-"""Trained networks for those who work elsewhere: an ONNX graph, from signal to parameters."""
+"""Export of trained networks as ONNX graphs, from signal to parameters."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from labelwise.networks.network import Member, Network
 from labelwise.types import InputError
 
 OPSET = 17
-"""Of 2022, as is the file format that goes with it: what runs ONNX today reads it."""
+"""The ONNX operator set, of 2022, which current ONNX runtimes support."""
 _FORMAT = 8
 _ACTIVATIONS = {"elu": "Elu", "relu": "Relu", "tanh": "Tanh", "softplus": "Softplus"}
 
 
 def export_onnx(network: Network, path: str | Path) -> None:
-    """Write a network, or a dial as it is set, as one ONNX graph.
+    """Write a network, or a blend at its alpha, as one ONNX graph.
 
     The inputs are `signal` (N, M) and `sigma` (N, 1), noise of one channel in the signal's unit;
-    the output is `params` (N, P) in the parameters' units; all are float32, with any N. Reference,
-    averaging, scaling and blending are inside; the numbers are those of `network` to within
-    rounding, about 1e-6 of a parameter's mean over the training set. A network for one noise level
-    has the input `sigma` as well, and does not look at it.
+    the output is `params` (N, P) in the parameters' units; all are float32, with any N. The graph
+    contains the reference, averaging, scaling and blending. Its output equals that of `network` to
+    within rounding, about 1e-6 of a parameter's mean over the training set. A network for one noise
+    level ignores the input `sigma`.
 
-    What stays behind: the input is not checked, and there is neither status nor standard error. A
-    voxel with a NaN, a reference that is not positive or a sigma that is not positive gives NaN,
-    infinity or a number without meaning, and so does a negative magnitude; no other voxel changes.
-    Who calls the graph has to find those voxels.
+    The graph neither checks its input nor gives a status or standard errors. The output of a voxel
+    with a NaN, a negative magnitude, or a reference or sigma that is not positive is NaN, infinite
+    or meaningless; other voxels are not affected. The caller has to exclude such voxels.
 
-    The metadata of the file hold, as JSON, `card` (what it was trained for and how), `parameters`
+    The metadata of the file hold, as JSON, `card` (the record of the training), `parameters`
     (name and unit of each column of `params`) and `acquisition` (the settings of each column of
     `signal`, b in ms/µm², times in ms).
 
     Args:
-        network: what to export.
-        path: the `.onnx` file, which is whole or not there.
+        network: the network to export.
+        path: the `.onnx` file, written completely or not at all.
 
     Raises:
         InputError: if the package `onnx` is missing.
@@ -49,7 +48,7 @@ def export_onnx(network: Network, path: str | Path) -> None:
     Source: the ONNX specification, https://onnx.ai/onnx/operators.
     """
     try:
-        import onnx  # an extra, which few need
+        import onnx  # an optional dependency
     except ImportError as error:
         raise InputError(
             "ONNX export needs the package onnx, which is not installed; "
@@ -89,7 +88,7 @@ def export_onnx(network: Network, path: str | Path) -> None:
 
 
 class _Graph:
-    """Nodes and constants, as they are added; names are given on the way."""
+    """The nodes and constants of an ONNX graph under construction."""
 
     def __init__(self, onnx: Any) -> None:
         self.onnx = onnx
@@ -97,12 +96,12 @@ class _Graph:
         self.constants: list[Any] = []
 
     def array(self, name: str, columns: int) -> Any:
-        """What the graph takes or gives: N rows of float32."""
+        """An input or output of the graph: N rows of float32."""
         kind = self.onnx.TensorProto.FLOAT
         return self.onnx.helper.make_tensor_value_info(name, kind, ["N", columns])
 
     def node(self, kind: str, *inputs: str | np.ndarray, name: str = "", **settings: Any) -> str:
-        """Add an operation; arrays become constants. Gives the name of its result."""
+        """Add an operation and return the name of its result; arrays become constants."""
         name = name or f"{kind.lower()}_{len(self.nodes)}"
         names = [self._name(each) for each in inputs]
         self.nodes.append(self.onnx.helper.make_node(kind, names, [name], name, **settings))
@@ -117,14 +116,14 @@ class _Graph:
         return name
 
     def share(self, network: Member, alpha: Float[np.ndarray, " P"]) -> str:
-        """alpha times what one network says, (N, P) in the parameters' units."""
+        """alpha times the estimate of one network, (N, P) in the parameters' units."""
         scaling = network.scaling
         reference = self._reference(scaling)
         hidden = self._inputs(scaling, reference)
         for layer, (matrix, bias) in enumerate(network.weights):
             if layer:
                 hidden = self.node(_ACTIVATIONS[network.architecture.activation], hidden)
-            # rows are voxels here, columns in labelwise
+            # voxels are rows here, columns in labelwise
             hidden = self.node("MatMul", hidden, np.asarray(matrix).T)
             hidden = self.node("Add", hidden, np.asarray(bias).T)
         outputs = self.node("Abs", hidden)
@@ -132,14 +131,14 @@ class _Graph:
         return self.node("Mul", alpha, self.node("Mul", outputs, unit))
 
     def _reference(self, scaling: Scaling) -> str | None:
-        """What a voxel is divided by, (N, 1); None if by nothing."""
+        """The reference signal (N, 1); None without normalisation."""
         if not scaling.reference:
             return None
         measured = self.node("Gather", "signal", np.array(scaling.reference), axis=1)
         return self.node("ReduceMean", measured, axes=[1], keepdims=1)
 
     def _inputs(self, scaling: Scaling, reference: str | None) -> str:
-        """What the network sees, (N, I); see `Scaling.inputs`."""
+        """The inputs of the network (N, I); see `Scaling.inputs`."""
         inputs = self.node("MatMul", "signal", scaling.averages.T)
         sigma = "sigma"
         if reference is not None:
@@ -150,7 +149,7 @@ class _Graph:
         return self.node("Div", centred, np.array(scaling.spread))
 
     def _unit(self, scaling: Scaling, reference: str | None) -> str | np.ndarray:
-        """What an output of 1 means, (P,) or (N, P)."""
+        """The parameters at outputs of 1, (P,) or (N, P)."""
         unit = np.array(scaling.unit)
         if reference is None or scaling.scale is None:
             return unit

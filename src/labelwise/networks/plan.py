@@ -1,4 +1,4 @@
-"""The plan of a training: everything that determines the trained networks, in one record."""
+"""Training plans: all settings that determine the trained networks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from labelwise.types import InputError, LabelSource
 
 @dataclass(frozen=True)
 class SelfSupervised:
-    """No label: the network is judged by the signal that its estimate predicts (eq. 8).
+    """No label: the loss compares the measured signal with that of the estimate (eq. 8).
 
     Args:
-        noise: None for the sum of squares of eq. 8; a noise model for its likelihood instead,
-            which is what eq. 8 lacks for Rician data.
+        noise: None for the sum of squares of eq. 8; a noise model for its negative
+            log-likelihood, which suits Rician data.
 
     Source: Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -40,7 +40,7 @@ class SelfSupervised:
     noise: NoiseModel | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What it is, as JSON data."""
+        """The description as JSON data."""
         loss = describe_noise(self.noise) if self.noise else "sum of squares"
         return {"kind": "self-supervised", "loss": loss}
 
@@ -51,16 +51,16 @@ LABELS = "mle-rician, mle-gaussian, gt, selfsup, selfsup-rician, mix:ALPHA or bl
 def labels_named(
     name: str, model: SignalModel, noise: NoiseModel, start: Literal["truth", "search"] = "truth"
 ) -> tuple[LabelSource | SelfSupervised, ...]:
-    """The label of a name, or the two of a blend.
+    """The label with a given name, or the two labels of a blend.
 
     Args:
         name: `mle-NOISE` (maximum likelihood under that noise model: `mle-rician`), `mle` (under
             the simulated one), `gt` (ground truth), `selfsup` (no label: the loss compares
-            signals), `selfsup-NOISE` (by the likelihood), `mix:ALPHA` (ALPHA of `mle`, the rest
+            signals), `selfsup-NOISE` (by the likelihood), `mix:ALPHA` (ALPHA `mle` + (1 - ALPHA)
             `gt`) or `blend` (`mle` and `gt`, blended in use; also `dial`).
-        model: what is fitted.
+        model: the fitted signal model.
         noise: the simulated noise.
-        start: where fits start.
+        start: of the fits.
 
     Raises:
         InputError: if there is no such label.
@@ -92,30 +92,30 @@ def labels_named(
 
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
-    """What determines trained networks: the simulation, the labels, the recipe and the seed.
+    """All that determines trained networks: simulation, labels, recipe and seed.
 
     Args:
         model: the signal model with its acquisition.
-        noise: how the simulated measurements scatter.
-        prior: where the simulated parameters come from.
+        noise: the simulated noise.
+        prior: of the simulated parameters.
         sigma: noise of one channel where the amplitude is about 1 (1 / SNR); or the lowest and
-            highest of a range, for one network that is told the noise level of each voxel.
+            highest of a range, for a network with the noise level of each voxel as an input.
         labels: one network is trained on each.
-        recipe: how it is trained; `recipe.signals` voxels are simulated.
-        seed: of everything random.
+        recipe: of the training; `recipe.signals` voxels are simulated.
+        seed: of all random numbers.
         normalise: divide each voxel by its own reference (the mean at b = 0), as in vivo; without
             it the network expects the amplitudes that were simulated.
-        on_bound: what becomes of labels that ended on a bound: `"drop"` (section 3.3) or `"keep"`.
+        on_bound: treatment of labels on a bound: `"drop"` (section 3.3) or `"keep"`.
         weights: W of eqs. 7 and 9, one for each parameter in 1 / its unit; or such a row for each
-            label, None for what it is by itself: 1 / the parameter's mean.
-        start: first weights of every network, in place of restarts.
+            label; None for 1 / the parameter's mean.
+        start: initial weights of every network, instead of restarts.
 
     Raises:
-        InputError: if there is no label, a weight is not positive, the prior leaves the bounds of a
-            parameter, or self-supervision is asked of a model that cannot be differentiated.
+        InputError: if there is no label, a weight is not positive, the prior exceeds the bounds of
+            a parameter, or the model of a self-supervised training is not differentiable.
 
     Warns:
-        UserWarning: if mixed labels are learnt under another loss than the squared one, for which
+        UserWarning: if mixed labels are combined with a loss other than the squared one, for which
             a mix of labels is not a mix of losses.
     """
 
@@ -151,8 +151,8 @@ class TrainingPlan:
         ):
             if low < parameter.bounds[0] or high > parameter.bounds[1]:
                 raise InputError(
-                    f"prior: {parameter.name} from {low:g} to {high:g} leaves its bounds "
-                    f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}, which estimates never do"
+                    f"prior: {parameter.name} from {low:g} to {high:g} exceeds its bounds "
+                    f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}; narrow the prior"
                 )
         if self.recipe.loss != "squared" and any(isinstance(each, Mix) for each in self.labels):
             warnings.warn(
@@ -164,30 +164,30 @@ class TrainingPlan:
             isinstance(label, SelfSupervised) for label in self.labels
         ):
             raise InputError(
-                f"self-supervision: {type(self.model).__name__} cannot be differentiated, and the "
-                "loss of the signal is trained through its derivative; teach maximum-likelihood "
-                "labels instead (mle-rician), which need none"
+                f"self-supervision: {type(self.model).__name__} cannot be differentiated, as the "
+                "loss of the signal requires; train on maximum-likelihood labels instead "
+                "(mle-rician)"
             )
 
     @property
     def conditioned(self) -> bool:
-        """Whether the network is told the noise level."""
+        """Whether the noise level is an input of the network."""
         return np.ndim(self.sigma) > 0
 
     @property
     def rows(self) -> tuple[tuple[float, ...] | None, ...]:
-        """W for each label; None for 1 / mean."""
+        """The weights W for each label; None for 1 / mean."""
         if self.weights is None or np.isscalar(self.weights[0]):
             return (_row(self.weights),) * len(self.labels)
         return tuple(_row(row) for row in self.weights)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of what is estimated."""
+        """The names of the estimated parameters."""
         return tuple(parameter.name for parameter in self.model.parameters)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides what the networks become, as JSON data."""
+        """All that determines the networks, as JSON data."""
         return {
             "model": describe_model(self.model),
             "noise": describe_noise(self.noise),
@@ -204,7 +204,7 @@ class TrainingPlan:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the plan and of the code that carries it out, for caches and checkpoints."""
+        """A hash of the plan and of the training code, for caches and checkpoints."""
         record = [self.describe(), code_of("labelwise.networks.train", "labelwise.models")]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 

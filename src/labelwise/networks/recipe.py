@@ -1,4 +1,4 @@
-"""How networks are trained, in numbers: the recipe of the paper, and faster ones."""
+"""Training recipes (hyperparameters): that of the paper, and faster ones."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from labelwise.types import InputError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How networks are trained.
+    """The hyperparameters of a training.
 
     Args:
-        name: what cards and tables call it.
-        signals: how many voxels to simulate, those for validation included.
-        batch: voxels in one step.
-        epochs: at most so many passes over the training set.
-        rate: learning rate of Adam, the largest one of a schedule.
-        schedule: `"constant"`, or `"cosine"`: up in `warmup` steps, down to 0 at the last step.
-        warmup: steps in which the rate grows to `rate`.
-        restarts: networks for each label, of which the one with the smallest validation loss stays.
-        patience: stop a network after so many epochs without a smaller validation loss; never
-            if None. In either case the weights of its best epoch are kept.
-        shared_start: choose one network among the restarts by training on the ground truth, and
-            let all others begin with its weights.
-        validation: the share of the voxels held out for validation.
+        name: for cards and tables.
+        signals: number of simulated voxels, including those for validation.
+        batch: voxels in a batch.
+        epochs: the maximum number of passes over the training set.
+        rate: learning rate of Adam, the maximum of the schedule.
+        schedule: `"constant"`, or `"cosine"`: linear warm-up, then cosine decay to 0.
+        warmup: steps of the linear warm-up to `rate`.
+        restarts: trainings of each network; the one with the smallest validation loss is used.
+        patience: early stopping after this number of epochs without a smaller validation loss;
+            None for no early stopping. The weights of the best epoch are used in either case.
+        shared_start: train the restarts on the ground truth, and start all other networks from
+            the weights of the best one.
+        validation: fraction of the voxels held out for validation.
         width: nodes in each hidden layer; as many as measurements if None.
-        depth: hidden layers.
+        depth: number of hidden layers.
         activation: see `Architecture`.
         loss: `"squared"`, `"absolute"` or `"huber"` (quadratic up to a weighted error of 0.1).
 
@@ -74,7 +74,7 @@ class Recipe:
         if not 0 < self.rate < math.inf:
             raise InputError(f"recipe: rate must be positive, got {self.rate}")
         if not 0 < self.validation < 1:
-            raise InputError(f"recipe: validation is a share between 0 and 1: {self.validation}")
+            raise InputError(f"recipe: validation must be between 0 and 1, got {self.validation}")
         if self.loss not in PENALTIES:
             raise InputError(f"recipe: loss {self.loss!r}; known are {', '.join(PENALTIES)}")
         if self.training_voxels < self.batch:
@@ -87,10 +87,10 @@ class Recipe:
     def paper(**changes) -> Recipe:
         """Section 3.4 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
-        The paper does not say when training stops; here after 20 epochs without progress. It took
-        the first weights of all its networks from one trained at SNR 30; here each lesson chooses
-        them at its own noise level, unless `TrainingPlan.start` gives them. Voxels without a
-        usable label stay in the batches with no weight.
+        The paper does not state when training stops; here it stops after 20 epochs without
+        improvement. In the paper, all networks start from the weights of one trained at SNR 30;
+        here each training plan determines them at its own noise level, unless
+        `TrainingPlan.start` gives them. Voxels without a usable label have zero weight.
         """
         return replace(
             Recipe(
@@ -110,7 +110,7 @@ class Recipe:
 
     @staticmethod
     def fast(**changes) -> Recipe:
-        """A rate that rises, then falls to nothing: the same validation error, sooner."""
+        """Linear warm-up and cosine decay: the same validation error in fewer epochs."""
         return replace(
             Recipe(
                 name="fast",
@@ -129,7 +129,7 @@ class Recipe:
 
     @staticmethod
     def every_level(**changes) -> Recipe:
-        """For one network that is told the noise level: wider, with more to learn from."""
+        """For a network with the noise level as an input: wider, with a larger training set."""
         return replace(
             Recipe.fast(
                 name="every-level",
@@ -145,17 +145,17 @@ class Recipe:
 
     @property
     def validation_voxels(self) -> int:
-        """How many voxels are held out."""
+        """The number of voxels held out for validation."""
         return max(1, round(self.validation * self.signals))
 
     @property
     def training_voxels(self) -> int:
-        """How many voxels are trained on."""
+        """The number of voxels in the training set."""
         return self.signals - self.validation_voxels
 
     @property
     def steps(self) -> int:
-        """Steps in an epoch."""
+        """The number of steps in an epoch."""
         return self.training_voxels // self.batch
 
     def rates(self) -> Float[np.ndarray, "E steps"]:

@@ -1,4 +1,4 @@
-"""Which measurements of a voxel are one, repeated, and by which of them the voxel is divided."""
+"""Repeated measurements, and the reference measurements that normalise a voxel."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from labelwise.models.base import SignalModel, acquisition_names, scale_paramete
 from labelwise.models.evaluate import signals
 from labelwise.priors import Prior, Uniform
 
-_TOLERANCE = 0.001  # ms/µm²: b-values this close are one measurement, repeated
+_TOLERANCE = 0.001  # ms/µm²: closer b-values are repeats of one measurement
 
 
 def measurement_groups(model: SignalModel) -> tuple[tuple[int, ...], ...]:
-    """The measurements with equal settings; by b, if there is one."""
+    """Groups of measurements with equal settings; sorted by b, if there is one."""
     equal = group_equal(settings_of(model), _TOLERANCE)
     return tuple(tuple(int(i) for i in group) for group in equal)
 
 
 def reference_measurements(model: SignalModel) -> tuple[int, ...]:
-    """The measurements by whose mean a voxel is divided.
+    """The measurements whose mean normalises a voxel.
 
-    Those at the lowest b, by value; without b, those that have the largest signal whatever the
-    tissue (the first echo); where there are none, as in an inversion recovery, whose every
-    measurement vanishes for some T1, all of them. Empty if no parameter scales the whole signal.
+    Those at the lowest b; without b, those with the largest signal for any tissue (the first
+    echo). If there are none, as in an inversion recovery, where each measurement vanishes for some
+    T1, all measurements. Empty if no parameter scales the whole signal.
 
     Example:
         >>> import labelwise as lw
@@ -48,5 +48,5 @@ def reference_measurements(model: SignalModel) -> tuple[int, ...]:
 
 
 def typical_signals(model: SignalModel, prior: Prior, count: int = 256) -> Float[np.ndarray, "n M"]:
-    """Noise-free signals of some draws of a prior."""
+    """Noise-free signals of `count` draws from a prior."""
     return signals(model, np.asarray(prior.sample(jax.random.key(0), count), float))

@@ -1,4 +1,4 @@
-"""From a training plan to trained networks: simulate, label, train, write the cards."""
+"""Training from a plan: simulate voxels, label them, train networks and write their cards."""
 
 from __future__ import annotations
 
@@ -44,19 +44,18 @@ def train_networks(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Network]:
-    """Simulate, label and train: one network for each label of a plan, in their order.
+    """Train one network for each label of a plan, in their order.
 
     Args:
-        plan: what determines the networks.
-        cache: folder in which labels made by fitting are kept; None to keep none.
-        checkpoint: where an interrupted training leaves its state: files whose names begin like
-            this.
-        resume: continue from there; the networks are the same to the byte.
-        progress: called as the work goes on.
+        plan: the simulation, labels, recipe and seed.
+        cache: folder of cached labels; nothing is cached if None.
+        checkpoint: prefix of the paths of checkpoints; None for no checkpoints.
+        resume: continue from the checkpoints; the networks are the same to the byte.
+        progress: called during the training.
 
     Raises:
-        InputError: if a label has no usable voxel, every restart of a network diverged, or the
-            checkpoint is of another plan.
+        InputError: if a label has no usable voxel, every restart of a network diverged, or a
+            checkpoint belongs to another plan.
     """
     training_set = _TrainingSet(plan, cache, progress or no_progress)
     targets = [training_set.targets(*each) for each in zip(plan.labels, plan.rows, strict=True)]
@@ -73,7 +72,7 @@ def train_networks(
         truth = training_set.targets(GroundTruth())
         (first,) = train_together("choosing first weights", "first", [truth], None)
         start = _weights_of(first, truth)
-        # the network for the ground truth has been trained by that
+        # this training also gave the network for the ground truth
         results = {
             i: first
             for i, each in enumerate(targets)
@@ -92,10 +91,10 @@ def train_networks(
 
 @dataclass(frozen=True, eq=False)
 class _Targets:
-    """What one network is trained on: targets (N, T), the usable voxels, and facts for its card."""
+    """The training targets (N, T) of one network, its usable voxels, and records for its card."""
 
     label: LabelSource | SelfSupervised
-    kind: str  # networks of one kind have one objective
+    kind: str  # networks of one kind share an objective
     objective: Objective
     targets: Float[np.ndarray, "N T"]
     usable: Bool[np.ndarray, " N"]
@@ -105,7 +104,7 @@ class _Targets:
 
 
 class _TrainingSet:
-    """The simulated voxels of a plan and their scaling, which all its networks share."""
+    """The simulated voxels of a plan and their scaling, shared by its networks."""
 
     def __init__(self, plan: TrainingPlan, cache: Path | None, progress: Progress) -> None:
         self.plan, self.cache, self.progress = plan, cache, progress
@@ -133,7 +132,7 @@ class _TrainingSet:
     def targets(
         self, label: LabelSource | SelfSupervised, weights: tuple[float, ...] | None = None
     ) -> _Targets:
-        """The label of every voxel, in the units of the network's output."""
+        """The labels of all voxels, in the units of the network outputs."""
         if isinstance(label, SelfSupervised):
             return self._self_supervised(label)
         kind = label.describe()["kind"]
@@ -144,9 +143,9 @@ class _TrainingSet:
         held = self.plan.recipe.validation_voxels
         if not mask[-held:].any() or not mask[:-held].any():
             raise InputError(
-                f"labels: of {len(mask)} simulated voxels, none to train or to validate with has "
-                f"a usable {kind} label; lower the noise, narrow the prior, widen the bounds, or "
-                "keep labels on a bound"
+                f"labels: no usable {kind} label for training or for validation among "
+                f"{len(mask)} simulated voxels; lower the noise, narrow the prior, widen the "
+                "bounds, or keep labels on a bound"
             )
         targets = self.scaling.targets(jnp.asarray(estimate.values.T), jnp.asarray(self.reference))
         return _Targets(
@@ -161,7 +160,7 @@ class _TrainingSet:
         )
 
     def _self_supervised(self, label: SelfSupervised) -> _Targets:
-        """The targets are the signal and its noise, relative to the reference."""
+        """Targets of self-supervision: the signal and its noise, relative to the reference."""
         targets = np.concatenate([self.voxels.signal, self.voxels.sigma[:, None]], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             targets /= self.reference[:, None]
@@ -185,7 +184,7 @@ class _TrainingSet:
         checkpoint: Path | None,
         resume: bool,
     ) -> list[TrainingResult]:
-        """Networks with one objective, side by side."""
+        """Train networks with one objective in parallel."""
         plan = self.plan
         unit = np.array(self.scaling.unit)
         ones = np.ones_like(unit)
@@ -213,7 +212,7 @@ class _TrainingSet:
         )
 
     def network(self, targets: _Targets, result: TrainingResult) -> Network:
-        """A trained network with its card."""
+        """The trained network with its card."""
         plan = self.plan
         record = plan.describe()
         ratio = self.voxels.sigma[self.valid] / self.reference[self.valid]
@@ -277,7 +276,7 @@ def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
 
 
 def _inputs_and_references(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (N, I) and references (N,)."""
+    """The network inputs (N, I) and the references (N,) of all voxels."""
 
     @jax.jit
     def both(signal: Array, sigma: Array) -> tuple[Array, Array]:
@@ -290,8 +289,8 @@ def _inputs_and_references(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray
 def _signal_loss(
     model: SignalModel, noise: NoiseModel | None, unit: Float[np.ndarray, "P 1"]
 ) -> Objective:
-    """The loss in signal space of one voxel: eq. 8, or the likelihood of a noise model."""
-    model = detached(model)  # the objective closes over it
+    """The self-supervised loss: eq. 8, or the likelihood of a noise model."""
+    model = detached(model)  # the objective is a closure over it
 
     def objective(outputs: Array, targets: Array, weights: Array) -> Array:
         data, sigma = targets[:-1], targets[-1]
@@ -314,22 +313,22 @@ def train(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Network:
-    """Train a network for an acquisition, or the two of a blend.
+    """Train a network for an acquisition, or a blend of two networks.
 
     Args:
         model: the signal model with its acquisition.
-        snr: S0 over the noise of one channel; lowest and highest for one network that takes the
-            noise level of each voxel into account.
+        snr: S0 over the noise of one channel; (lowest, highest) for a network with the noise
+            level of each voxel as an input.
         noise: of the simulated signals; `Rician()` if None.
-        label: see `labels_named`; `"blend"` for alpha to be chosen in use.
-        prior: of the simulated parameters; each parameter's typical range if None.
-        recipe: how to train; `Recipe.fast()`, or for a range of SNR `Recipe.every_level()`, if
-            None.
-        seed: of everything random.
-        progress: called as the work goes on.
+        label: see `labels_named`; `"blend"` for a network with adjustable alpha.
+        prior: of the simulated parameters; the typical range of each if None.
+        recipe: hyperparameters; if None, `Recipe.fast()`, or `Recipe.every_level()` for a range
+            of SNR.
+        seed: of all random numbers.
+        progress: called during the training.
 
     Raises:
-        InputError: if an argument is not possible; see also `train_networks`.
+        InputError: if an argument is invalid; see also `train_networks`.
 
     Example:
         >>> import labelwise as lw
@@ -338,7 +337,7 @@ def train(
         >>> network([1.0, 0.7, 0.5], sigma=1 / 30, alpha=0.5).names
         ('S0', 'ADC')
     """
-    ratios = np.unique(np.asarray(snr, float))  # in ascending order, and no two are equal
+    ratios = np.unique(np.asarray(snr, float))  # ascending, without duplicates
     possible = len(ratios) == np.size(snr) in (1, 2) and np.all((ratios > 0) & (ratios < np.inf))
     if not possible:
         raise InputError(f"snr: expected a positive number, or (lowest, highest), got {snr!r}")
@@ -358,5 +357,5 @@ def train(
 
 
 def joined(networks: Sequence[Network]) -> Network:
-    """The only network, or the blend of two."""
+    """A single network as it is, or the blend of two."""
     return networks[0] if len(networks) == 1 else blend(networks[0], networks[1])

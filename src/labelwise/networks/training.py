@@ -1,9 +1,9 @@
-"""One training loop for every label: many networks at once, in one compiled program an epoch.
+"""The training loop: many networks in parallel, with one compiled program for an epoch.
 
-Networks that differ in their first weights (restarts) or in what they are taught (labels) see the
-same inputs, so they train side by side: each is one lane of arrays whose last axis is voxels. What
-a lane becomes depends neither on the other lanes' numbers nor on the number of cores; on how many
-lanes there are only by rounding, where the compiler multiplies more matrices in another order.
+Networks that differ in their initial weights (restarts) or labels share their inputs. They are
+trained in parallel: each is one lane of arrays with voxels as their last axis. A lane is
+independent of the values of other lanes and of the number of cores. The number of lanes affects
+rounding only, since the compiler may multiply more matrices in another order.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Objective = Callable[[Array, Array, Array], Array]
 """(outputs (P, B), targets (T, B), weights (P,)) -> the loss of each of B voxels."""
 
 LANES = 4
-"""Networks in one program: more would share an epoch's overhead, fewer would use more cores."""
-_CHUNK = 8192  # voxels at a time in validation
+"""Networks in one program: more share the overhead of an epoch, fewer use more cores."""
+_CHUNK = 8192  # voxels in a block of validation
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
 
 
-@cache  # the same function for the same loss: programs are compiled for each function
+@cache  # one function for each loss, since programs are compiled for each function
 def supervised(loss: str) -> Objective:
     """The loss in parameter space: eqs. 7 and 9 of the paper for `"squared"`."""
     penalty = PENALTIES[loss]
@@ -49,13 +49,13 @@ def supervised(loss: str) -> Objective:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """What K networks are shown and taught; the last ones are held out for validation.
+    """Inputs and targets of K networks; the last voxels are held out for validation.
 
     Args:
-        inputs: (N, I).
-        targets: (K, N, T) what the objective compares outputs with.
-        usable: (K, N) the voxels that a network is taught and judged by.
-        weights: (K, P) of the errors in each output.
+        inputs: (N, I) the inputs of all networks.
+        targets: (K, N, T) compared with the outputs by the objective.
+        usable: (K, N) the voxels for training and validation of each network.
+        weights: (K, P) of the error of each output.
     """
 
     inputs: Float[np.ndarray, "N I"]
@@ -65,7 +65,7 @@ class Examples:
 
 
 class Lanes(NamedTuple):
-    """The state of L networks in training; every array begins with the lane."""
+    """The training state of L networks; the first axis of every array is the lane."""
 
     weights: Weights
     first: Weights
@@ -78,13 +78,13 @@ class Lanes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What became of the restarts of one label.
+    """The restarts of the network for one label.
 
     Args:
         weights: of the network with the smallest validation loss; None if every restart diverged.
-        loss: its validation loss.
-        epoch: the epoch it had it in, from 1.
-        losses: (R,) the smallest validation loss of each restart; infinite if it diverged at once.
+        loss: its smallest validation loss.
+        epoch: the epoch of that loss, from 1.
+        losses: (R,) the smallest validation loss of each restart; infinite if never finite.
         reasons: why each restart ended.
         history: (E, R) validation loss after each epoch.
     """
@@ -113,23 +113,24 @@ def optimise(
     """Train `recipe.restarts` networks for each of K labels.
 
     Args:
-        examples: the voxels, shuffled already; `recipe.validation_voxels` at the end are held out.
+        examples: the shuffled voxels; the last `recipe.validation_voxels` are held out.
         architecture: of every network.
         objective: the loss of one voxel.
-        recipe: how.
-        seed: of the first weights and of the shuffling.
-        start: the weights that every network begins with; then there are no restarts.
-        checkpoint: where to leave what an interrupted training needs to go on.
-        resume: go on from `checkpoint`, if it is there and of the same training.
-        fingerprint: what "the same training" means, besides the shapes.
-        progress: called after each epoch: how many are done, the smallest validation loss.
+        recipe: the hyperparameters.
+        seed: of the initial weights and of shuffling.
+        start: initial weights of every network, instead of restarts.
+        checkpoint: the file for the state after each epoch.
+        resume: continue from `checkpoint`, if it exists.
+        fingerprint: identifies the training; must match that of the checkpoint.
+        progress: called after each epoch with the number of completed epochs and the smallest
+            validation loss.
 
     Returns:
         One result for each label. The same arguments give the same bytes, interrupted or not.
 
     Raises:
-        InputError: if the checkpoint is of another training.
-        KeyboardInterrupt: after leaving the checkpoint.
+        InputError: if the checkpoint belongs to another training.
+        KeyboardInterrupt: after saving the checkpoint.
     """
     labels, voxels, _ = examples.targets.shape
     restarts = 1 if start is not None else recipe.restarts
@@ -143,16 +144,16 @@ def optimise(
     inputs = _split(_without_unused(examples), split)
     programs = [_Group(examples, inputs, split, labels_of) for labels_of in groups]
     run = partial(_epoch, architecture, objective, recipe.batch, recipe.patience)
-    # every label gets the same first weights: what differs between them is the label alone
+    # all labels share the initial weights, so that networks differ by their labels only
     first = [start or architecture.initial(_rng(seed, 0, restart)) for restart in range(restarts)]
     first *= labels
     states = [_fresh(first[i * LANES : i * LANES + len(group)]) for i, group in enumerate(groups)]
     history = np.full((recipe.epochs, len(lane_label)), np.nan, np.float32)
     done = 0
-    kept = states, done  # what belongs together: an interruption may come between any two lines
+    last_complete = states, done  # one assignment: an interruption may occur between any two lines
     if resume and checkpoint is not None and checkpoint.exists():
         states, history, done = load_checkpoint(checkpoint, states, history, fingerprint)
-        kept = states, done
+        last_complete = states, done
     rates = recipe.rates()
     with ThreadPoolExecutor(len(groups)) as pool:
         try:
@@ -162,13 +163,13 @@ def optimise(
                 order = _rng(seed, 1, epoch).permutation(split)
                 order = order[: recipe.steps * recipe.batch].astype(np.int32)
                 each = partial(run, order=order, rates=rates[epoch], epoch=epoch)
-                # the first time one after the other, lest two threads compile the same program
+                # sequential at first, so that no two threads compile the same program
                 mapped = map if epoch == begin else pool.map
                 ended = list(mapped(each, programs, states))
                 states = [state for state, _ in ended]
                 history[epoch] = np.concatenate([np.asarray(loss) for _, loss in ended])
                 done = epoch + 1
-                kept = states, done
+                last_complete = states, done
                 if checkpoint is not None:
                     save_checkpoint(checkpoint, states, history, done, fingerprint)
                 if progress is not None:
@@ -176,7 +177,7 @@ def optimise(
                     progress(done, float(np.min(history[epoch], where=finite, initial=np.inf)))
         except KeyboardInterrupt:
             if checkpoint is not None:
-                states, done = kept
+                states, done = last_complete
                 save_checkpoint(checkpoint, states, history, done, fingerprint)
             raise
     return _results(states, history[:done], labels, restarts)
@@ -187,7 +188,7 @@ def _rng(seed: int, *stream: int) -> np.random.Generator:
 
 
 class _Group:
-    """The arrays of one group of lanes, on the device once."""
+    """The arrays of one group of lanes on the device."""
 
     def __init__(
         self,
@@ -206,7 +207,7 @@ class _Group:
 
 
 def _without_unused(examples: Examples) -> Float[np.ndarray, "N I"]:
-    """What no label uses may be anything, also NaN, which no mask takes out of a sum."""
+    """The inputs, with zeros for unused voxels: these may be NaN, which a mask does not remove."""
     used = np.any(examples.usable, axis=0)[:, None]
     return np.where(used, examples.inputs, 0).astype(np.float32)
 
@@ -249,7 +250,7 @@ def _compiled_epoch(
     label = np.array(label)
     inputs, targets, usable = data
     steps = len(rates)
-    # shuffled once an epoch: gathering each batch in its step takes longer
+    # shuffled once per epoch, which is faster than gathering each batch in its step
     batches = (
         inputs[order].reshape(steps, batch, -1).swapaxes(1, 2),
         targets[order].reshape(steps, batch, *targets.shape[1:]).transpose(0, 2, 3, 1),
@@ -257,7 +258,7 @@ def _compiled_epoch(
     )
 
     def losses(lanes: Weights, x, y, mask):
-        """The summed loss of each lane over its usable voxels, and how many these are."""
+        """The summed loss of each lane over its usable voxels, and their number."""
         outputs = jax.vmap(architecture, in_axes=(0, None))(lanes, x)
         voxels = jax.vmap(objective)(outputs, y[label], weights)
         mask = mask[label]
@@ -310,7 +311,7 @@ def _compiled_epoch(
 
 
 def _validate(losses, lanes: Weights, held) -> Float[Array, " L"]:
-    """The mean loss over the held-out voxels, a chunk at a time."""
+    """The mean loss of each lane over the held-out voxels, in chunks."""
     voxels = len(held[0])
     chunk = min(_CHUNK, voxels)
     padded = -(-voxels // chunk) * chunk
