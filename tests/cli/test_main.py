@@ -115,7 +115,7 @@ def test_notes_are_one_line_each_on_stderr(scan):
         (("--sigma", "much"), "--sigma much: the noise of one channel"),
         (("--sigma", "0"), "sigma: expected a positive number, got 0"),
         (("--sigma", "none.nii.gz"), "none.nii.gz"),
-        (("--sigma", "background"), "a mask must say where the background is"),
+        (("--sigma", "background"), "a mask is needed to find the background"),
     ],
 )
 def test_sigma_is_never_guessed(scan, options, words):
@@ -277,22 +277,22 @@ MAP = ("map", "dwi.nii.gz", "--out", "maps", "--bvals", "dwi.bval", "--sigma", "
 
 @pytest.fixture
 def net(scan, random_network):
-    """A dial of two networks with random weights for that acquisition."""
+    """A blend of two networks with random weights for that acquisition."""
     model, groups = ADC(b=np.array(B) / 1000), ((0, 1, 2, 3), (4,), (5,), (6,))
     pair = [random_network(model, groups, seed) for seed in (0, 1)]
-    blend(*pair, alpha=1.0).save(scan / "dial.safetensors")
+    blend(*pair, alpha=1.0).save(scan / "blend.safetensors")
     pair[0].save(scan / "single.safetensors")
     return scan
 
 
 def test_map_ends_with_a_table_that_names_the_network(net):
-    result = run(*MAP, "--net", "dial.safetensors", "--alpha", "ADC=0.5", "--mask", "mask.nii.gz")
+    result = run(*MAP, "--net", "blend.safetensors", "--alpha", "ADC=0.5", "--mask", "mask.nii.gz")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split()[-3:] == ["below,", "above", "range"]
     (network,) = [line for line in lines if line.startswith("network")]
     assert network.split(maxsplit=1)[1].strip() == (
-        "dial.safetensors, trained for SNR 2 to 1,000, alpha S0 1, ADC 0.5"
+        "blend.safetensors, trained for SNR 2 to 1,000, alpha S0 1, ADC 0.5"
     )
     assert "voxels/s" in result.stdout
     assert "compiling" in result.stdout
@@ -315,14 +315,14 @@ def test_map_can_be_quiet_or_say_json_only(net):
         (("--model", "acd"), "did you mean 'adc'?"),
         (("--net", "none.safetensors"), "none.safetensors: there is no such network file"),
         (("--net", "mask.nii.gz"), "mask.nii.gz: not a network of labelwise, or damaged"),
-        (("--net", "dial.safetensors", "--model", "kurtosis"), "for the model ADC"),
+        (("--net", "blend.safetensors", "--model", "kurtosis"), "for the model ADC"),
         (
-            ("--net", "dial.safetensors", "--noise", "gaussian"),
+            ("--net", "blend.safetensors", "--noise", "gaussian"),
             "for Rician noise, not for Gaussian",
         ),
-        (("--net", "dial.safetensors", "--alpha", "2"), "alpha: expected a number from 0"),
-        (("--net", "dial.safetensors", "--alpha", "f=1"), "no parameter 'f'"),
-        (("--net", "dial.safetensors", "--prior", "ADC=0:1"), "--prior cannot change it"),
+        (("--net", "blend.safetensors", "--alpha", "2"), "alpha: expected a number from 0"),
+        (("--net", "blend.safetensors", "--alpha", "f=1"), "no parameter 'f'"),
+        (("--net", "blend.safetensors", "--prior", "ADC=0:1"), "--prior cannot change it"),
         (("--net", "single.safetensors", "--alpha", "1"), "single.safetensors holds a single"),
         (("--model", "adc", "--alpha", "much"), "--alpha much: expected a number from 0 to 1"),
         (("--model", "adc", "--alpha", "1", "--alpha", "ADC=0"), "--alpha 1: is for all param"),
@@ -350,7 +350,7 @@ def test_map_refuses_with_a_sentence(net, options, words):
 def test_map_refuses_bad_files_and_leaves_nothing(net, damage, words):
     damage(net)
     before = sorted(path.name for path in net.iterdir())
-    result = run(*MAP, "--net", "dial.safetensors", "--mask", "mask.nii.gz")
+    result = run(*MAP, "--net", "blend.safetensors", "--mask", "mask.nii.gz")
     assert words in complaint(result)
     assert sorted(path.name for path in net.iterdir()) == before
 

@@ -183,7 +183,7 @@ def break_the_header(path):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("dwi.nii", truncate, r"dwi.nii: truncated: its header promises 1440 bytes"),
+        ("dwi.nii", truncate, r"dwi.nii: truncated: its header needs 1440 bytes"),
         ("dwi.nii", lambda path: truncate(path, 0.21), r"truncated: .*1440 .*, 24 are there"),
         ("dwi.nii", lambda path: truncate(path, 0.1), r"dwi.nii: not a NIfTI file"),
         ("dwi.nii", break_the_header, r"dwi.nii: its NIfTI header is damaged \(.*12345"),

@@ -310,12 +310,12 @@ def test_bounds_beyond_the_models_own_are_noted(ask):
 
 
 def test_averaged_magnitudes_are_noted(ask):
-    with pytest.warns(UserWarning, match="averaged magnitudes are not Rician any more"):
+    with pytest.warns(UserWarning, match="averaged magnitudes are no longer Rician"):
         ask(average="arithmetic").run()
 
 
 def test_background_needs_a_mask(ask):
-    refuse(ask(sigma="background", mask=None), "a mask must say where the background is")
+    refuse(ask(sigma="background", mask=None), "a mask is needed to find the background")
 
 
 def test_bounds_of_no_parameter(ask):
@@ -331,8 +331,8 @@ def test_a_sigma_that_others_contradict_is_noted(ask):
     with pytest.warns(UserWarning, match="sigma") as caught:
         report = ask(sigma=2.0).run()
     assert [str(warning.message) for warning in caught] == list(report.notes)
-    assert "repeats would say 1" in report.notes[0]
-    assert "background would say" in report.notes[1]
+    assert "repeats gives 1" in report.notes[0]
+    assert "background gives" in report.notes[1]
     assert "residuals are" in report.notes[2]
 
 
@@ -393,7 +393,7 @@ def test_real_abdomen(tmp_path):
         folder=tmp_path / "maps",
         mask=scan / "mask.nii.gz",
     )
-    with pytest.warns(UserWarning, match="background would say"):
+    with pytest.warns(UserWarning, match="background gives"):
         report = request.run()
     assert 3.0 < report.sigma.sigma < 6.0
     liver = np.asarray(nib.load(scan / "rois.nii.gz").dataobj).reshape(100, 96) == 2

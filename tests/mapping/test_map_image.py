@@ -173,7 +173,7 @@ def test_progress_begins_at_none_and_ends_at_all(mapped):
     assert mapped[2] == [("mapping", 0, 40, ""), ("mapping", 40, 40, "")]
 
 
-def test_the_same_judgement_as_the_fit(ask, tmp_path):
+def test_the_same_goodness_of_fit_as_the_fit(ask, tmp_path):
     """The fitter in the place of the network: the same nll and residual."""
     fitter = MaximumLikelihood(ADC(b=B), Rician())
 
@@ -264,7 +264,7 @@ def test_the_source_sees_voxels_without_fault_only(ask, data):
 def test_noise_outside_the_training_is_noted_with_numbers(ask):
     with pytest.warns(UserWarning, match="40 voxels .100 %. have a noise level") as caught:
         report = map_image(ask(), source(LogLinear(outside=1)))
-    assert "it knows SNR 2 to 100, the image has 2.5 to 50" in str(caught[0].message)
+    assert "trained for SNR 2 to 100, the image has 2.5 to 50" in str(caught[0].message)
     assert report.voxels == {Status.EXTRAPOLATED: 40}
 
 
@@ -293,7 +293,7 @@ def test_nothing_is_noted_when_all_is_well(mapped):
 def test_a_sigma_that_others_contradict_is_noted(ask):
     with pytest.warns(UserWarning, match="sigma"):
         report = map_image(ask(sigma=2.0), source())
-    assert "repeats would say 1" in report.notes[0]
+    assert "repeats gives 1" in report.notes[0]
 
 
 def refuse(request, match, error=ValueError):
@@ -304,7 +304,7 @@ def refuse(request, match, error=ValueError):
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, np.nan])
 def test_alpha_is_from_0_to_1(ask, alpha):
-    refuse(ask(alpha=alpha), r"alpha: expected a number from 0 \(least scatter\)")
+    refuse(ask(alpha=alpha), r"alpha: expected a number from 0 \(least variance\)")
 
 
 def test_alpha_of_no_parameter(ask):
@@ -349,8 +349,8 @@ def made(random_network):
 
 @pytest.fixture
 def net(tmp_path, made):
-    """The file of a dial."""
-    path = tmp_path / "dial.safetensors"
+    """The file of a blend."""
+    path = tmp_path / "blend.safetensors"
     blend(made(0), made(1)).save(path)
     return path
 
@@ -375,7 +375,7 @@ def test_a_network_from_a_file(ask, net, data, made):
     np.testing.assert_array_equal(load(request.folder, "ADC")[inside()], expected.values[:, 1])
 
 
-def test_a_single_network_has_no_dial(ask, tmp_path, made):
+def test_a_single_network_has_no_alpha(ask, tmp_path, made):
     path = tmp_path / "single.safetensors"
     made().save(path)
     refuse(ask(net=path, alpha=0.5), r"alpha: single\.safetensors holds a single network")

@@ -43,7 +43,7 @@ class Offset(SignalModel):
 
 def test_acquisition_is_what_has_no_default():
     assert acquisition_names(TwoSettings) == ("te", "ti")
-    assert measurements(TwoSettings([1, 2, 3], [4, 5, 6])) == 3
+    assert measurements(TwoSettings([1, 2, 3], [40, 50, 60])) == 3
 
 
 def test_acquisition_accepts_lists_and_keeps_precision():
@@ -52,11 +52,11 @@ def test_acquisition_accepts_lists_and_keeps_precision():
 
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="differ in length"):
-        TwoSettings([1, 2, 3], [4, 5])
+        TwoSettings([1, 2, 3], [40, 50])
 
 
 def test_scale_parameter_is_found_by_trying():
-    assert scale_parameter(TwoSettings([1, 2], [3, 4])) == 1
+    assert scale_parameter(TwoSettings([1, 2], [30, 40])) == 1
     assert scale_parameter(Offset([1, 2])) is None
 
 

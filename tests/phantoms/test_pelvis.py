@@ -69,7 +69,7 @@ def test_the_truth_is_within_the_bounds_of_the_model(scan):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_one_factor_brings_s0_into_the_range_that_networks_are_taught(seed):
+def test_one_factor_brings_s0_into_the_range_that_networks_are_trained_on(seed):
     s0 = pelvis(seed, repeats=1).truth["S0"]
     relative = s0[np.isfinite(s0)] / np.nanmedian(s0)
     assert np.mean((relative > 0.8) & (relative < 1.2)) > 0.99
@@ -182,7 +182,7 @@ def test_files_are_not_overwritten_unasked(tmp_path, small):
     write(small, tmp_path)
     before = (tmp_path / "dwi.nii.gz").read_bytes()
     other = pelvis(1, SMALL, 2)
-    with pytest.raises(FileExistsError, match=r"exists; choose another folder"):
+    with pytest.raises(FileExistsError, match=r"is there already; choose another folder"):
         write(other, tmp_path)
     assert (tmp_path / "dwi.nii.gz").read_bytes() == before
     write(other, tmp_path, overwrite=True)
@@ -223,6 +223,6 @@ def test_the_pipeline_finds_in_the_scan_what_it_finds_in_matching_data():
         for each in (voxelwise, simulated)
     ]
     for name in ("bias", "std"):
-        scatter = np.hypot(*(table[f"{name}_error"] for table in tables))
-        z = (tables[0][name] - tables[1][name]) / scatter.where(tables[0]["count"] > 20)
+        error = np.hypot(*(table[f"{name}_error"] for table in tables))
+        z = (tables[0][name] - tables[1][name]) / error.where(tables[0]["count"] > 20)
         assert abs(z).median() < 2

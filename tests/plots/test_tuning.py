@@ -47,7 +47,7 @@ def test_a_panel_shows_the_curve_its_errors_the_chosen_and_those_as_good():
 def test_axes_are_named_with_their_units():
     figure = tune_figure(tuning(Rmse(), *map(curve, IVIM.parameters[1:])))
     assert [axes.get_ylabel() for axes in figure.axes] == ["RMSE", *["RMSE (µm²/ms)"] * 2]
-    assert {axes.get_xlabel() for axes in figure.axes} == {"alpha (0 least scatter, 1 least bias)"}
+    assert {axes.get_xlabel() for axes in figure.axes} == {"alpha (0 least variance, 1 least bias)"}
     assert [axes.get_title() for axes in figure.axes][1] == "$D_{slow}$"
 
 

@@ -277,7 +277,6 @@ def map_(
             b_tolerance=b_tolerance / 1000,
             threads=threads,
             overwrite=overwrite,
-            cache=options.cache_folder("networks"),
             sources=settings.sources,
             command=context.meta[_COMMAND],
             progress=progress,

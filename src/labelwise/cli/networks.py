@@ -147,6 +147,7 @@ def train(
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
+    from labelwise.io.files import cache_folder
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
@@ -188,7 +189,7 @@ def train(
             network, seconds = _train_to_file(
                 plan,
                 out,
-                cache=options.cache_folder("labels"),
+                cache=cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,

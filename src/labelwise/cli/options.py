@@ -6,7 +6,6 @@ Slow imports are inside the functions, so that `labelwise --help` is fast.
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from platformdirs import user_cache_dir
 
 from labelwise.types import InputError
 
@@ -245,31 +243,13 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
     return found.get("", found or None)
 
 
-def cache_folder(kind: str = "") -> Path | None:
-    """The cache folder for labels, networks or compiled programs; None if there is none.
-
-    LABELWISE_CACHE names the folder, or is 'off'. Results do not depend on it: without a writable
-    folder, programs are compiled and networks trained again.
-    """
-    choice = os.environ.get("LABELWISE_CACHE", "")
-    if choice == "off":
-        return None
-    root = Path(choice or user_cache_dir("labelwise", appauthor=False))
-    if not choice and not root.is_absolute():  # no home at all
-        return None
-    folder = root / kind
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # read-only, or full
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
 def keep_compiled_programs() -> None:
     """Let XLA fuse kernels and JAX cache compiled programs; call it before any computation."""
     from labelwise.fitting.compiler import use_fused_kernels
 
     use_fused_kernels()
+    from labelwise.io.files import cache_folder
+
     folder = cache_folder()
     if folder is None:
         return

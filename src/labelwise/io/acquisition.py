@@ -1,7 +1,6 @@
 """The settings of the M measurements: read from files, checked, grouped and averaged.
 
-Files and users speak b in s/mm²; everything returned here is in ms/µm² (1 ms/µm² = 1000 s/mm²).
-Times are in ms on both sides.
+In files and options b is in s/mm²; here it is in ms/µm² (1 ms/µm² = 1000 s/mm²). Times are in ms.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
 
 
 def zero_b(b: Float[np.ndarray, " M"], tolerance: float) -> Bool[np.ndarray, " M"]:
-    """Which measurements count as b = 0: by value, never by position.
+    """Which measurements count as b = 0.
 
     Args:
         b: (M,) in ms/µm².
@@ -164,7 +163,7 @@ def average(
     (trace weighting). It is 0 if any measurement is 0, NaN if any is negative or NaN. A group of
     one is passed on as it is.
 
-    Averaged magnitudes are no longer exactly Rician; `sigma_factor` says how their noise shrinks.
+    Averaged magnitudes are no longer exactly Rician; their noise is smaller by `sigma_factor`.
 
     Args:
         signal: (N, M).
@@ -194,7 +193,7 @@ def average(
 
 
 def sigma_factor(groups: Sequence[Int[np.ndarray, " n"]]) -> Float[np.ndarray, " G"]:
-    """What averaging multiplies sigma by: 1/√n for each group.
+    """The factor of sigma after averaging: 1/√n for each group.
 
     Exact for the arithmetic mean of Gaussian noise; for the geometric mean, and for magnitudes, an
     approximation that is good where the signal-to-noise ratio is high (above about 5) and the
@@ -223,15 +222,18 @@ def average_settings(
 
 
 def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarray:
-    """The settings as an array in labelwise's units; refused or warned about where due.
+    """Check settings and convert them to the units of the models.
 
     Args:
         name: of the setting.
-        values: (M,) in the unit that people speak: b in s/mm², times in ms.
-        source: where they come from, for messages.
+        values: (M,) b in s/mm², times in ms.
+        source: their file, for messages.
 
     Raises:
         InputError: if there is none, or one is not finite or negative.
+
+    Warns:
+        UserWarning: if the magnitude suggests another unit.
     """
     array = np.array(values, dtype=float)
     if not array.size:
@@ -247,7 +249,7 @@ def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarra
     if 0 < largest < setting.possible[0] or largest > setting.possible[1]:
         raise InputError(
             f"{name}: the largest value in {source} is {largest:g}, expected {lowest:g} to "
-            f"{highest:g} {unit}; they are in another unit: convert them to {unit}"
+            f"{highest:g} {unit}; convert them to {unit}"
         )
     if not lowest <= largest <= highest:
         warnings.warn(

@@ -1,7 +1,4 @@
-"""Files that are whole or not there; arrays in files that know when they are damaged.
-
-And the one JSON text of some data.
-"""
+"""Atomic writing of files, files of arrays with a checksum, and canonical JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -24,11 +22,11 @@ _ENTRY, _CHECKSUM = "labelwise", "sha256"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there; an earlier one stays until then.
+    """Write a file atomically: it is complete or not there; an earlier one stays until then.
 
     Args:
         path: where; its folder must exist.
-        data: what is in it.
+        data: its content.
 
     Raises:
         OSError: if it cannot be written.
@@ -67,27 +65,27 @@ def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
         raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write arrays by name as one `.safetensors` file; the same arrays give the same bytes.
 
     Args:
         path: where; its folder must exist.
         arrays: by name.
-        said: what its header says, as JSON data; a checksum of it all is added.
+        header: JSON data; a checksum of arrays and header is added.
 
     Raises:
         OSError: if it cannot be written.
-        SafetensorError: if an array is of a type that the format does not know.
+        SafetensorError: if the format does not support the type of an array.
     """
-    plain = json.loads(json.dumps(said, allow_nan=False))
-    header = plain | {_CHECKSUM: _checksum(arrays, plain)}
+    plain = json.loads(json.dumps(header, allow_nan=False))
+    entry = plain | {_CHECKSUM: _checksum(arrays, plain)}
     rows = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     # one entry: safetensors writes several in random order
-    write_whole(path, save(rows, {_ENTRY: json.dumps(header, ensure_ascii=False)}))
+    write_whole(path, save(rows, {_ENTRY: json.dumps(entry, ensure_ascii=False)}))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write_arrays` wrote: the arrays, and what the header says.
+    """Read a file of `write_arrays`: its arrays and header.
 
     Raises:
         OSError: if it cannot be read.
@@ -96,21 +94,21 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     data = path.read_bytes()  # not mapped: a file truncated by others would end the process
     try:
         size = int.from_bytes(data[:8], "little")
-        said = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
         arrays = load(data)
-        whole = said.pop(_CHECKSUM) == _checksum(arrays, said)
+        whole = header.pop(_CHECKSUM) == _checksum(arrays, header)
     except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: no arrays of labelwise, or damaged ({error})") from error
-    except (MemoryError, RecursionError, AttributeError) as error:  # what damage can ask for
+    except (MemoryError, RecursionError, AttributeError) as error:  # possible for damaged headers
         raise InputError(f"{path}: no arrays of labelwise, or damaged") from error
     if not whole:
-        raise InputError(f"{path}: damaged: its checksum is another")
-    return arrays, said
+        raise InputError(f"{path}: damaged: its checksum is wrong")
+    return arrays, header
 
 
-def digest(arrays: Mapping[str, Shaped[np.ndarray, "..."] | None], said: str = "") -> str:
-    """SHA-256 over names, types, shapes and bytes of arrays, and over what is said of them."""
-    total = hashlib.sha256(said.encode())
+def digest(arrays: Mapping[str, Shaped[np.ndarray, "..."] | None], text: str = "") -> str:
+    """SHA-256 of a text and of names, types, shapes and bytes of arrays."""
+    total = hashlib.sha256(text.encode())
     for name, rows in sorted(arrays.items()):
         if rows is None:
             total.update(f"{name} none\n".encode())
@@ -121,12 +119,12 @@ def digest(arrays: Mapping[str, Shaped[np.ndarray, "..."] | None], said: str = "
     return total.hexdigest()
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> str:
-    return digest(arrays, json.dumps(said, sort_keys=True))
+def _checksum(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    return digest(arrays, json.dumps(header, sort_keys=True))
 
 
 def canonical(data: Any, what: str) -> str:
-    """The one JSON text of some data.
+    """The canonical JSON text of some data: keys are sorted.
 
     Raises:
         InputError: if it is not JSON data.
@@ -143,3 +141,23 @@ def _mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{value!r} is not")
+
+
+def cache_folder(kind: str = "") -> Path | None:
+    """The cache folder for labels, networks or compiled programs; None if there is none.
+
+    LABELWISE_CACHE names the folder, or is 'off'. Results do not depend on it: without a writable
+    folder, programs are compiled and networks trained again.
+    """
+    choice = os.environ.get("LABELWISE_CACHE", "")
+    if choice == "off":
+        return None
+    root = Path(choice or user_cache_dir("labelwise", appauthor=False))
+    if not choice and not root.is_absolute():  # no home at all
+        return None
+    folder = root / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # read-only, or full
+        return None
+    return folder if os.access(folder, os.W_OK) else None

@@ -1,6 +1,6 @@
-"""Images in: a 4D series read block by block, masks and maps on its grid, fingerprints of files.
+"""Read NIfTI images: a 4D series in blocks, masks and maps on its grid; hashes of files.
 
-Voxels are flat in Fortran order everywhere (x fastest, as in the file), so that
+Voxels are flat in Fortran order (x fastest, as in the file), so that
 `volume = values.reshape(series.shape, order="F")`. V = X Y Z voxels, M volumes.
 """
 
@@ -30,7 +30,7 @@ OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """An open NIfTI series; made by `open_series`, of which it outlives only the geometry.
+    """An open NIfTI series, from `open_series`; only its geometry is usable after closing.
 
     Args:
         path: the file it was opened from.
@@ -63,12 +63,12 @@ class Series:
     ) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n K"]]]:
         """The voxels inside a mask, at most `size` at a time, in flat order.
 
-        Memory grows with `size` times the number of volumes read, never with the file.
+        Memory grows with `size` times the number of volumes read, not with the file.
 
         Args:
-            mask: which of the V voxels to read; all of them if None.
-            size: the most voxels of one block.
-            volumes: which volumes to read, in that order; all of them if None.
+            mask: which of the V voxels to read; all if None.
+            size: maximum number of voxels in a block.
+            volumes: which volumes to read, in that order; all if None.
 
         Yields:
             The flat indices of the block's voxels and their signal, float32, in the image's own
@@ -78,19 +78,19 @@ class Series:
             InputError: if the mask has another size, or a volume does not exist.
         """
         inside = np.ones(self.voxels, bool) if mask is None else np.asarray(mask, bool)
-        chosen = np.arange(self.volumes) if volumes is None else np.asarray(volumes, dtype=int)
+        selected = np.arange(self.volumes) if volumes is None else np.asarray(volumes, dtype=int)
         if inside.shape != (self.voxels,):
             raise InputError(
                 f"mask: expected one flag for each of the {self.voxels} voxels of {self.path}, "
                 f"got shape {inside.shape}"
             )
-        if np.any((chosen < 0) | (chosen >= self.volumes)):
+        if np.any((selected < 0) | (selected >= self.volumes)):
             raise InputError(
-                f"volumes: {self.path} has volumes 0 to {self.volumes - 1}, got {chosen.tolist()}"
+                f"volumes: {self.path} has volumes 0 to {self.volumes - 1}, got {selected.tolist()}"
             )
         if size < 1:
-            raise InputError(f"size: a block holds at least 1 voxel, got {size}")
-        return self._blocks(np.flatnonzero(inside), size, chosen)
+            raise InputError(f"size of a block: expected at least 1 voxel, got {size}")
+        return self._blocks(np.flatnonzero(inside), size, selected)
 
     def _blocks(self, index, size, volumes):
         for first in range(0, len(index), size):
@@ -109,7 +109,7 @@ class Series:
         return out
 
     def _map(self, volume) -> np.ndarray:
-        """One volume as stored, flat. Mapped anew each time, so that its pages are given back."""
+        """One volume as stored, flat; mapped each time, so that its memory is released."""
         dtype = self.header.get_data_dtype()
         offset = self.header.get_data_offset() + int(volume) * self.voxels * dtype.itemsize
         return np.asarray(np.memmap(self._file, dtype, "r", offset, self.voxels))
@@ -120,7 +120,7 @@ def open_series(path: str | Path) -> Iterator[Series]:
     """Open a 4D NIfTI series (.nii or .nii.gz) without loading it.
 
     An uncompressed file is memory-mapped. A compressed one is first written out, once and
-    in chunks, to a temporary file that goes away when the series is closed (`TMPDIR` says where).
+    in chunks, to a temporary file in `TMPDIR`, which is deleted when the series is closed.
 
     Args:
         path: the image; M volumes along its fourth axis.
@@ -151,7 +151,7 @@ def open_series(path: str | Path) -> Iterator[Series]:
 
 
 def read_mask(path: str | Path, like: Series) -> Bool[np.ndarray, " V"]:
-    """Read a mask on the grid of a series: inside is where it is finite and not zero.
+    """Read a mask on the grid of a series: voxels inside are finite and not zero.
 
     Args:
         path: a 3D NIfTI image, or a 4D one with a single volume.
@@ -191,7 +191,7 @@ def read_map(path: str | Path, like: Series) -> Float[np.ndarray, " V"]:
 
 
 def file_hash(path: str | Path) -> str:
-    """The SHA-256 fingerprint of a file's bytes, as `"sha256:..."`."""
+    """The SHA-256 hash of a file, as `"sha256:..."`."""
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
@@ -241,7 +241,7 @@ def _open_nifti(path: Path) -> Iterator[Series]:
         present = file.seek(0, 2) - header.get_data_offset()
         if present < expected:
             raise InputError(
-                f"{path}: truncated: its header promises {expected} bytes of data, "
+                f"{path}: truncated: its header needs {expected} bytes of data, "
                 f"{max(present, 0)} are there; copy or convert it again"
             )
         yield series
@@ -280,7 +280,7 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
         header = kinds[0].from_fileobj(file)
         dtype = header.get_data_dtype()
         _scaling(header)
-    except Exception as error:  # nibabel does not say which of many a damaged header raises
+    except Exception as error:  # nibabel raises many kinds for damaged headers
         raise InputError(f"{path}: its NIfTI header is damaged ({error})") from error
     if bytes(header["magic"]).startswith(b"ni"):
         raise InputError(f"{path}: half of an .hdr/.img pair; convert it to a single .nii file")
@@ -293,6 +293,6 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
 
 
 def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
-    """Slope and intercept; 1 and 0 where the slope is 0 or NaN, which the standard calls none."""
+    """Slope and intercept; 1 and 0 where the slope is 0 or NaN (no scaling in the standard)."""
     slope, inter = header.get_slope_inter()
     return (1.0, 0.0) if slope is None or inter is None else (slope, inter)

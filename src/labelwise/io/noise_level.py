@@ -1,8 +1,8 @@
-"""The noise level of a series, estimated by a named method and never guessed.
+"""Estimate the noise level of a series from repeats or from the background.
 
-The two methods see different things and may disagree by a factor of 2 or 3 on a real scan: motion
-between repeats raises the first, the scanner's filtering and combination of coils lowers the
-second. `sigma` is the standard deviation of one channel, in the signal's unit.
+The two methods measure different things and may disagree by a factor of 2 or 3 on a real scan:
+motion between repeats raises the first; filtering and coil combination lower the second.
+`sigma` is the standard deviation of one channel, in the signal's unit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scipy.stats import chi2
 from labelwise.io.acquisition import group_equal, zero_b
 from labelwise.types import InputError
 
-_FEWEST = 20  # voxels; a robust estimate from fewer is not one
-_SIGNAL = 3.0  # sigma: where a voxel's mean is clear of the Rician floor
-_BACKGROUND = 3.0  # sigma: 1.1 % of pure noise lies above, and most of what is not noise
+_FEWEST = 20  # voxels, for a robust estimate
+_SIGNAL = 3.0  # sigma: a mean above this is clear of the Rician noise floor
+_BACKGROUND = 3.0  # sigma: 1.1 % of pure noise lies above, and most signal
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class NoiseLevel:
     Args:
         sigma: standard deviation of one channel, in the signal's unit.
         method: `"repeats"` or `"background"`.
-        voxels: how many voxels (`repeats`) or samples (`background`) it rests on.
-        note: what a reader of the number should know.
+        voxels: number of voxels (`repeats`) or samples (`background`) used.
+        note: how it was estimated, and its limitations.
     """
 
     sigma: float
@@ -90,8 +90,8 @@ def from_repeats(
     """Sigma from repeated volumes: the median over voxels of their variance between repeats.
 
     The median of the sample variances, divided by that of chi²(r - 1) / (r - 1), is sigma²
-    where the noise is Gaussian. Near the floor a Rician variance is smaller, so that only voxels
-    with mean > 3 sigma are used (found by iteration), each corrected to first order:
+    where the noise is Gaussian. Near the noise floor a Rician variance is smaller, so only
+    voxels with mean > 3 sigma are used (found by iteration), each corrected to first order:
     variance = sigma² (1 - sigma² / (2 mean²)).
 
     Motion, pulsation and drift between the repeats raise it.
@@ -147,11 +147,12 @@ def from_repeats(
 
 
 def from_background(samples: Float[np.ndarray, " K"]) -> NoiseLevel:
-    """Sigma from magnitudes where there is no signal: a Rayleigh fit that sheds what is not noise.
+    """Sigma from magnitudes without signal: a Rayleigh fit with iterative removal of outliers.
 
     Squares of Rayleigh samples are exponential with mean 2 sigma². Exact zeros are left out
     (scanners blank the background). The fit starts from the lowest tenth, then drops all above
-    3 sigma (tissue, ghosts) and takes the second moment, corrected for both cuts, until it settles.
+    3 sigma (tissue, ghosts) and takes the second moment, corrected for both cuts, until it
+    converges.
 
     Several coils combined by sum of squares raise it, parallel imaging varies it over the image,
     and the scanner's filtering lowers it.
@@ -184,20 +185,20 @@ def from_background(samples: Float[np.ndarray, " K"]) -> NoiseLevel:
     floor = max(distinct[0] - step / 2, 0.0)
     energy = positive**2 - floor**2  # exponential too: mean 2 sigma²
     sigma2 = np.quantile(energy, 0.1) / (-2 * np.log1p(-0.1))
-    kept = energy
+    inliers = energy
     for _ in range(100):
         before = sigma2
         steps = max(np.floor((_BACKGROUND * np.sqrt(sigma2) - floor) / step), 1.0)
         ceiling = (floor + steps * step) ** 2 - floor**2
-        kept = energy[energy < ceiling]
+        inliers = energy[energy < ceiling]
         # E[y | y < c] = 2 sigma² - c / (exp(c / (2 sigma²)) - 1) for y exponential
-        sigma2 = 0.5 * (kept.mean() + ceiling / np.expm1(ceiling / (2 * sigma2)))
+        sigma2 = 0.5 * (inliers.mean() + ceiling / np.expm1(ceiling / (2 * sigma2)))
         if abs(sigma2 - before) <= 1e-6 * before:
             break
     return NoiseLevel(
         float(np.sqrt(sigma2)),
         "background",
-        int(kept.size),
-        f"Rayleigh fit to {kept.size} of {samples.size} samples outside the mask (non-zero, below "
-        f"{_BACKGROUND:g} sigma); filtering and parallel imaging on the scanner lower it",
+        int(inliers.size),
+        f"Rayleigh fit to {inliers.size} of {samples.size} samples outside the mask (non-zero, "
+        f"below {_BACKGROUND:g} sigma); filtering and parallel imaging on the scanner lower it",
     )

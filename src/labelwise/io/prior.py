@@ -1,4 +1,4 @@
-"""The maps of a real scan as what simulated parameters are drawn from."""
+"""A prior from the parameter maps of a scan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def read_prior(
     names: Sequence[str],
     mask: str | Path | Bool[np.ndarray, "X Y Z"] | None = None,
 ) -> Empirical:
-    """The prior of the maps in an output folder: `{name}.nii.gz` for each parameter.
+    """The empirical prior of the maps in an output folder: `{name}.nii.gz` for each parameter.
 
-    Voxels without an estimate are NaN there and left out; those on a bound are not, unless the
-    mask says so.
+    Voxels without an estimate are left out. Voxels on a bound are included, unless the mask
+    excludes them.
 
     Args:
         folder: where `labelwise fit` or `labelwise map` wrote its maps.

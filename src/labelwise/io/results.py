@@ -1,6 +1,6 @@
-"""Images out: parameter maps with their sidecars, moved into place when all are written.
+"""Write parameter maps and their sidecars, moved into place when all are written.
 
-`run.json` is moved last: where there is a `run.json`, the run is whole.
+`run.json` is moved last: where it is, the run is complete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labelwise.io.staging import LOCK, staged
 from labelwise.types import InputError
 
 RUN = "run.json"
-FILES = "labelwise_files"  # so named that nobody else's run.json makes us remove a file
+FILES = "labelwise_files"  # unlikely in other software's run.json: only our files are removed
 _GEOMETRY = (
     *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -37,14 +37,14 @@ def output_folder(
     overwrite: bool = False,
     names: Collection[str] = (),
 ) -> Iterator[Output]:
-    """An output folder that gets the files of a run when all of them are written; see `staged`.
+    """An output folder, to which the files of a run are moved when all are written; see `staged`.
 
     Args:
         folder: where the files go; made if missing.
         like: the series whose grid the maps have.
         overwrite: replace the files of an earlier run, and remove those of its other files that
             its `run.json` lists.
-        names: files that are going to be written, to refuse before the work rather than after it.
+        names: files that will be written, to refuse existing ones before the work.
 
     Raises:
         FileExistsError: if the folder holds an earlier run or a file that would be written, and
@@ -96,7 +96,7 @@ class Output:
 
     @property
     def names(self) -> list[str]:
-        """The files written so far, but for the record of the run."""
+        """The files written so far, without `run.json`."""
         names = {path.name for path in self._staging.iterdir()} - {LOCK, RUN}
         return sorted(names)
 
@@ -105,14 +105,14 @@ class Output:
     ) -> None:
         """Stage `name.nii.gz`, and `name.json` beside it.
 
-        Floats become float32, 8-bit integers stay what they are, other integers become int32. The
+        Floats become float32, 8-bit integers keep their type, other integers become int32. The
         same values give the same bytes.
 
         Args:
             name: the file's name without its ending.
             values: one value, or K, for every voxel of the series in flat order; (V,) makes a 3D
                 image, (V, K) a 4D one. Outside the mask the caller puts NaN, or 0 for integers.
-            sidecar: what `name.json` says, such as the unit.
+            sidecar: the content of `name.json`, such as the unit.
 
         Raises:
             InputError: if there is not one row for every voxel.
@@ -171,22 +171,19 @@ def _failure(folder: Path, what: str, error: OSError) -> str:
 
 
 def _compressed(data: bytes) -> bytes:
-    """A gzip file of some bytes, without a date: the same bytes every time.
+    """A gzip file without a date, so that the same data give the same bytes.
 
-    Noise hardly repeats itself: looking for runs only is much quicker than looking for any
-    repetition, and makes a map hardly larger.
+    Run-length encoding is much faster than full deflate, and noisy maps are hardly larger.
     """
     packer = zlib.compressobj(1, zlib.DEFLATED, 31, 8, zlib.Z_RLE)
     return packer.compress(data) + packer.flush()
 
 
 def as_json(record: Mapping[str, Any]) -> str:
-    """A record as JSON text that every reader takes, in the record's own order.
-
-    Values become what `plain` makes of them.
+    """A record as standard JSON, in its own order; values are converted by `plain`.
 
     Raises:
-        TypeError: for a value that JSON has no form for.
+        TypeError: for a value that JSON cannot represent.
 
     Example:
         >>> print(as_json({"unit": "µm²/ms", "bounds": (0.0, np.inf), "sigma": np.float32(2)}))
@@ -204,7 +201,7 @@ def as_json(record: Mapping[str, Any]) -> str:
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
-    """The map as an image: the series' geometry and nothing else of its header.
+    """The map as an image with the geometry of the series and nothing else of its header.
 
     Display windows, scalings and descriptions of the series would be wrong here, and its free
     text and extensions may name the patient.
@@ -231,12 +228,12 @@ def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether this names a file in a folder, not another place."""
+    """Whether this is a file name without a folder."""
     return Path(name).name == name and name not in ("", "..")
 
 
 def _listed_files(run: Path) -> set[str]:
-    """The files of an earlier run, by its own record; plain names of files only."""
+    """The files of an earlier run from its `run.json`; plain file names only."""
     try:
         names = json.loads(run.read_text(encoding="utf-8"))[FILES]
         return {name for name in names if _is_plain(name) and (run.parent / name).is_file()}

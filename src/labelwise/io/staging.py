@@ -1,7 +1,7 @@
-"""Results that appear when they are whole, in folders that one run at a time may use.
+"""Output folders whose files appear when all are written, locked to one run at a time.
 
-What a run writes stands in a hidden folder `.labelwise-partial-*` until all of it is there. A run
-that was killed leaves that folder; the next run removes it.
+Until then the files are in a hidden folder `.labelwise-partial-*`. A killed run leaves it behind;
+the next run removes it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PARTIAL = ".labelwise-partial-"
 
 @contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock that the system drops at the latest when the process ends, killed or not.
+    """Hold a lock; the system releases it when the process ends, even if it is killed.
 
-    Where the file system has no locks, nothing is held.
+    Without effect on file systems that do not support locks.
 
     Args:
         path: the lock file; made if missing, never read or written.
-        refusal: what the error says.
+        refusal: the message of the error.
 
     Raises:
         FileExistsError: if another run holds the lock, or a symbolic link is at `path`.
@@ -37,7 +37,7 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         raise FileExistsError(f"{path}: a symbolic link is where a lock file should go; remove it")
     with ExitStack() as stack:
         try:
-            # the fallback, a file that stands for a lock, may outlive its run
+            # the fallback is a lock file that may outlive its run
             stack.enter_context(FileLock(path, timeout=0, fallback_to_soft=False))
         except Timeout:
             raise FileExistsError(refusal) from None
@@ -48,16 +48,15 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
 
 @contextmanager
 def staged(folder: str | Path, last: str) -> Iterator[Path]:
-    """Where to write files that appear in their folder when all of them are written.
+    """A staging folder, whose files are moved to their folder when all are written.
 
-    Use it in a `with` statement around the whole computation: that the folder can be written is
-    found on entering, the files appear in it on leaving. After an exception (Ctrl-C included)
-    nothing is left that was not there before.
+    Use it in a `with` statement around the whole computation: entering checks that the folder is
+    writable, leaving moves the files. After an exception (Ctrl-C included) nothing new is left.
 
     Args:
         folder: where the files go; made if missing.
-        last: the file that is moved last, and whose earlier version is removed first: where it
-            is, the others are.
+        last: the file that is moved last, and whose earlier version is removed first: if it
+            exists, so do the others.
 
     Yields:
         A folder to write them in; files in folders below it keep their places.
@@ -96,10 +95,10 @@ def staged(folder: str | Path, last: str) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(place: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name when it is whole, in place of an earlier one.
+    """A temporary folder to fill, renamed at the end; an earlier folder is replaced.
 
     Args:
-        place: what it will be; the folder above exists, and no other run uses it.
+        place: its final path; the parent folder exists, and no other run uses it.
     """
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
     try:
@@ -112,10 +111,10 @@ def whole_folder(place: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed runs left in a folder.
+    """Remove the partial results of killed runs from a folder.
 
     Raises:
-        FileExistsError: if a run that is alive is writing there.
+        FileExistsError: if a run is still writing there.
     """
     for leftover in folder.glob(f"{PARTIAL}*"):
         with _in_use(leftover):
@@ -124,7 +123,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def _in_use(staging: Path) -> AbstractContextManager[None]:
-    """The lock that shows that the run to which a partial folder belongs is alive."""
+    """The lock held by the run that a partial folder belongs to."""
     refusal = "another labelwise run is writing there; wait for it, or choose another output folder"
     return locked(staging / LOCK, f"{staging.parent}: {refusal}")
 
@@ -133,7 +132,7 @@ def _in_use(staging: Path) -> AbstractContextManager[None]:
 def _partial(folder: Path) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        (staging / LOCK).write_text(f"{os.getpid()}\n")  # finds a full disk before the work does
+        (staging / LOCK).write_text(f"{os.getpid()}\n")  # detects a full disk before the work
         with _in_use(staging):
             yield staging
     finally:
@@ -142,7 +141,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """The folder and those above it, made if missing; those made go again after an exception."""
+    """Make the folder and its parents; remove those made after an exception."""
     made: list[Path] = []
     try:
         for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):

@@ -42,28 +42,30 @@ class ByFit:
         return request.equal_volumes if self.average else request.single_volumes
 
     def maps(self, parameters: tuple[Parameter, ...]):
-        """What is written for each voxel."""
+        """The maps that are written."""
         return maps_of_fit(parameters)
 
     def check(self, request: Request) -> list[str]:
-        """What may be a mistake in averaging and bounds."""
-        notes = []
+        """Notes on averaging and bounds."""
+        notes, label = [], request.settings_label
         count, fitted, distinct = (
             measurements(request.model),
             len(self.groups(request)),
             len(request.equal_volumes),
         )
         if self.average and distinct == count:
-            notes.append(f"{request.words}: no two are equal, so there was nothing to average")
+            notes.append(
+                f"{request.settings_label}: no two are equal, so there was nothing to average"
+            )
         elif self.average and fitted > count / 2:
             notes.append(
-                f"{request.words}: averaging made {fitted} measurements of {count} volumes; values "
+                f"{label}: averaging made {fitted} measurements of {count} volumes; values "
                 "that should be equal may need a larger --b-tolerance"
             )
         if self.average and distinct < count and request.noise.magnitude:
             notes.append(
-                "averaged magnitudes are not Rician any more: where the signal falls below about "
-                "3 sigma of one volume, the estimates are biased; without --average they are not"
+                "averaged magnitudes are no longer Rician: where the signal falls below about "
+                "3 sigma of one volume, estimates are biased; leave out --average to avoid this"
             )
         for parameter in request.model.parameters:
             lower, upper = self.bounds.get(parameter.name, parameter.bounds)
@@ -88,14 +90,14 @@ class ByFit:
         }
 
     def begin(self, request: Request) -> ByFit:
-        """Refuse what the fitter refuses, before any work."""
+        """Refuse settings that the fitter does not accept, before any work."""
         self._fitter(request)
         return self
 
     def prepare(
         self, request: Request, sample: Sample, progress: Progress, clock: Clock
     ) -> Prepared:
-        """The fitter, applied to measurements that are averaged first if asked for."""
+        """The fitter, and the averaging before it, if any."""
         fitter, groups = self._fitter(request), self.groups(request)
         how = self.average or "arithmetic"
         factor = sigma_factor(groups)
@@ -104,7 +106,7 @@ class ByFit:
 
         def step(signal, sigma):
             measured = average(signal, groups, how)
-            raw = check_input(signal, sigma, request.noise)  # an average can hide what is wrong
+            raw = check_input(signal, sigma, request.noise)  # an average can hide invalid values
             good = raw == Status.CONVERGED
             part = fitter(np.where(good[:, None], measured, np.nan), sigma * factor)
             return Estimate(
@@ -119,7 +121,7 @@ class ByFit:
         return {name: on_bound[:, column] for column, name in enumerate(estimate.names)}
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """None of its own."""
+        """No further notes."""
         return []
 
     def _fitted(self, request: Request) -> SignalModel:

@@ -42,7 +42,7 @@ class ByNetwork:
             network's own if None.
         ranges: replaces ranges of the simulated parameters by name, in their units, where a network
             is trained.
-        cache: the folder where networks that are trained are kept; nowhere if None.
+        cache: folder for trained networks; None to keep none.
     """
 
     net: Path | None = None
@@ -55,7 +55,7 @@ class ByNetwork:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What is written besides the maps."""
+        """Files besides the maps."""
         return () if self.net else (NETWORK,)
 
     @property
@@ -64,39 +64,39 @@ class ByNetwork:
         return (self.net,) if self.net else ()
 
     def groups(self, request: Request) -> Groups:
-        """Each volume is a measurement of its own: the network was trained on them as they are."""
+        """Each volume is a measurement of its own, as in training."""
         return request.single_volumes
 
     def maps(self, parameters: tuple[Parameter, ...]):
-        """What is written for each voxel."""
+        """The maps that are written."""
         return maps_of_network(parameters)
 
     def check(self, request: Request) -> list[str]:
-        """Nothing to note; options that contradict each other are refused.
+        """Refuse contradictory options; there are no notes.
 
         Raises:
             InputError: if alpha is not between 0 and 1 or names no parameter, or a network that
                 is trained already is given another prior.
         """
         names = [parameter.name for parameter in request.model.parameters]
-        chosen = self.alpha if isinstance(self.alpha, Mapping) else {"": self.alpha}
-        for name, alpha in chosen.items():
+        alphas = self.alpha if isinstance(self.alpha, Mapping) else {"": self.alpha}
+        for name, alpha in alphas.items():
             if name and name not in names:
                 raise InputError(f"alpha: no parameter {name!r}; the model has {', '.join(names)}")
             if alpha is not None and not 0 <= alpha <= 1:
                 raise InputError(
-                    f"alpha: expected a number from 0 (least scatter) to 1 (least bias), "
+                    f"alpha: expected a number from 0 (least variance) to 1 (least bias), "
                     f"got {alpha:g}"
                 )
         if self.net and self.ranges:
             raise InputError(
                 f"prior: {self.net.name} was trained already, so --prior cannot change it; leave "
-                "out one of the two"
+                "out --prior or --net"
             )
         return []
 
     def settings(self, request: Request) -> dict[str, Any]:
-        """Nothing that is known before the network is."""
+        """None; the record holds the network's card."""
         return {}
 
     def begin(self, request: Request) -> ByNetwork:
@@ -112,7 +112,7 @@ class ByNetwork:
             if not network.is_blend:
                 raise InputError(
                     f"alpha: {self.net.name} holds a single network, trained on one kind of label, "
-                    "so there is nothing to choose between; leave --alpha out"
+                    "so it has no alpha; leave --alpha out"
                 )
             network = network.with_alpha(self.alpha)
         return replace(self, loaded=network)
@@ -120,7 +120,7 @@ class ByNetwork:
     def prepare(
         self, request: Request, sample: Sample, progress: Progress, clock: Clock
     ) -> Prepared:
-        """The network, compiled: loaded already, from the cache, or trained now."""
+        """The network, loaded, from the cache or newly trained; then compiled."""
         signal, sigma = sample()
         clock.lap("prepare")
         if self.loaded is not None and self.net is not None:
@@ -161,7 +161,7 @@ class ByNetwork:
         return beyond_ranges(estimate, estimate.names, prepared.use)
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """Voxels outside of the training's range."""
+        """Notes on voxels outside the training range."""
         assert prepared.use is not None
         return outside_training(estimate, summary, prepared.use)
 
@@ -179,8 +179,8 @@ class ByNetwork:
         if self.alpha is not None:
             network = network.with_alpha(self.alpha)
         origin = "cache" if how["cached"] else "trained"
-        kept = Path(how["path"]) if how["path"] else None
-        return network, _use(network, origin, kept, how["seconds"], signal, sigma)
+        path = Path(how["path"]) if how["path"] else None
+        return network, _use(network, origin, path, how["seconds"], signal, sigma)
 
 
 def model_of(path: Path | None) -> str:
@@ -205,7 +205,7 @@ def _use(
     signal: Float[np.ndarray, "n M"],
     sigma: Float[np.ndarray, " n"],
 ) -> NetworkUse:
-    """What a report says of a network, and of some voxels of the series."""
+    """The network's part of a report: its training and the noise levels of some voxels."""
     card = network.card
     scaling = network.members[0].scaling
     reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
@@ -236,12 +236,12 @@ def _pair(numbers) -> tuple[float, float]:
 
 
 def _check(request: Request, path: Path, card: Card) -> None:
-    """Refuse a network of another model or noise; its acquisition is checked elsewhere."""
+    """Refuse a network for another model or noise; its acquisition is checked elsewhere."""
     refuse_other_model(request.model, card.model, path)
     ours, theirs = describe_noise(request.noise), card.noise
     if theirs != ours:
-        trained, asked = distinct_names(theirs, ours)
+        trained, requested = distinct_names(theirs, ours)
         raise InputError(
-            f"{path}: was trained for {trained} noise, not for {asked}; choose that --noise, or "
-            "another network"
+            f"{path}: was trained for {trained} noise, not for {requested}; choose that --noise, "
+            "or another network"
         )

@@ -1,4 +1,4 @@
-"""What is checked before a run, and what is recorded of it: `check`, `provenance`."""
+"""The checks before a run, and its provenance."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from labelwise.types import InputError, class_name
 
 def inputs(request: Request, method: Method) -> list[Path]:
     """Every file that is read, once."""
-    given = [request.image, *request.sources.values(), request.mask, request.sigma, *method.inputs]
-    return list(dict.fromkeys(path for path in given if isinstance(path, Path)))
+    paths = [request.image, *request.sources.values(), request.mask, request.sigma, *method.inputs]
+    return list(dict.fromkeys(path for path in paths if isinstance(path, Path)))
 
 
 def check(request: Request, method: Method, series: Series) -> list[str]:
-    """Refuse what cannot be estimated; return notes on what may be a mistake.
+    """Refuse requests that cannot be estimated; return notes on possible mistakes.
 
     Raises:
         InputError: if the settings do not fit the series, or cannot determine the parameters.
     """
     names = list(request.acquisition)
-    count, words = measurements(request.model), request.words
+    count, label = measurements(request.model), request.settings_label
     source = request.sources.get(names[0])
     if count != series.volumes:
         raise InputError(
-            f"{words}: {count} in {source.name if source else 'the list given'}, but "
+            f"{label}: {count} in {source.name if source else 'the list given'}, but "
             f"{series.path.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
         )
     if not isinstance(request.sigma, str | Path) and not 0 < request.sigma < np.inf:
@@ -46,7 +46,7 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
     needs = f"{len(parameters)} parameters ({', '.join(parameters)})"
     if distinct == 1:
         raise InputError(
-            f"{words}: all {count} are the same; {needs} need measurements at different ones"
+            f"{label}: all {count} are the same; {needs} need measurements at different ones"
         )
     if measured < len(parameters):
         raise InputError(
@@ -56,14 +56,14 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
     notes = []
     if distinct < len(parameters):
         notes.append(
-            f"{words}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "
+            f"{label}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "
             "large standard errors"
         )
     return [*notes, *method.check(request)]
 
 
 def provenance(request: Request, method: Method) -> dict[str, Any]:
-    """Everything about the run that was known before it: what a sidecar must contain."""
+    """The settings, input files and software versions of a run, for `run.json` and sidecars."""
     kind = type(request.model)
     own = method.settings(request)
     return {

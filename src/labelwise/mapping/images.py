@@ -1,4 +1,4 @@
-"""Maps of images by one call: `fit_image` and `map_image`."""
+"""Parameter maps of an image series: `fit_image` and `map_image`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from labelwise.io.files import cache_folder
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
 from labelwise.mapping.request import Request
@@ -16,16 +17,16 @@ from labelwise.noise import NoiseModel, Rician
 from labelwise.types import Progress
 
 Sigma = float | str | Path
-Place = str | Path
+PathLike = str | Path
 
 
 def fit_image(
-    image: Place,
+    image: PathLike,
     model: SignalModel,
     *,
     sigma: Sigma,
-    out: Place,
-    mask: Place | None = None,
+    out: PathLike,
+    mask: PathLike | None = None,
     noise: NoiseModel | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     average: Literal["geometric", "arithmetic"] | None = None,
@@ -39,10 +40,10 @@ def fit_image(
 ) -> Report:
     """Fit a signal model to every voxel of a series by maximum likelihood, and write the maps.
 
-    Written are, for each parameter, its map and its standard error; for each voxel the status, the
-    parameters on a bound, the negative log-likelihood, the residual and the iterations; a JSON
-    sidecar for each map; `run.json`, the record of the run; and the picture `maps.png`. They appear
-    together when all is done. A voxel that failed is NaN, and its status holds the reason.
+    Writes a map and a standard error for each parameter; maps of the status, the parameters on a
+    bound, the negative log-likelihood, the residual and the iterations; a JSON sidecar for each
+    map; `run.json`, the record of the run; and the figure `maps.png`. All files appear together at
+    the end. A failed voxel is NaN, and its status holds the reason.
 
     Args:
         image: the 4D NIfTI series.
@@ -55,22 +56,22 @@ def fit_image(
         bounds: replaces bounds of parameters by name, in their units.
         average: fit the average of volumes with equal settings instead of each of them.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
-        max_iterations: a voxel that needs more is given up as NOT_CONVERGED.
-        threads: how many cores to use; all of them if None.
+        max_iterations: a voxel that needs more becomes NOT_CONVERGED.
+        threads: cores to use; all if None.
         overwrite: replace maps that are in the folder already.
         sources: the files that the settings came from, by name of the setting, for the record.
-        command: what was typed, for the record.
-        progress: called as the work goes on.
+        command: the command line, for the record.
+        progress: called repeatedly during the run.
 
     Returns:
-        What became of the voxels, in numbers.
+        The report of the run.
 
     Raises:
         InputError: if images, acquisition, mask, bounds and sigma do not fit each other.
         OSError: if a file cannot be read or written.
 
     Warns:
-        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+        UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
     request = Request(
         Path(image),
@@ -89,29 +90,28 @@ def fit_image(
 
 
 def map_image(
-    image: Place,
+    image: PathLike,
     model: SignalModel,
     *,
     sigma: Sigma,
-    out: Place,
-    mask: Place | None = None,
+    out: PathLike,
+    mask: PathLike | None = None,
     noise: NoiseModel | None = None,
-    net: Place | None = None,
+    net: PathLike | None = None,
     alpha: float | Mapping[str, float] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
-    cache: Place | None = None,
+    cache: PathLike | None = None,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> Report:
     """Map every voxel of a series by a network, trained for it unless one is given.
 
-    Written is what `fit_image` writes, but for iterations and bounds: instead, `outside` is not 0
-    where a voxel is outside of the training's range. A network that was trained is written too, as
-    `net.safetensors`.
+    Writes the maps of `fit_image` without iterations and bounds. The map `outside` is not 0 in
+    voxels outside the training range. A newly trained network is saved as `net.safetensors`.
 
     Args:
         image: see `fit_image`, as for all arguments that are not listed here.
@@ -127,7 +127,8 @@ def map_image(
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.
-        cache: the folder where trained networks are kept for series like this one; nowhere if None.
+        cache: keep the trained network for series like this one, and use one that was kept, in
+            `~/.cache/labelwise` (the environment variable LABELWISE_CACHE moves it).
         sources: see `fit_image`.
         command: see `fit_image`.
         progress: see `fit_image`.
@@ -137,7 +138,7 @@ def map_image(
         OSError: if a file cannot be read or written.
 
     Warns:
-        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+        UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
     request = Request(
         Path(image),
@@ -156,7 +157,7 @@ def map_image(
         None if net is None else Path(net),
         alpha,
         ranges or {},
-        None if cache is None else Path(cache),
+        cache_folder("networks") if cache else None,
     )
     return run(request, method, progress)
 

@@ -1,4 +1,4 @@
-"""An estimate onto disk: which maps there are, what each sidecar says, and the picture."""
+"""The maps of an estimate: names, contents, sidecars, and the overview figure."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ PICTURE = "maps.png"
 
 @dataclass(frozen=True)
 class Map:
-    """One map: its name, what it holds, and what to say of it.
+    """One map: its name, its values and their description.
 
     Args:
         name: of the file, without its ending.
         values: the map, (V,) or (V, K), of an estimate of all voxels.
         description: one sentence.
         unit: of the values.
-        words: what else its sidecar says.
+        details: further entries of its sidecar.
     """
 
     name: str
     values: Callable[[Estimate], Shaped[np.ndarray, "V *K"]]
     description: str
     unit: str
-    words: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
-    """What a fit writes for each voxel."""
+    """The maps of a fit."""
     on_bound = {
         "volumes": [parameter.name for parameter in parameters],
         "codes": {-1: "on the lower bound", 0: "between the bounds", 1: "on the upper bound"},
@@ -61,13 +61,13 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
             "1",
             on_bound,
         ),
-        *_judgement(),
+        *_goodness(),
         Map("iterations", _stat("iterations"), "iterations of the fit", "1"),
     ]
 
 
 def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
-    """What mapping by a network writes for each voxel."""
+    """The maps of a network."""
     codes = {
         0: "inside what the network was trained for",
         OUTSIDE_NOISE: "the noise level is outside",
@@ -89,12 +89,12 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
             "1",
             {"codes": codes},
         ),
-        *_judgement(),
+        *_goodness(),
     ]
 
 
 def file_names(maps: Sequence[Map]) -> list[str]:
-    """The files that `writing` makes of them, and the picture."""
+    """The files that `writing` makes of maps, and the figure."""
     return [f"{each.name}{ending}" for each in maps for ending in (".nii.gz", ".json")] + [PICTURE]
 
 
@@ -103,18 +103,16 @@ def writing(
     out: Output,
     maps: Sequence[Map],
     estimate: Estimate,
-    words: Mapping[str, Any],
+    record: Mapping[str, Any],
     threads: int,
 ) -> Iterator[None]:
-    """Stage the maps, several at a time, while the body of the `with` statement does other things.
-
-    Compressing them is what takes long.
+    """Stage the maps in parallel to the body of the `with` statement; compressing them is slow.
 
     Args:
         out: where to.
         maps: which.
         estimate: of all voxels of the series.
-        words: what all sidecars say, after what each says of its own.
+        record: entries of all sidecars, after those of each map.
         threads: how many at a time.
 
     Raises:
@@ -122,8 +120,8 @@ def writing(
     """
 
     def write(each: Map) -> None:
-        said = {"description": each.description, "unit": each.unit, **each.words, **words}
-        out.write_map(each.name, each.values(estimate), said)
+        sidecar = {"description": each.description, "unit": each.unit, **each.details, **record}
+        out.write_map(each.name, each.values(estimate), sidecar)
 
     with ThreadPoolExecutor(threads) as pool:
         pending = [pool.submit(write, each) for each in maps]
@@ -148,7 +146,7 @@ def picture(
         estimate: of all voxels.
         parameters: what to show.
         sigma: the noise level, for the title.
-        how: what else the title says of the estimates.
+        how: appended to the title.
     """
 
     def volume(values: np.ndarray) -> np.ndarray:
@@ -181,18 +179,18 @@ def _values_and_errors(parameters: Sequence[Parameter], value: str, error: str) 
     maps = []
     errors = _stat("standard_error")
     for column, parameter in enumerate(parameters):
-        name, unit, words = parameter.name, parameter.unit, {"bounds": parameter.bounds}
+        name, unit, bounds = parameter.name, parameter.unit, {"bounds": parameter.bounds}
         get, get_error = _column(lambda e: e.values, column), _column(errors, column)
-        maps.append(Map(name, get, value.format(name), unit, words))
+        maps.append(Map(name, get, value.format(name), unit, bounds))
         maps.append(
-            Map(f"{name}_standard_error", get_error, error.format(name), unit, words),
+            Map(f"{name}_standard_error", get_error, error.format(name), unit, bounds),
         )
     codes = {"codes": {int(code): code.reason for code in Status}}
     return [*maps, Map("status", lambda e: e.status, "what became of each voxel", "1", codes)]
 
 
-def _judgement() -> list[Map]:
-    """What says how well the estimate explains the measurements."""
+def _goodness() -> list[Map]:
+    """How well the estimate explains the measurements."""
     nll = "negative log-likelihood, up to terms in data and sigma only"
     residual = "√(Σ (data - expected)² / variance / (M - P)); about 1 for a good fit"
     return [

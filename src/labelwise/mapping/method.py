@@ -1,4 +1,4 @@
-"""What a method is: the part of a run that differs between a fit and a network."""
+"""The interface of a method: the part of a run that differs between fits and networks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Prepared:
         parameters: what it estimates.
         workers: how many blocks at a time; 1 if a step uses all cores by itself.
         network: the network, if it is one; it is written if it was trained for this run.
-        use: what a report says of the network.
+        use: the network's part of the report.
     """
 
     step: Step
@@ -47,7 +47,7 @@ class Method(Protocol):
 
     @property
     def stage(self) -> str:
-        """What the estimation is called in reports: `"fit"` or `"map"`."""
+        """The name of the estimation in reports: `"fit"` or `"map"`."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class Method(Protocol):
 
     @property
     def files(self) -> Sequence[str]:
-        """What is written besides the maps."""
+        """Files besides the maps."""
         ...
 
     def groups(self, request: Request) -> Groups:
@@ -65,7 +65,7 @@ class Method(Protocol):
         ...
 
     def check(self, request: Request) -> list[str]:
-        """Refuse what the method cannot do, whatever the series; return notes.
+        """Refuse requests that the method cannot handle for any series; return notes.
 
         Raises:
             InputError: if one option contradicts another, or the model.
@@ -77,17 +77,17 @@ class Method(Protocol):
         ...
 
     def maps(self, parameters: tuple[Parameter, ...]) -> list[Map]:
-        """What is written for each voxel."""
+        """The maps that are written."""
         ...
 
     def begin(self, request: Request) -> Method:
-        """Load what is needed, and refuse what can be refused before any work."""
+        """Load files, and refuse invalid requests before any work."""
         ...
 
     def prepare(
         self, request: Request, sample: Sample, progress: Progress, clock: Clock
     ) -> Prepared:
-        """Make it ready for a series whose noise is known: train, compile."""
+        """Prepare the estimation, once the noise of the series is known: train, compile."""
         ...
 
     def limits(self, estimate: Estimate, prepared: Prepared) -> Mapping[str, np.ndarray]:
@@ -100,7 +100,7 @@ class Method(Protocol):
         summary: tuple[ParameterSummary, ...],
         prepared: Prepared,
     ) -> list[str]:
-        """What may be a mistake but need not be."""
+        """Notes on possible mistakes."""
         ...
 
 
@@ -112,6 +112,6 @@ class Clock:
     _since: float = field(default_factory=time.perf_counter)
 
     def lap(self, part: str) -> None:
-        """The time since the last call was this part's."""
+        """Record the time since the last call as that of a part."""
         now = time.perf_counter()
         self.seconds[part], self._since = now - self._since, now

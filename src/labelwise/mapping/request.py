@@ -24,7 +24,7 @@ Groups = list[Int[np.ndarray, " n"]]
 
 @dataclass(frozen=True)
 class Request:
-    """Which images, which model, which noise, and where the maps go.
+    """The images, the model, the noise, and where the maps go.
 
     Args:
         image: the 4D series.
@@ -36,10 +36,10 @@ class Request:
         folder: where the maps go.
         mask: the path of the mask of voxels to estimate; all of them if None.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
-        threads: how many cores to use; all of them if None.
+        threads: cores to use; all if None.
         overwrite: replace maps that are in the folder already.
         sources: the files that the settings came from, by name of the setting.
-        command: what was typed, for the record.
+        command: the command line, for the record.
     """
 
     image: Path
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def workers(self) -> int:
-        """How many cores to use."""
+        """The number of cores to use."""
         return self.threads or available_cores()
 
     @property
@@ -75,14 +75,14 @@ class Request:
         return group_equal(self.acquisition, self.b_tolerance)
 
     @property
-    def words(self) -> str:
-        """What messages call the first setting's values."""
+    def settings_label(self) -> str:
+        """The name of the first setting's values in messages."""
         name = next(iter(self.acquisition))
         return SETTINGS[name].words if name in SETTINGS else f"{name} values"
 
 
 def describe_settings(settings: Mapping[str, Float[np.ndarray, " M"]]) -> dict[str, Any]:
-    """Settings as people read them: b in s/mm².
+    """Settings in the usual units: b in s/mm².
 
     Example:
         >>> describe_settings({"b": np.array([0.0, 0.8])})

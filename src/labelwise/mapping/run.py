@@ -1,4 +1,4 @@
-"""From a series of images on disk to parameter maps on disk, by any method. Nothing is printed."""
+"""Run a request: estimate the voxels of a series by any method and write the maps."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from labelwise.mapping.summary import (
     Report,
     clipping,
     count_statuses,
-    doubts,
     median_residual,
+    quality_notes,
     summarise,
 )
 from labelwise.types import Estimate, InputError, Progress, Status, no_progress
@@ -41,19 +41,19 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
     """Estimate every voxel of a series and write the maps; memory does not grow with its volumes.
 
     Args:
-        request: what to map, and where to write.
-        method: how.
+        request: the series, the model and the output folder.
+        method: `ByFit` or `ByNetwork`.
         progress: called before the first block and after each.
 
     Returns:
-        What became of the voxels.
+        The report of the run.
 
     Raises:
         InputError: if images, acquisition, mask, method and sigma do not fit each other.
         OSError: if a file cannot be read or written.
 
     Warns:
-        UserWarning: for what may be a mistake but need not be; `Report.notes` keeps it.
+        UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
     progress = progress or no_progress
     clock = Clock()
@@ -64,26 +64,26 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
             sigma, levels = noise_level(request, series, inside)
-            subject = _Subject(request, series, inside, sigma, levels)
+            scan = _Scan(request, series, inside, sigma, levels)
             if method.stage == "fit":
                 clock.lap("prepare")
-            prepared = method.prepare(request, lambda: _usable_voxels(subject), progress, clock)
-            words = {"fit": "fitting", "map": "mapping"}[method.stage]
+            prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
+            activity = {"fit": "fitting", "map": "mapping"}[method.stage]
             estimate, peak = _estimate(
-                subject, prepared, lambda done, total: progress(words, done, total, "")
+                scan, prepared, lambda done, total: progress(activity, done, total, "")
             )
             clock.lap(method.stage)
             record = {**provenance(request, method), "sigma": asdict(levels[0])}
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
             maps = method.maps(prepared.parameters)
-            with _writing(out, subject, maps, estimate, prepared, record):
+            with _writing(out, scan, maps, estimate, prepared, record):
                 residual = median_residual(estimate, len(method.groups(request)))
                 limits = method.limits(estimate, prepared)
                 summary = summarise(estimate, prepared.parameters, limits)
-                found = doubts(estimate, levels, residual)
-                found += [*method.notes(estimate, summary, prepared), *clipping(peak)]
-                found = _warn(found)
+                later = quality_notes(estimate, levels, residual)
+                later += [*method.notes(estimate, summary, prepared), *clipping(peak)]
+                _warn(later)
             if prepared.network is not None:
                 for name in method.files:
                     prepared.network.save(out.path(name))
@@ -96,7 +96,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 sigma=levels[0],
                 other_sigma=tuple(levels[1:]),
                 seconds=clock.seconds,
-                notes=(*notes, *found),
+                notes=(*notes, *later),
                 network=prepared.use,
             )
             out.write_run(record | report.as_dict())
@@ -104,8 +104,8 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What there is to estimate: the voxels inside, and the noise of each."""
+class _Scan:
+    """The open series, its voxels inside the mask, and their noise."""
 
     request: Request
     series: Series
@@ -121,17 +121,17 @@ class _Subject:
 
 
 def _estimate(
-    subject: _Subject, prepared: Prepared, progress: Callable[[int, int], None]
+    scan: _Scan, prepared: Prepared, progress: Callable[[int, int], None]
 ) -> tuple[Estimate, Float[np.ndarray, " V"]]:
     """Block by block, the estimate of all voxels, and the largest measurement of each."""
-    voxels = subject.series.voxels
+    voxels = scan.series.voxels
     values = np.full((voxels, len(prepared.parameters)), np.nan, np.float32)
     status = np.full(voxels, Status.NOT_FITTED, np.uint8)
     peak = np.full(voxels, np.nan, np.float32)
     stats: dict[str, np.ndarray] = {}
-    done, total = 0, int(subject.inside.sum())
+    done, total = 0, int(scan.inside.sum())
     progress(done, total)
-    for index, highest, part in _in_turn(subject, prepared.step, prepared.workers):
+    for index, highest, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
         values[index], peak[index], status[index] = part.values, highest, part.status
         for name, rows in part.stats.items():
             if name not in stats:
@@ -142,15 +142,15 @@ def _estimate(
     return Estimate(values, status, stats, prepared.parameters), peak
 
 
-def _in_turn(
-    subject: _Subject, step: Step, workers: int
+def _estimates_of_blocks(
+    scan: _Scan, step: Step, workers: int
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Estimate]]:
     """Index, largest measurement and estimate of each block, `workers` blocks at a time."""
 
     def work(index, signal):
-        return index, signal.max(axis=1), step(signal, subject.sigma_of(index))
+        return index, signal.max(axis=1), step(signal, scan.sigma_of(index))
 
-    blocks = subject.series.blocks(subject.inside)
+    blocks = scan.series.blocks(scan.inside)
     if workers == 1:
         yield from (work(*block) for block in blocks)
         return
@@ -171,15 +171,15 @@ def _blank(voxels: int, like: np.ndarray) -> np.ndarray:
 
 
 def _usable_voxels(
-    subject: _Subject,
+    scan: _Scan,
 ) -> tuple[Float[np.ndarray, "n M"], Float[np.ndarray, " n"]]:
-    """Signal and sigma of voxels without fault, evenly thinned."""
-    inside = np.flatnonzero(subject.inside)
-    chosen = np.zeros_like(subject.inside)
-    chosen[inside[:: math.ceil(len(inside) / _SAMPLE)]] = True
-    ((index, signal),) = subject.series.blocks(chosen, size=_SAMPLE)
-    sigma = np.broadcast_to(subject.sigma_of(index), (len(index), 1))
-    good = check_input(signal, sigma, subject.request.noise) == Status.CONVERGED
+    """Signal and sigma of valid voxels, evenly subsampled."""
+    inside = np.flatnonzero(scan.inside)
+    sampled = np.zeros_like(scan.inside)
+    sampled[inside[:: math.ceil(len(inside) / _SAMPLE)]] = True
+    ((index, signal),) = scan.series.blocks(sampled, size=_SAMPLE)
+    sigma = np.broadcast_to(scan.sigma_of(index), (len(index), 1))
+    good = check_input(signal, sigma, scan.request.noise) == Status.CONVERGED
     return signal[good], sigma[good, 0]
 
 
@@ -215,21 +215,21 @@ def _output(
 @contextmanager
 def _writing(
     out: Output,
-    subject: _Subject,
+    scan: _Scan,
     maps: Sequence[Map],
     estimate: Estimate,
     prepared: Prepared,
     record: Mapping[str, Any],
 ) -> Iterator[None]:
-    """Stage the maps while the body of the `with` works; then that of sigma, and the picture."""
-    request, series, parameters = subject.request, subject.series, prepared.parameters
-    words = {**record, "parameters": [asdict(parameter) for parameter in parameters]}
-    with writing(out, maps, estimate, words, request.workers):
+    """Stage the maps in parallel to the body of the `with`; then sigma and the figure."""
+    request, series, parameters = scan.request, scan.series, prepared.parameters
+    entries = {**record, "parameters": [asdict(parameter) for parameter in parameters]}
+    with writing(out, maps, estimate, entries, request.workers):
         yield
-        if isinstance(subject.sigma, np.ndarray):
-            said = {"description": "noise of one channel", "unit": "that of the series"}
-            values = np.where(subject.inside, subject.sigma, np.nan)
-            out.write_map("sigma", values, said | dict(record))
+        if isinstance(scan.sigma, np.ndarray):
+            sidecar = {"description": "noise of one channel", "unit": "that of the series"}
+            values = np.where(scan.inside, scan.sigma, np.nan)
+            out.write_map("sigma", values, sidecar | dict(record))
         how = "" if prepared.network is None else ", by a network"
-        figure = picture(request, series, estimate, parameters, subject.levels[0], how)
+        figure = picture(request, series, estimate, parameters, scan.levels[0], how)
         figure.savefig(out.path(PICTURE))

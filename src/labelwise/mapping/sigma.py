@@ -1,4 +1,4 @@
-"""The noise level that a request asks for: a number, a map, or measured in the series itself."""
+"""The noise level of a series: a number, a map, or estimated from the series itself."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _BACKGROUND_SAMPLES = 2_000_000
 def noise_level(
     request: Request, series: Series, inside: Bool[np.ndarray, " V"]
 ) -> tuple[float | Float[np.ndarray, " V"], list[NoiseLevel]]:
-    """The sigma to use; then what is said of it, first by the method asked for.
+    """The sigma to use, and its estimates by each method, the requested one first.
 
     Args:
-        request: what sigma is to be.
-        series: the open series, to measure sigma in.
+        request: with the source of sigma.
+        series: the open series.
         inside: the voxels inside the mask.
 
     Raises:
         InputError: if the map does not fit the series or is positive nowhere, or the series does
-            not allow the method asked for.
+            not allow the requested method.
     """
     estimates = {"repeats": _from_repeats, "background": _from_background}
     levels = []
@@ -54,7 +54,7 @@ def noise_level(
     for estimate in estimates.values():
         try:
             levels.append(estimate(request, series, inside))
-        except InputError:  # this series does not allow that method, and nobody asked for it
+        except InputError:  # not possible for this series, and not requested
             continue
     return sigma, levels
 
@@ -68,15 +68,15 @@ def _from_repeats(request: Request, series: Series, inside: Bool[np.ndarray, " V
 def _from_background(
     request: Request, series: Series, inside: Bool[np.ndarray, " V"]
 ) -> NoiseLevel:
-    """From voxels outside the mask, evenly thinned to about two million samples."""
+    """From voxels outside the mask, evenly subsampled to about two million samples."""
     if request.mask is None:
         raise InputError(
-            "sigma from the background: a mask must say where the background is; give one, or "
-            "give sigma as a number or a map"
+            "sigma from the background: a mask is needed to find the background; give one, "
+            "or give sigma as a number or a map"
         )
     outside = np.flatnonzero(~inside)
     step = math.ceil(max(len(outside) * series.volumes, 1) / _BACKGROUND_SAMPLES)
-    chosen = np.zeros_like(inside)
-    chosen[outside[::step]] = True
-    samples = [signal.ravel() for _, signal in series.blocks(chosen)]
+    sampled = np.zeros_like(inside)
+    sampled[outside[::step]] = True
+    samples = [signal.ravel() for _, signal in series.blocks(sampled)]
     return from_background(np.concatenate([np.empty(0, np.float32), *samples]))

@@ -1,4 +1,4 @@
-"""What became of a series, in numbers: voxels per status, quartiles, and what looks wrong."""
+"""The report of a run: voxels per status, quartiles, and notes on possible mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labelwise.types import Estimate, Parameter, Status, has_values
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _CLIPPED = 10  # voxels that share the series' largest value
-_FEW = 0.01  # of the voxels: a smaller share outside what a network knows is worth no note
+_FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _UNKNOWN = (math.nan, math.nan)
 
 
@@ -42,7 +42,7 @@ class ParameterSummary:
 
 @dataclass(frozen=True)
 class NetworkUse:
-    """Which network made the maps, and what it was trained for.
+    """The network that made the maps, and its training.
 
     Noise levels are sigma over the signal that the network divides by (that at b = 0).
 
@@ -51,13 +51,13 @@ class NetworkUse:
             cache, where an earlier run had left it.
         path: its file: the one given, or the one in the cache, if any.
         alpha: how much of the maximum-likelihood label it follows; one number, or one by parameter;
-            None for a network without that dial.
+            None for a single network.
         trained: the lowest and highest noise level that it was trained for.
         image: the range of noise levels of the series, without the outermost of its voxels.
         ranges: the lowest and highest value of each parameter that it was trained for, by name, in
             its unit; without an amplitude, whose range is relative to the signal at b = 0.
         seconds: how long the parts of its training took; empty for one from a file.
-        card: all that the network says of itself, as JSON data.
+        card: the network's card, as JSON data.
     """
 
     origin: Literal["file", "trained", "cache"]
@@ -80,7 +80,7 @@ class NetworkUse:
         return _inverse(self.image)
 
     def as_dict(self) -> dict[str, Any]:
-        """In words, numbers and lists, without the card."""
+        """As JSON data, without the card."""
         return {
             "origin": self.origin,
             "path": self.path,
@@ -94,7 +94,7 @@ class NetworkUse:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a series.
+    """The report of a run.
 
     Args:
         folder: where the maps are.
@@ -102,11 +102,11 @@ class Report:
         parameters: one summary for each parameter.
         residual: median of √(Σ (data - expected)² / variance / (M - P)); 1 if all is right.
         sigma: the noise level that was used; the median of a map.
-        other_sigma: what other methods say of it, where they could be used.
+        other_sigma: estimates by other methods, where possible.
         seconds: wall time by part of the work. Of a fit: `prepare`, `fit` (with reading and
             compiling) and `write`. By a network: `prepare`, `train`, `start` (compiling), `map`
             (with reading) and `write`.
-        notes: what may be a mistake but need not be.
+        notes: on possible mistakes.
         network: which network was used; None for a fit.
     """
 
@@ -126,7 +126,7 @@ class Report:
         return sum(self.voxels.values()) / self.seconds["map" if self.network else "fit"]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in words, numbers and lists, as `run.json` holds it."""
+        """The report as JSON data, as in `run.json`."""
         limits = ("below_range", "above_range") if self.network else ("on_lower", "on_upper")
         end = "" if self.network else "_bound"
         return {
@@ -178,15 +178,15 @@ def summarise(
         estimate: values, standard errors and status of all voxels.
         parameters: what its columns are.
         beyond: by name of the parameter, negative where a value is at the lower limit, positive
-            where it is at the upper one, else 0; where that cannot be told the name is missing.
+            where it is at the upper one, else 0; no entry where that is unknown.
     """
-    kept = np.flatnonzero(has_values(estimate.status))
+    fitted = np.flatnonzero(has_values(estimate.status))
     return tuple(
         ParameterSummary(
             parameter,
-            _quartiles(estimate.values[kept, column]),
-            _quartiles(estimate.stats["standard_error"][kept, column])[1],
-            _shares(beyond[parameter.name][kept]) if parameter.name in beyond else _UNKNOWN,
+            _quartiles(estimate.values[fitted, column]),
+            _quartiles(estimate.stats["standard_error"][fitted, column])[1],
+            _shares(beyond[parameter.name][fitted]) if parameter.name in beyond else _UNKNOWN,
         )
         for column, parameter in enumerate(parameters)
     )
@@ -195,17 +195,17 @@ def summarise(
 def beyond_ranges(
     estimate: Estimate, names: Sequence[str], network: NetworkUse
 ) -> dict[str, Int[np.ndarray, " N"]]:
-    """By name, -1 where a value would lie below the range that the network was taught, +1 above.
+    """By name, -1 where a value lies below the training range, +1 above.
 
-    Only in voxels that the network itself calls outside: it forgives a little, and keeps values
-    within the bounds, which may be the ends of that range.
+    Only for voxels flagged by the network: its check has a tolerance, and values are clipped to
+    the bounds, which may be the ends of the range.
     """
-    called = (estimate.stats["outside"] & OUTSIDE_RANGE) > 0
+    flagged = (estimate.stats["outside"] & OUTSIDE_RANGE) > 0
     beyond = {}
     for column, name in enumerate(names):
         if name in network.ranges:
             low, high = network.ranges[name]
-            values = np.where(called, estimate.values[:, column], 0.5 * (low + high))
+            values = np.where(flagged, estimate.values[:, column], 0.5 * (low + high))
             beyond[name] = (values >= high).astype(np.int8) - (values <= low)
     return beyond
 
@@ -226,9 +226,9 @@ def _shares(limits: Int[np.ndarray, " n"]) -> tuple[float, float]:
 
 
 def median_residual(estimate: Estimate, measurements: int) -> float:
-    """Over the voxels that have values, relative to what chance makes it: 1 if all is right.
+    """The median residual relative to its expectation: 1 if model and sigma are right.
 
-    NaN if no measurement is left over to judge the fit by.
+    NaN if there are no more measurements than parameters.
     """
     freedom = measurements - estimate.values.shape[1]
     if freedom <= 0:
@@ -237,20 +237,20 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
     return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1] / expected
 
 
-def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
-    """Notes on a sigma that other methods or the residuals contradict, and on a fit of nothing."""
+def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
+    """Notes on a sigma that other methods or the residuals contradict, and on failed fits."""
     notes = []
     used, *others = levels
     for other in others:
         ratio = max(used.sigma, other.sigma) / min(used.sigma, other.sigma)
         if ratio > _DISAGREE:
             notes.append(
-                f"sigma: {used.sigma:.3g} ({used.method}) was used, {other.method} would say "
+                f"sigma: {used.sigma:.3g} ({used.method}) was used, {other.method} gives "
                 f"{other.sigma:.3g}, which differs by a factor of {ratio:.1f}"
             )
     fitted = has_values(estimate.status)
     if not fitted.any():
-        notes.append("no voxel could be fitted; the status map says why")
+        notes.append("no voxel could be fitted; see the status map for the reasons")
     elif residual > _DISAGREE:
         notes.append(
             f"residuals are {residual:.1f} times what sigma predicts: sigma is too small, or the "
@@ -261,8 +261,8 @@ def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> lis
     share = np.mean(estimate.status[fitted] == Status.ON_BOUND) if fitted.any() else 0.0
     if share > 0.5:
         notes.append(
-            f"{100 * share:.0f} % of the fitted voxels lie on a bound: these measurements hardly "
-            "determine the model there, and medians over such voxels mean little"
+            f"{100 * share:.0f} % of the fitted voxels lie on a bound: there the measurements "
+            "hardly determine the model, and medians over such voxels are not meaningful"
         )
     return notes
 
@@ -270,7 +270,7 @@ def doubts(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> lis
 def outside_training(
     estimate: Estimate, parameters: tuple[ParameterSummary, ...], network: NetworkUse
 ) -> list[str]:
-    """Notes on voxels whose noise level, or whose estimate, the network was not trained for."""
+    """Notes on voxels whose noise level or estimate is outside the training range."""
     outside = estimate.stats["outside"][has_values(estimate.status)]
     notes = []
     noise, estimates = (
@@ -280,7 +280,7 @@ def outside_training(
         (low, high), (least, most) = network.trained_snr, network.image_snr
         notes.append(
             f"{noise} voxels ({_percent(noise / outside.size)}) have a noise level that the "
-            f"network was not trained for: it knows SNR {low:.3g} to {high:.3g}, the image has "
+            f"network was not trained for: trained for SNR {low:.3g} to {high:.3g}, the image has "
             f"{least:.3g} to {most:.3g}"
         )
     missed = int(np.count_nonzero(outside & OUTSIDE_SIGNAL))
@@ -294,12 +294,12 @@ def outside_training(
         shares = [
             f"{summary.parameter.name} {_percent(sum(summary.at_limits))}"
             for summary in parameters
-            if sum(summary.at_limits) > 0  # not where it is not known
+            if sum(summary.at_limits) > 0  # not where it is unknown
         ]
         notes.append(
             f"{estimates} voxels ({_percent(estimates / outside.size)}) have an estimate outside "
-            f"the ranges that the network was taught ({', '.join(shares)}); --prior NAME=LOW:HIGH "
-            "widens them"
+            f"the ranges that the network was trained on ({', '.join(shares)}); --prior "
+            "NAME=LOW:HIGH widens them"
         )
     return notes
 

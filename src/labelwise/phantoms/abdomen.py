@@ -1,7 +1,7 @@
-"""A digital phantom to try labelwise on: an abdomen of known tissues, scanned with noise.
+"""A digital phantom of the abdomen for `labelwise demo`: seven tissues, Rician noise.
 
-Seven tissues, each with one value of f, D_slow and D_fast; S0 varies smoothly, as a receiver coil
-makes it. The values are of the size reported for healthy abdomens, round numbers of no patient.
+Each tissue has one value of f, D_slow and D_fast; S0 varies smoothly, like the sensitivity of a
+receiver coil. The values are round numbers, typical of healthy abdomens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AbdomenTissue:
     """One tissue of the phantom: its parameters and its ellipses.
 
     Args:
-        name: what it stands for.
+        name: of the tissue.
         params: S0 (a.u., before the coil), f, D_slow (µm²/ms) and D_fast (µm²/ms).
         ellipses: centre x and y, half-axes, and rotation in degrees; the image spans -1 to 1, the
             patient's left at +x, front at +y.
@@ -66,10 +66,10 @@ TISSUES = (  # later ones cover earlier ones
 
 @dataclass(frozen=True)
 class Phantom:
-    """Where a phantom's files are.
+    """The paths of a phantom's files.
 
     Args:
-        folder: the folder that holds them all.
+        folder: with all files.
     """
 
     folder: Path
@@ -86,17 +86,17 @@ class Phantom:
 
     @property
     def mask(self) -> Path:
-        """Where there is tissue."""
+        """The mask of the tissue."""
         return self.folder / "mask.nii.gz"
 
     @property
     def fitted(self) -> Path:
-        """The folder for the maps fitted to it."""
+        """The folder for the maps of a fit."""
         return self.folder / "maps_fit"
 
     @property
     def mapped(self) -> Path:
-        """The folder for the maps that a network makes of it."""
+        """The folder for the maps of a network."""
         return self.folder / "maps_network"
 
     def truth(self, name: str) -> Path:
@@ -111,7 +111,7 @@ class Phantom:
 
     @property
     def arguments(self) -> list[list[str]]:
-        """What to type after `labelwise` to fit it, and to map it by a network."""
+        """The arguments of `labelwise` for a fit and for a network."""
         scan = [
             *(str(self.image), "--bvals", str(self.bvals), "--mask", str(self.mask)),
             *("--model", "ivim", "--noise", "rician", "--sigma", "repeats"),
@@ -156,7 +156,9 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
     phantom = Phantom(Path(folder))
     present = [path for path in phantom.files if path.exists()]
     if present and not overwrite:
-        raise FileExistsError(f"{present[0]} exists; choose another folder, or allow overwriting")
+        raise FileExistsError(
+            f"{present[0]}: is there already; choose another folder, or overwrite (--overwrite)"
+        )
     tissue = _tissues()
     params = _params(tissue)
     model = IVIM(b=np.array(B_VALUES) / 1000)
@@ -181,7 +183,7 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
 
 
 def compare(phantom: Phantom) -> list[Comparison]:
-    """The maps of both kinds against the true ones, for each tissue and parameter."""
+    """Compare both kinds of maps with the true ones, for each tissue and parameter."""
     tissue = _read(phantom.truth("tissue"))
     rows = []
     for parameter in IVIM.parameters:

@@ -1,12 +1,12 @@
-"""A digital pelvis, SIMULATED, that stands in for the paper's scan of a volunteer.
+"""A digital phantom of the pelvis, SIMULATED, in place of the paper's scan of a volunteer.
 
 Everything here is simulated. The outlines are drawn by hand after the axial anatomy at the level of
 the femoral heads; the parameters are of the size that the literature reports for pelvic muscle,
-marrow, uterus, bladder and vessels. Nothing of it was measured in any patient or volunteer.
+marrow, uterus, bladder and vessels. No patient or volunteer was measured.
 
-What it has in common with a scan: parameters that are not uniform, that differ between tissues,
-vary smoothly within them and from voxel to voxel, and are correlated; a coil; Rician noise. What
-it lacks: motion, pulsation, distortion, voxels of two tissues, and any misfit of the signal model.
+As in a scan, parameters differ between tissues, vary smoothly within them and from voxel to voxel,
+and are correlated; there is a coil sensitivity and Rician noise. It lacks motion, pulsation,
+distortion, partial volume, and any misfit of the signal model.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ B_VALUES = (0, 10, 20, 30, 50, 80, 100, 200, 400, 800)
 
 _FIELD = (350.0, 250.0)  # mm: the field of view, left to right and back to front
 _SLICE = 7.0  # mm
-_LEVEL = 1000.0  # a.u.: the typical S0, as large as scanners make it
+_LEVEL = 1000.0  # a.u.: the typical S0
 _TEXTURE = 0.03  # of S0, from voxel to voxel
-_WARP = (4.0, 22.0)  # mm: how far outlines stray from ellipses, and over what distance
-_SMOOTH = 9.0  # mm: over what distance the parameters vary within a tissue
-_SHARE = 0.6  # of their variance that is smooth; the rest is each voxel's own
-# of f, D_slow and D_fast: where there is more blood the tissue looks slower, and the blood faster
+_WARP = (4.0, 22.0)  # mm: deviation of outlines from ellipses, and its correlation length
+_SMOOTH = 9.0  # mm: correlation length of the parameters within a tissue
+_SHARE = 0.6  # of their variance that is smooth; the rest is independent between voxels
+# of f, D_slow and D_fast: with larger f, D_slow is smaller and D_fast larger
 _CORRELATION = np.array([[1.0, -0.35, 0.3], [-0.35, 1.0, 0.1], [0.3, 0.1, 1.0]])
-_FAT = (0.15, 0.02, 0.15, 10.0)  # relative S0 after suppression, f, D_slow, D_fast; in no mask
+_FAT = (0.15, 0.02, 0.15, 10.0)  # relative S0 after suppression, f, D_slow, D_fast; not in the mask
 _NOTICE = (
     "SIMULATED by labelwise: a digital phantom. Outlines and values are of the size reported for "
     "the pelvis, and of no patient."
@@ -71,15 +71,15 @@ class Outline:
 
 @dataclass(frozen=True)
 class PelvisTissue:
-    """One tissue: its median parameters, how they spread, and where it is.
+    """One tissue: the median and spread of its parameters, and its outlines.
 
     Args:
-        name: what it stands for.
-        s0: relative to the image's typical S0. Tissues differ less than in a scan, so that
-            networks taught S0 from 0.8 to 1.2 know all of them after one factor for the image.
+        name: of the tissue.
+        s0: relative to the image's typical S0. Tissues differ less than in a scan, so that one
+            factor for the image brings all into the training range of S0, 0.8 to 1.2.
         median: of f, D_slow and D_fast (µm²/ms).
         spread: standard deviation of logit(2 f), log D_slow and log D_fast within the tissue.
-        outlines: where it is.
+        outlines: of its parts.
     """
 
     name: str
@@ -131,12 +131,12 @@ TISSUES = (  # later ones cover earlier ones
     ),
 )
 _SKIN, _INSIDE = Outline(0, -2, 170, 116, paired=False), Outline(0, 2, 154, 99, paired=False)
-_RECTUM = Outline(2, -47, 17, 14, paired=False)  # full of gas, and in no mask
+_RECTUM = Outline(2, -47, 17, 14, paired=False)  # gas, not in the mask
 
 
 @dataclass(frozen=True, eq=False)
 class Pelvis:
-    """The simulated scan and all that it was made from.
+    """The simulated scan and its true parameters.
 
     Args:
         series: (X, Y, Z, V) magnitudes in float32, in blocks of `B_VALUES`, as acquired.
@@ -146,7 +146,7 @@ class Pelvis:
         truth: by name of the parameter, (X, Y, Z) in its unit; NaN outside the mask.
         sigma: noise of one channel, in the unit of the series.
         affine: from voxel indices to mm.
-        settings: what it was asked for, as JSON data.
+        settings: the arguments of `pelvis`, as JSON data.
     """
 
     series: Float[np.ndarray, "X Y Z V"]
@@ -168,14 +168,14 @@ def pelvis(
 ) -> Pelvis:
     """Simulate the scan: 16 repeats of the paper's 10 b-values, 160 volumes, with Rician noise.
 
-    The same seed and shape give the same truth, and with all arguments the same bytes.
+    The same seed and shape give the same truth; the same arguments give the same bytes.
 
     Args:
         seed: of the tissues' variation and of the noise.
         shape: voxels left to right, back to front, and slices. The field of view stays at 350 by
             250 mm, so that the default has 3.125 mm (twice the paper's voxel) by 7 mm; about a
             third of its voxels are in the mask.
-        repeats: how often the 10 b-values are measured.
+        repeats: how often the b-values are measured.
         snr: the median over the mask of S0 / sigma.
         b_values: in s/mm², of one repeat; the paper's if left out.
 
@@ -192,7 +192,7 @@ def pelvis(
     _check(shape, repeats, snr)
     rng = np.random.default_rng(seed)
     zooms = (_FIELD[0] / shape[0], _FIELD[1] / shape[1], _SLICE)
-    place, fat = _painted(rng, shape, zooms)
+    place, fat = _tissue_maps(rng, shape, zooms)
     params = _parameters(rng, place, fat, zooms)
     mask = place > 0
     sigma = float(np.median(params[mask, 0]) / snr)
@@ -246,7 +246,9 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
     names = [*texts, *reversed(images)]
     present = [folder / name for name in names if (folder / name).exists()]
     if present and not overwrite:
-        raise FileExistsError(f"{present[0]} exists; choose another folder, or allow overwriting")
+        raise FileExistsError(
+            f"{present[0]}: is there already; choose another folder, or overwrite (--overwrite)"
+        )
     with staged(folder, names[-1]) as staging:
         (staging / "truth").mkdir()
         for name, (values, _) in images.items():
@@ -260,7 +262,7 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
 
 
 def _images(scan: Pelvis) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
-    """The images by file name, with what their sidecars say; the series first."""
+    """The images by file name, with entries of their sidecars; the series first."""
     labels = {str(label): tissue.name for label, tissue in enumerate(TISSUES, start=1)}
     units = {parameter.name: parameter.unit for parameter in IVIM.parameters}
     return {
@@ -293,7 +295,7 @@ def _check(shape: tuple[int, int, int], repeats: int, snr: float) -> None:
         raise InputError(f"snr: expected a positive number, got {snr}")
 
 
-def _painted(
+def _tissue_maps(
     rng: np.random.Generator, shape: tuple[int, int, int], zooms: tuple[float, float, float]
 ) -> tuple[Int[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
     """Which of `TISSUES` each voxel is (0 for none, 1 for the first), and where there is fat."""
@@ -319,7 +321,7 @@ def _within(
     y: Float[np.ndarray, "X Y Z"],
     size: Float[np.ndarray, "X Y Z"] | float = 1.0,
 ) -> Bool[np.ndarray, "X Y Z"]:
-    """Inside of an outline that is `size` times as large, or of its mirror image."""
+    """Voxels inside an outline scaled by `size`, or inside its mirror image."""
     turn = np.deg2rad(outline.degrees)
     across = np.abs(x) if outline.paired else x
     u = np.cos(turn) * (across - outline.x) + np.sin(turn) * (y - outline.y)
@@ -338,18 +340,18 @@ def _parameters(
     smooth = np.stack([_smooth(rng, shape, zooms, _SMOOTH) for _ in range(3)], axis=-1)
     own = rng.standard_normal((*shape, 3))
     mixed = math.sqrt(_SHARE) * smooth + math.sqrt(1 - _SHARE) * own
-    scatter = mixed @ np.linalg.cholesky(_CORRELATION).T
+    deviation = mixed @ np.linalg.cholesky(_CORRELATION).T
 
     table = np.array([(0.1, 1.0, 10.0), *(tissue.median for tissue in TISSUES)])[place]
-    scatter *= np.array([(0.0, 0.0, 0.0), *(tissue.spread for tissue in TISSUES)])[place]
+    deviation *= np.array([(0.0, 0.0, 0.0), *(tissue.spread for tissue in TISSUES)])[place]
     f, d_slow, d_fast = np.moveaxis(table, -1, 0)
-    odds = f / (0.5 - f) * np.exp(scatter[..., 0])
+    odds = f / (0.5 - f) * np.exp(deviation[..., 0])
     params = np.stack(
         [
             np.array([0.0, *(tissue.s0 for tissue in TISSUES)])[place],
-            0.5 * odds / (1 + odds),  # never beyond 0.5, without a heap there
-            d_slow * np.exp(scatter[..., 1]),
-            d_fast * np.exp(scatter[..., 2]),
+            0.5 * odds / (1 + odds),  # below 0.5, without clipping
+            d_slow * np.exp(deviation[..., 1]),
+            d_fast * np.exp(deviation[..., 2]),
         ],
         axis=-1,
     )

@@ -1,1 +1,1 @@
-"""Pictures: results in, matplotlib figures out. Nothing here computes, loads or saves."""
+"""Matplotlib figures of results. Nothing is computed, loaded or saved here."""

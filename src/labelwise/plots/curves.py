@@ -1,8 +1,7 @@
-"""Evaluations as pictures: bias, spread and error against the truth, one line per estimator.
+"""Figures of evaluations: bias, standard deviation and RMSE against the true value.
 
-Like `labelwise.plots.maps`: results in, a `Figure` with its own Agg canvas out; nothing is
-estimated, loaded or saved. What such figures are made of (`sheet`, `panel`, `legend_below`, `tidy`)
-serves other figures of evaluations too.
+Each `Figure` has its own Agg canvas. `sheet`, `panel`, `legend_below` and `tidy` are for other
+figures of evaluations, too.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from labelwise.plots.maps import in_unit, symbol
 from labelwise.types import InputError, Parameter
 
 QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
-"""The rows of a figure: the variable of an evaluation, and what it is called."""
+"""The rows of a figure: variables of an evaluation and their labels."""
 
 _WIDTH, _HEIGHT = 2.9, 1.9  # inches, of one panel
 _NARROWEST = 3.4
 _LEGEND_LINE = 0.19
 _LETTER, _LETTER_ABOVE = 0.062, 0.074  # of the legend, and of the title
 _DPI = 120
-# Families as in the source's figures: maximum likelihood black, what imitates it red, what was
-# taught the truth blue, what lies between purple. Shades differ in lightness and every line has
-# its own dashes and marker, so that colour is never the only difference.
+# Families as in the source's figures: maximum likelihood black, networks that imitate it red, those
+# trained on the truth blue, mixtures purple. Shades differ in lightness, and lines also differ in
+# dashes or markers, for readers without colour.
 _FAMILIES = {
     "fit": ("#000000", "#5a5a5a", "#8c8c8c"),
     "likelihood": ("#d55e00", "#8f2d04", "#e69f00", "#f2a28a"),
@@ -43,7 +42,7 @@ _FAMILIES = {
     "posterior": ("#009e73", "#44bb99", "#00573f"),
     "other": ("#7a6a00", "#999933", "#4d4d4d", "#a67c52"),
 }
-_WORDS = (  # the first that a name matches decides
+_PATTERNS = (  # of names; the first match decides
     ("likelihood", r"alpha 1$"),
     ("truth", r"alpha 0$"),
     ("between", r"mix|blend|hybrid|\bdial\b|alpha|α"),
@@ -62,10 +61,10 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
     Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two
     standard errors on either side. A parameter whose grid has a single value is left out. Colours
     follow the names: maximum likelihood black; networks that imitate it (self-supervised, MLE
-    labels, a dial at alpha 1) red; taught the truth (GT, alpha 0) blue; mixes and blends purple.
+    labels, alpha 1) red; networks trained on the truth (GT, alpha 0) blue; mixes and blends purple.
 
     Args:
-        dataset: what `evaluate` returned.
+        dataset: from `evaluate`.
         parameters: which to show, in which order, with unit and symbol.
         title: one or more lines above all panels.
 
@@ -92,7 +91,7 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
     """
     shown = [parameter for parameter in parameters if dataset.sizes.get(parameter.name, 0) > 1]
     if not shown:
-        raise InputError("parameters: none has more than one value to draw a curve through")
+        raise InputError("parameters: expected one with more than one value on the grid, got none")
     names = [str(name) for name in dataset.estimator.values]
     styles = styles_of(names)
     figure, grid = sheet(len(QUANTITIES), len(shown), title, names)
@@ -125,9 +124,9 @@ def sheet(
     Args:
         rows: how many.
         columns: how many.
-        title: one or more lines above all panels; longer ones than the figure is wide are broken.
-        legend: the words that `legend_below` is going to show.
-        size: width and height of a panel with all that is written around it, in inches.
+        title: one or more lines above all panels; lines wider than the figure are wrapped.
+        legend: the labels that `legend_below` will show.
+        size: width and height of a panel with its labels, in inches.
         dpi: pixels per inch.
         sharex: as of `matplotlib.figure.Figure.subplots`.
 
@@ -141,8 +140,8 @@ def sheet(
     """
     across = max(columns * size[0], _entry(legend), _NARROWEST)
     foot = _LEGEND_LINE * -(-len(legend) // _per_line(across, legend)) + 0.12 if legend else 0.0
-    broken = (textwrap.fill(line, int(across / _LETTER_ABOVE)) for line in title.split("\n"))
-    title = "\n".join(broken)
+    wrapped = (textwrap.fill(line, int(across / _LETTER_ABOVE)) for line in title.split("\n"))
+    title = "\n".join(wrapped)
     head = 0.2 * (1 + title.count("\n")) + 0.08 if title else 0.0
     figure = Figure((across, rows * size[1] + head + foot), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
@@ -152,7 +151,7 @@ def sheet(
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
-    """The legend beneath all panels of a `sheet` that was told its words."""
+    """The legend below all panels of a `sheet` made with these labels."""
     figure.legend(
         handles,
         names,
@@ -197,7 +196,7 @@ def panel(
 
 
 def tidy(axes: Axes) -> None:
-    """Small ticks, a pale grid behind the data, no frame on the right and above."""
+    """Set small ticks and a pale grid; remove the top and right spines."""
     axes.tick_params(labelsize=8, length=3)
     axes.grid(visible=True, color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -214,7 +213,7 @@ def _per_line(across: float, names: Sequence[str]) -> int:
 
 
 def styles_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker of each estimator, by what its name says it is.
+    """Colour, dashes and marker of each estimator, according to its name.
 
     Example:
         >>> {name: style["color"] for name, style in styles_of(["MLE", "GT network"]).items()}
@@ -235,7 +234,7 @@ def styles_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _family(name: str) -> str:
-    for family, words in _WORDS:
-        if re.search(words, name, re.IGNORECASE):
+    for family, pattern in _PATTERNS:
+        if re.search(pattern, name, re.IGNORECASE):
             return family
     return "other"

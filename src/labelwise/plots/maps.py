@@ -1,6 +1,6 @@
-"""Results as pictures. Every function takes arrays and returns a Figure; none loads, fits or saves.
+"""Figures of parameter maps.
 
-Figures carry their own Agg canvas: no display is needed and no pyplot state is touched.
+Figures have their own Agg canvas: they need no display and leave the state of pyplot unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from labelwise.types import Parameter, Status
 
 _NO_VALUE = "#d9d9d9"
-_STATUS_COLOURS = {  # Okabe & Ito's, told apart by colour-blind readers
+_STATUS_COLOURS = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NOT_FITTED: _NO_VALUE,
     Status.CONVERGED: "#0072b2",
     Status.ON_BOUND: "#e69f00",
@@ -36,15 +36,15 @@ _STATUS_COLOURS = {  # Okabe & Ito's, told apart by colour-blind readers
     Status.PREDICTED: "#009e73",
     Status.EXTRAPOLATED: "#e69f00",
 }
-_UNDOUBTED = (Status.CONVERGED, Status.PREDICTED)
+_RELIABLE = (Status.CONVERGED, Status.PREDICTED)
 # All lengths in inches. Laid out by hand: the size of every image is known beforehand, and a
 # layout engine would leave wide gaps around images of other shapes.
 _IMAGE = 2.0  # the longer side of an image
 _BAR, _TICKS, _TITLE, _MARGIN = 0.1, 0.55, 0.28, 0.12
-_NARROWEST = 1.9  # room for the words above an image
+_NARROWEST = 1.9  # room for the title of an image
 _NARROWEST_FIGURE = 5.2  # room for the title
 _ENTRY = 0.17  # height of one line of the legend of statuses
-_WORDS = 30  # characters in a line of it
+_CHARACTERS = 30  # characters in a line of it
 _LINE = 0.17  # of the title
 _WIDEST = 5  # panels side by side before a new band begins
 _DPI = 120
@@ -66,7 +66,7 @@ def parameter_maps(
     The first array axis points right and the second up. Colours run from the 2nd percentile of
     the voxels off all bounds, or within what a network was trained for (from 0 for amplitudes), to
     the 98th; for standard errors, which have a long tail, to the 90th. A voxel without a value is
-    light grey. The slice is cropped to the voxels that were asked for.
+    light grey. The slice is cropped to the voxels inside the mask.
 
     Args:
         values: by parameter name, (X, Y, Z) maps in the parameter's unit.
@@ -119,7 +119,7 @@ def parameter_maps(
         image, error = (
             maps[parameter.name][:, :, index][window] for maps in (values, standard_errors)
         )
-        low, high = colour_range(image, np.isin(codes, _UNDOUBTED), top=98)
+        low, high = colour_range(image, np.isin(codes, _RELIABLE), top=98)
         amplitude = parameter.unit == "a.u."
         panels = (
             (image, f"{symbol(parameter)}{in_unit(parameter)}", "gray" if amplitude else "viridis"),
@@ -187,8 +187,8 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
 
 
 def _reason(code: int) -> str:
-    """What a status means, in short lines."""
-    return textwrap.fill(Status(code).reason, _WORDS)
+    """The reason of a status, in short lines."""
+    return textwrap.fill(Status(code).reason, _CHARACTERS)
 
 
 def symbol(parameter: Parameter) -> str:
@@ -204,17 +204,17 @@ def symbol(parameter: Parameter) -> str:
 
 
 def in_unit(parameter: Parameter) -> str:
-    """The parameter's unit as labels end with it: `" (ms)"`, nothing for a fraction."""
+    """The parameter's unit for the end of labels: `" (ms)"`, empty for a fraction."""
     return "" if parameter.unit == "1" else f" ({parameter.unit})"
 
 
 def colour_range(
     image: Float[np.ndarray, "X Y"], inner: Bool[np.ndarray, "X Y"], top: int
 ) -> tuple[float, float]:
-    """The 2nd and the top percentile, of the inner voxels where there are enough; kept apart."""
+    """The 2nd and the top percentile, of the inner voxels if there are enough; never equal."""
     finite = np.isfinite(image)
-    chosen = finite & inner
-    values = image[chosen if chosen.sum() >= _ENOUGH else finite]
+    both = finite & inner
+    values = image[both if both.sum() >= _ENOUGH else finite]
     if not values.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(values, [2, top]))
@@ -223,7 +223,7 @@ def colour_range(
 
 
 def window_around(inside: np.ndarray) -> tuple[slice, slice]:
-    """The box around what is inside, two voxels wider; everything where nothing is."""
+    """The box around the voxels inside, with a margin of two; the whole slice if there is none."""
     if not inside.any():
         inside = np.ones_like(inside)
     box = []

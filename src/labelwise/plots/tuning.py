@@ -1,8 +1,4 @@
-"""A tuning as a picture: how well each parameter serves the task, by alpha.
-
-Like `labelwise.plots.curves`: results in, a `Figure` with its own Agg canvas out; nothing is
-computed, loaded or saved.
-"""
+"""The figure of a tuning: AUC or RMSE of each parameter against alpha."""
 
 from __future__ import annotations
 
@@ -23,22 +19,22 @@ _SIZE = 2.9, 2.5  # inches, of one panel
 _DPI = 150
 _LETTERS = 14  # of the title in an inch
 _LINE: dict[str, Any] = {"color": "#aa4499", "linewidth": 1.4}
-_CHOSEN: dict[str, Any] = {"color": "k", "marker": "D", "markersize": 4.5, "linestyle": ""}
+_BEST: dict[str, Any] = {"color": "k", "marker": "D", "markersize": 4.5, "linestyle": ""}
 _BAND: dict[str, Any] = {"color": "#999933", "alpha": 0.25, "linewidth": 0}
-_LEAST = {"AUC": 0.02, "RMSE": 0.05}  # shown of the y-axis: so much, or that share of the RMSE
-_WORDS = (
+_LEAST = {"AUC": 0.02, "RMSE": 0.05}  # least range of the y-axis; for RMSE, a share of it
+_LEGEND = (
     "on the held-out voxels, ± 2 standard errors",
     "chosen on the other half",
     "not worse by 2 standard errors",
 )
 
 
-def tune_figure(found: Tuning, title: str = "") -> Figure:
+def tune_figure(tuning: Tuning, title: str = "") -> Figure:
     """AUC or RMSE of each parameter against alpha, the chosen alpha, and those as good.
 
     Args:
-        found: what `tune` returned.
-        title: what is written above all panels.
+        tuning: from `tune`.
+        title: above all panels.
 
     Returns:
         The figure; save it with `figure.savefig(path)`.
@@ -56,18 +52,18 @@ def tune_figure(found: Tuning, title: str = "") -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['RMSE (µm²/ms)']
     """
-    count = len(found.curves)
+    count = len(tuning.curves)
     columns = min(count, _COLUMNS)
     title = textwrap.fill(title, max(40, int(_LETTERS * columns * _SIZE[0])))
     figure, grid = sheet(
-        -(-count // columns), columns, title, _WORDS, size=_SIZE, dpi=_DPI, sharex="none"
+        -(-count // columns), columns, title, _LEGEND, size=_SIZE, dpi=_DPI, sharex="none"
     )
-    for axes, curve in zip(grid.flat, found.curves.values(), strict=False):
-        _panel(axes, curve, found.measure)
+    for axes, curve in zip(grid.flat, tuning.curves.values(), strict=False):
+        _panel(axes, curve, tuning.measure)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
-    handles = Line2D([], [], **_LINE), Line2D([], [], **_CHOSEN), Patch(**_BAND)
-    legend_below(figure, handles, _WORDS)
+    handles = Line2D([], [], **_LINE), Line2D([], [], **_BEST), Patch(**_BAND)
+    legend_below(figure, handles, _LEGEND)
     return figure
 
 
@@ -76,8 +72,8 @@ def _panel(axes: Axes, curve: Curve, measure: str) -> None:
     axes.plot(curve.alpha, curve.value, **_LINE)
     low, high = curve.value - 2 * curve.error, curve.value + 2 * curve.error
     axes.fill_between(curve.alpha, low, high, color=_LINE["color"], alpha=0.25, linewidth=0)
-    if curve.differs:  # else nothing was chosen
-        axes.plot(curve.alpha[best], curve.value[best], **_CHOSEN, clip_on=False, zorder=4)
+    if curve.differs:  # otherwise there is no choice
+        axes.plot(curve.alpha[best], curve.value[best], **_BEST, clip_on=False, zorder=4)
         _mark(axes, *curve.span)
     _frame(axes, low.min(), high.max(), measure)
     if measure == "AUC":
@@ -86,7 +82,7 @@ def _panel(axes: Axes, curve: Curve, measure: str) -> None:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     unit = in_unit(parameter) if measure == "RMSE" else ""
     axes.set_ylabel(f"{measure}{unit}", fontsize=9)
-    axes.set_xlabel("alpha (0 least scatter, 1 least bias)", fontsize=8)
+    axes.set_xlabel("alpha (0 least variance, 1 least bias)", fontsize=8)
     same = "" if curve.differs else ", the same in both"
     axes.set_title(f"{symbol(parameter)}{same}", fontsize=10)
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -94,14 +90,14 @@ def _panel(axes: Axes, curve: Curve, measure: str) -> None:
 
 
 def _mark(axes: Axes, low: float, high: float) -> None:
-    """A band over the alphas that are as good; a single one is a narrow band."""
+    """Mark the alphas that are as good as the best by a band."""
     half = max(0.015, (high - low) / 2)
     centre = (low + high) / 2
     axes.axvspan(centre - half, centre + half, **_BAND, zorder=0)
 
 
 def _frame(axes: Axes, low: float, high: float, measure: str) -> None:
-    """Room for the whole band, and not so little that a flat line looks like a hill."""
+    """Fit the whole band, with a minimum range, so that noise does not fill the axis."""
     least = _LEAST[measure] * (abs(low + high) / 2 if measure == "RMSE" else 1)
     room = max(least, 1.1 * (high - low)) / 2
     middle = (low + high) / 2

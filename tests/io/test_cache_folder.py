@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from labelwise.cli.options import cache_folder
+from labelwise.io.files import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,6 @@ def test_a_place_that_cannot_be_made_is_none(home, monkeypatch):
 
 def test_without_a_home_nothing_is_made_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("labelwise.cli.options.user_cache_dir", lambda *a, **k: "~/.cache/it")
+    monkeypatch.setattr("labelwise.io.files.user_cache_dir", lambda *a, **k: "~/.cache/it")
     assert cache_folder() is None
     assert not list(tmp_path.iterdir())
