@@ -35,7 +35,7 @@ WEIGHTS = 1 / PRIOR.ranges.mean(axis=1)
 RANGE = (1 / 60, 1 / 5)
 
 
-def lesson(labels, sigma, recipe, **more):
+def plan(labels, sigma, recipe, **more):
     return TrainingPlan(MODEL, RICIAN, PRIOR, sigma, tuple(labels), recipe, normalise=False, **more)
 
 
@@ -43,7 +43,7 @@ def floor(options):
     """Part 1."""
     begin = time.perf_counter()
     every = train_networks(
-        lesson([GroundTruth()], RANGE, Recipe.every_level(restarts=options.restarts))
+        plan([GroundTruth()], RANGE, Recipe.every_level(restarts=options.restarts))
     )[0]
     print(f"One network for SNR 5 to 60: {time.perf_counter() - begin:.0f} s of training")
     bars = {"one SNR": {15: 0.01, 30: 0.025}, "every level": {15: 0.01, 30: 0.02}}
@@ -61,7 +61,7 @@ def floor(options):
         networks = {"every level": every}
         if snr in bars["one SNR"]:
             recipe = Recipe.fast(epochs=options.epochs)
-            networks["one SNR"] = train_networks(lesson([GroundTruth()], 1 / snr, recipe))[0]
+            networks["one SNR"] = train_networks(plan([GroundTruth()], 1 / snr, recipe))[0]
         for name, network in networks.items():
             loss = weighted(network(voxels.signal, voxels.sigma).values, voxels.params)
             above = (loss - best) / best.mean()
@@ -84,7 +84,7 @@ def weighted(values, params):
 def labels(options):
     """Parts 2 and 3."""
     rician = MLE(MODEL, RICIAN, "truth")
-    taught = {
+    by_name = {
         "GT": GroundTruth(),
         "MLE Rician": rician,
         "MLE Gaussian": MLE(MODEL, lw.Gaussian(), "truth"),
@@ -96,10 +96,12 @@ def labels(options):
     }
     recipe = Recipe.fast(epochs=options.epochs, restarts=4)
     begin = time.perf_counter()
-    trained = train_networks(lesson(taught.values(), 1 / 15, recipe), cache=None)
-    networks = dict(zip(taught, trained, strict=True))
-    print(f"{len(taught)} labels x {recipe.restarts} restarts: {time.perf_counter() - begin:.0f} s")
-    kept = train_networks(lesson([rician], 1 / 15, recipe, on_bound="keep"))[0]
+    trained = train_networks(plan(by_name.values(), 1 / 15, recipe), cache=None)
+    networks = dict(zip(by_name, trained, strict=True))
+    print(
+        f"{len(by_name)} labels x {recipe.restarts} restarts: {time.perf_counter() - begin:.0f} s"
+    )
+    kept = train_networks(plan([rician], 1 / 15, recipe, on_bound="keep"))[0]
     networks["MLE Rician, kept"] = kept
     report = networks["MLE Rician"].card.label_report
     shares = ", ".join(f"{name} {share:.1%}" for name, share in report["on_bound_of"].items())
@@ -140,19 +142,23 @@ def table(found):
 def trainings(options):
     """Part 4: what is the label, and what is the luck of one training?"""
     rician = MLE(MODEL, RICIAN, "truth")
-    taught = {"GT": GroundTruth(), "mix 0.5": Mix(0.5, rician, GroundTruth()), "MLE Rician": rician}
+    by_name = {
+        "GT": GroundTruth(),
+        "mix 0.5": Mix(0.5, rician, GroundTruth()),
+        "MLE Rician": rician,
+    }
     grid, key = Grid.over(PRIOR, points=10, fixed={"S0": 1.0}), jax.random.key(3)
     seen = []
     for seed in range(options.seeds):
         recipe = Recipe.fast(epochs=options.epochs, restarts=4)
-        trained = train_networks(lesson(taught.values(), 1 / 15, recipe, seed=seed))
-        networks = dict(zip(taught, trained, strict=True))
+        trained = train_networks(plan(by_name.values(), 1 / 15, recipe, seed=seed))
+        networks = dict(zip(by_name, trained, strict=True))
         seen.append(summary(evaluate(networks, MODEL, RICIAN, 1 / 15, grid, 50, key)))
     print(f"\nMean and standard deviation over {options.seeds} trainings (data and first weights)")
     for quantity in ("abs_bias", "std", "rmse", "slope"):
         for name in ("f", "D_slow", "D_fast"):
             cells = []
-            for label in taught:
+            for label in by_name:
                 values = [float(s[quantity].sel(estimator=label, parameter=name)) for s in seen]
                 cells.append(f"{label} {np.mean(values):8.4f} ± {np.std(values, ddof=1):.4f}")
             print(f"  {quantity:<9} {name:<7} " + "   ".join(cells), flush=True)

@@ -1,9 +1,9 @@
-"""Random lessons, one after the other: does any combination make the compiler abort?
+"""Random trainings, one after the other: does any combination make the compiler abort?
 
     python benchmarks/shapes.py --seconds 240 --seed 1
 
 Each trains a few networks for one epoch and applies them and their blend: another model, labels,
-width, depth, activation, loss, batch and noise every time. A lesson that is refused with a sentence
+width, depth, activation, loss, batch and noise every time. A refusal in a sentence
 is fine; an abort of the process is not, and nothing could catch it.
 """
 
@@ -30,7 +30,7 @@ MODELS = (
 )
 
 
-def random_lesson(rng):
+def random_plan(rng):
     model = MODELS[rng.integers(len(MODELS))]
     labels = [lw.GroundTruth(), lw.MLE(model, lw.Rician())]
     if model.differentiable:
@@ -66,10 +66,10 @@ def main():
     rng = np.random.default_rng(options.seed)
     end, done, refused = time.monotonic() + options.seconds, 0, 0
     while time.monotonic() < end:
-        lesson = random_lesson(rng)
-        print(type(lesson.model).__name__, len(lesson.labels), lesson.recipe, flush=True)
+        plan = random_plan(rng)
+        print(type(plan.model).__name__, len(plan.labels), plan.recipe, flush=True)
         try:
-            networks = train_networks(lesson)
+            networks = train_networks(plan)
             signal = rng.random((50, networks[0].members[0].scaling.measurements))
             for network in (networks[0], lw.blend(networks[0], networks[-1], 0.5)):
                 network(signal, 0.05)
@@ -77,7 +77,7 @@ def main():
         except ValueError as error:
             refused += 1
             print(f"  refused: {error}")
-    print(f"{done} lessons taught, {refused} refused, no abort")
+    print(f"{done} trainings, {refused} refused, no abort")
 
 
 if __name__ == "__main__":

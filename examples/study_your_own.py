@@ -4,7 +4,7 @@
 # `labelwise study run my.toml OUT` does for any model what the paper did for IVIM. A study is a few
 # lines of TOML; what they leave out is as in the paper (`labelwise study paper --toml all.toml`
 # writes them all). Here: T2 from four echoes, and the same decay as a black box in NumPy, which
-# cannot be differentiated, so that there is no self-supervised network, and all others are taught.
+# cannot be differentiated, so that there is no self-supervised network, and all others are trained.
 
 # %%
 import tempfile
@@ -71,7 +71,7 @@ def main() -> None:
             (place / "study.toml").write_text(text)
             study = read_study(place / "study.toml")
             found = run_study(study, place / name)
-            print(f"\n{name}: taught {', '.join(study.labels)}; {found.seconds:.0f} s")
+            print(f"\n{name}: trained on {', '.join(study.labels)}; {found.seconds:.0f} s")
             for claim in found.claims:
                 print(f"  {claim.verdict:<14} {claim.statement}")
             assert (place / name / "report.html").stat().st_size > 100_000

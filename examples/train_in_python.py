@@ -12,13 +12,13 @@ from labelwise.networks.train import train_networks
 model = lw.IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)  # ms/µm²
 noise, prior = lw.Rician(), lw.Uniform.typical(model, f=(0.05, 0.5))
 
-# %% One network taught maximum-likelihood estimates, one taught the truth, for SNR 10 to 40. Ten
-# times smaller than what `labelwise map` trains, to be quick.
+# %% One network trained on maximum-likelihood estimates, one on the ground truth, for SNR 10 to
+# 40. Ten times smaller than what `labelwise map` trains, to be quick.
 labels = (lw.MLE(model, noise), lw.GroundTruth())
 recipe = lw.Recipe.every_level(signals=40_000, epochs=20)
-lesson = lw.TrainingPlan(model, noise, prior, (1 / 40, 1 / 10), labels, recipe, on_bound="keep")
-mle, gt = train_networks(lesson)
-print(f"validation loss: {mle.card.validation['loss']:.3f} against the labels taught")
+plan = lw.TrainingPlan(model, noise, prior, (1 / 40, 1 / 10), labels, recipe, on_bound="keep")
+mle, gt = train_networks(plan)
+print(f"validation loss: {mle.card.validation['loss']:.3f} against its labels")
 
 # %% The dial: no training, any mixture, for each parameter by itself.
 dial = lw.blend(mle, gt, alpha={"f": 1.0, "D_slow": 1.0, "D_fast": 0.3})

@@ -244,6 +244,11 @@ class TestVersion1:
         own = find_model(f"{DATA / 'own_adc.py'}:ADC")
         assert type(rebuild(load(path).card.model, own, path)) is own
 
+    def test_a_namesake_is_not_the_built_in_even_when_asked_for(self):
+        path = DATA / "version1_own_adc.safetensors"
+        with pytest.raises(InputError, match="was trained for the model ADC, not for labelwise"):
+            rebuild(load(path).card.model, ADC, path)
+
     def test_a_file_that_has_changed_since_is_said(self, tmp_path):
         path = DATA / "version1_own_adc.safetensors"
         file = tmp_path / "own_adc.py"

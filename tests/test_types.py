@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from labelwise import ADC, Estimate, InputError, MaximumLikelihood, Parameter, Rician, Status
+from labelwise.types import estimate_voxels
 
 
 def test_parameter_keeps_what_it_was_given():
@@ -216,8 +217,13 @@ def test_an_empty_mask_leaves_every_voxel_out():
         (SIGNAL, SIGNAL[..., :3], None, r"sigma: .* got \(24, 3\)"),
         (SIGNAL[0, 0], SIGMA[:, 0, 0], None, r"sigma: .* \(2,\), \(2, 4\) or \(1, 4\), got \(4,\)"),
         (SIGNAL[0, 0], np.ones(3), np.array([True, False]), r"sigma: .* got \(3,\)"),
-        (SIGNAL, 5.0, MASK[..., 0], r"mask: expected booleans of shape \(4, 3, 2\), got bool of"),
-        (SIGNAL, 5.0, MASK.astype(int), r"mask: expected booleans .* got int64 of shape \(4, 3"),
+        (SIGNAL, 5.0, MASK[..., 0], r"mask: expected .* of shape \(4, 3, 2\), got bool of"),
+        (
+            SIGNAL,
+            5.0,
+            2 * MASK.astype(int),
+            r"mask: expected booleans .* got int64 of shape \(4, 3",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(signal, sigma, mask, words):
@@ -230,3 +236,24 @@ def test_sigma_for_the_voxels_inside_alone_is_refused():
     flat, mask = SIGNAL.reshape(24, 4), MASK.reshape(24)
     with pytest.raises(InputError, match=r"sigma: .* \(24,\), \(24, 4\) or \(1, 4\), got \(16,\)"):
         FIT(flat, SIGMA.reshape(24)[mask], mask=mask)
+
+
+def copied(signal, sigma, start=None):
+    return Estimate(signal[:, :2] * 1.0, np.ones(len(signal), int), {}, ())
+
+
+def test_a_mask_of_0_and_1_is_one_of_booleans():
+    signal = np.arange(48.0).reshape(3, 2, 2, 4)
+    mask = np.arange(12).reshape(3, 2, 2) % 3 == 0
+    one = estimate_voxels(copied, signal, 1.0, 4, mask)
+    other = estimate_voxels(copied, signal, 1.0, 4, mask.astype(np.uint8))
+    np.testing.assert_array_equal(one.values, other.values)
+    with pytest.raises(InputError, match="mask: expected booleans, or 0 and 1"):
+        estimate_voxels(copied, signal, 1.0, 4, 2 * mask.astype(int))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2,), (2, 2, 3, 2)])
+def test_more_rows_than_voxels_are_refused_by_name(shape):
+    signal = np.ones((3, 2, 2, 4))
+    with pytest.raises(InputError, match=r"start: expected an array that begins with .* got"):
+        estimate_voxels(copied, signal, 1.0, 4, start=np.ones(shape))

@@ -4,8 +4,9 @@
 All functions are elementwise and broadcast; z = data * signal / sigma² may be 0 to 10⁶.
 """
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import numpy as np
 from jax.scipy.special import gammaln, i0e, i1e
 from jaxtyping import Array, PRNGKeyArray
 
+from labelwise.formatting import distinct_names, short_name
 from labelwise.types import InputError, Numbers, class_name, identity
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
@@ -185,6 +187,11 @@ class Rician(NoiseModel):
         return jnp.where(signal > limit, series, exact)
 
 
+def _plain_integer(value: Any) -> Any:
+    """A NumPy integer as one of Python."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
 class NoncentralChi(NoiseModel):
     """The root of the sum of squares over n coils, each a complex signal with the same noise.
 
@@ -206,11 +213,12 @@ class NoncentralChi(NoiseModel):
         2.742
     """
 
-    coils: int = 4
+    coils: int = eqx.field(default=4, converter=_plain_integer)
     magnitude = True
 
     def __check_init__(self) -> None:
-        if not isinstance(self.coils, int) or self.coils < 1:
+        whole = isinstance(self.coils, int) and not isinstance(self.coils, bool)
+        if not whole or self.coils < 1:
             raise InputError(f"coils: expected a whole number, at least 1, got {self.coils!r}")
 
     def sample(self, key, signal, sigma):
@@ -285,7 +293,7 @@ class NoncentralChi(NoiseModel):
         return jnp.sum(density * function(s, m), -1) / jnp.sum(density, -1)
 
 
-NOISES: dict[str, Callable[..., NoiseModel]] = {
+NOISES: dict[str, type[Rician | Gaussian | NoncentralChi]] = {
     "rician": Rician,
     "gaussian": Gaussian,
     "noncentral-chi": NoncentralChi,
@@ -341,14 +349,21 @@ def noise_from(record: Mapping[str, Any], given: NoiseModel | None, where: objec
         InputError: if it is not part of labelwise, and no or a different noise model is given.
     """
     if given is not None:
-        if describe_noise(given) != record:
+        ours = describe_noise(given)
+        names = [short_name(each) for each in (ours, record)]  # it may be imported from elsewhere
+        if names[0] != names[1] or ours["fields"] != record["fields"]:
+            trained, other = distinct_names(record, ours)
             raise InputError(
-                f"{where}: was trained for the noise model {record['class']} "
-                f"{record['fields'] or ''}, not for the {class_name(type(given))} "
-                f"{given} that was given, or its code has changed"
+                f"{where}: was trained for the noise model {trained}, not for {other}, which was "
+                "given"
+            )
+        if ours["source"] != record["source"]:
+            warnings.warn(
+                f"{where}: the code of {names[0]} has changed since the network was trained",
+                stacklevel=2,
             )
         return given
-    for kind in (Rician, Gaussian, NoncentralChi):
+    for kind in NOISES.values():
         if class_name(kind) == record["class"]:
             return kind(**record["fields"])
     raise InputError(

@@ -296,19 +296,25 @@ def estimate_voxels(
             raise InputError(
                 f"sigma: expected a number or one for each voxel, {shape}, got {sigma.shape}"
             )
-    more = {
-        name: None
-        if rows is None
-        else np.asarray(rows).reshape(len(flat), *np.shape(rows)[len(shape) :])
-        for name, rows in more.items()
-    }
+    for name, rows in more.items():
+        if rows is not None:
+            given = np.asarray(rows)
+            if given.shape[: len(shape)] != shape:
+                raise InputError(
+                    f"{name}: expected an array that begins with the voxels' shape {shape}, "
+                    f"got {given.shape}"
+                )
+            more[name] = given.reshape(len(flat), *given.shape[len(shape) :])
     if mask is None:
         found = estimate(flat, sigma, **more)
         return found if len(shape) == 1 else _reshaped(found, shape)
     mask = np.asarray(mask)
+    if mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all():  # as NIfTI masks are read
+        mask = mask.astype(bool)
     if mask.shape != shape or mask.dtype != bool:
         raise InputError(
-            f"mask: expected booleans of shape {shape}, got {mask.dtype} of shape {mask.shape}"
+            f"mask: expected booleans, or 0 and 1, of shape {shape}, got {mask.dtype} of shape "
+            f"{mask.shape}"
         )
     inside = np.flatnonzero(mask)
     sigma = sigma_of_voxels(sigma, len(flat), measurements)[inside]
@@ -357,6 +363,8 @@ def sigma_of_voxels(
         ((3, 1), (3, 5))
     """
     given = np.asarray(sigma)
+    if given.dtype.kind not in "fiu":
+        raise InputError(f"sigma: expected numbers, got {sigma!r}")
     rows = given.reshape(-1, 1) if given.ndim < 2 else given
     fits = rows.ndim == 2 and rows.shape[0] in (1, voxels) and rows.shape[1] in (1, measurements)
     if not fits:
@@ -453,9 +461,15 @@ def _source(kinds: list[type]) -> str | None:
         try:
             total.update(Path(inspect.getfile(kind)).read_bytes())
         except (OSError, TypeError):  # defined at a prompt or in a notebook
-            for name, function in sorted(vars(kind).items()):
-                if isinstance(function, FunctionType):
-                    # version 2: later ones depend on reference counts
-                    code = marshal.dumps(inspect.unwrap(function).__code__, 2)
-                    total.update(name.encode() + code)
+            for name, value in sorted(vars(kind).items()):
+                total.update(f"{name} {_code_of(value)}\n".encode())
     return total.hexdigest()
+
+
+def _code_of(value: Any) -> str:
+    """What an attribute of a class does: its bytecode, or its value if that is a plain one."""
+    function = getattr(value, "__func__", getattr(value, "fget", value))
+    if isinstance(function, FunctionType):
+        code = inspect.unwrap(function).__code__.replace(co_filename="", co_firstlineno=1)
+        return marshal.dumps(code, 2).hex()  # version 2: later ones depend on reference counts
+    return repr(value) if isinstance(value, (bool, int, float, str, tuple)) else ""

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import labelwise as lw
 from helpers import SHAPE, SIGMA, TRUTH, B, Job, inside
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
@@ -308,7 +309,7 @@ def test_alpha_is_from_0_to_1(ask, alpha):
 
 
 def test_alpha_of_no_parameter(ask):
-    refuse(ask(alpha={"D_fast": 0.5}), "alpha: no parameter 'D_fast'; the model has S0, ADC")
+    refuse(ask(alpha={"D_fast": 0.5}), "alpha: no parameter 'D_fast'; there are S0, ADC")
 
 
 def test_a_prior_of_no_parameter(ask):
@@ -445,3 +446,17 @@ def test_a_network_is_trained_once_and_found_again(ask, tmp_path):
     kept.run()
     for folder in (again.folder, kept.folder):
         np.testing.assert_array_equal(load(folder, "ADC"), load(request.folder, "ADC"))
+
+
+def test_a_network_in_memory_maps_as_its_file_does(ask, random_network, tmp_path):
+    job, net = ask(), random_network(ADC(b=B), ((0, 1, 2, 3), (4,), (5, 6), (7,)))
+    net.save(tmp_path / "net.safetensors")
+    options = {"sigma": SIGMA, "mask": job.mask}
+    with pytest.warns(UserWarning, match="voxels"):
+        lw.map_image(job.image, ADC(b=B), net=net, out=tmp_path / "a", **options)
+    with pytest.warns(UserWarning, match="voxels"):
+        lw.map_image(
+            job.image, ADC(b=B), net=tmp_path / "net.safetensors", out=tmp_path / "b", **options
+        )
+    np.testing.assert_array_equal(load(tmp_path / "a", "ADC"), load(tmp_path / "b", "ADC"))
+    assert not (tmp_path / "a" / "net.safetensors").exists()

@@ -388,7 +388,7 @@ def test_the_mix_of_a_name_is_of_fits_and_truth():
     ("name", "words"),
     [
         ("best", "label best: expected mle-rician, .* or blend"),
-        ("mle-cauchy", "label mle-cauchy: expected mle-rician"),
+        ("mle-cauchy", "noise .cauchy.: expected rician"),
         ("gt-rician", "label gt-rician: expected"),
         ("", "label : expected"),
         ("mix:", "label mix:: expected mix:ALPHA, ALPHA from 0 to 1"),

@@ -64,7 +64,7 @@ def losses_by_hand(examples, label, weights, rows, network=NETWORK):
         ({"restarts": 0}, "restarts must be at least 1"),
         ({"rate": 0.0}, "rate must be positive"),
         ({"rate": float("inf")}, "rate must be positive"),
-        ({"validation": 1.0}, "a share between 0 and 1"),
+        ({"validation": 1.0}, "validation"),
         ({"loss": "cubic"}, "known are squared, absolute, huber"),
         ({"schedule": "linear"}, "known are constant, cosine"),
         ({"patience": 0}, "patience must be at least 1"),

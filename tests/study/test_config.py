@@ -134,7 +134,7 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         (T2.replace("te = [10,", "te = [-10,"), "expected values >= 0 ms"),
         (
             T2.replace("[acquisition]", 'noise = "pink"\n[acquisition]'),
-            "noise must be one of rician, .*, got 'pink'",
+            "noise 'pink': expected rician, gaussian",
         ),
     ],
 )

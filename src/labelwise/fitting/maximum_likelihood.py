@@ -64,6 +64,13 @@ class MaximumLikelihood:
         dtype: type[np.floating] = np.float32,
         threads: int | None = None,
     ) -> None:
+        if not isinstance(model, SignalModel):
+            raise InputError(
+                f"model: expected a signal model with its acquisition, such as ADC([0, 0.5, 1]), "
+                f"got {model!r}"
+            )
+        if not isinstance(noise, NoiseModel):
+            raise InputError(f"noise: expected a noise model, such as Rician(), got {noise!r}")
         self.model = model
         self.noise = noise
         self.parameters = _bounded(model.parameters, bounds or {})
@@ -115,7 +122,7 @@ class MaximumLikelihood:
     def _voxels(self, signal, sigma, start) -> Estimate:
         """Fit the valid ones of N voxels in threads; invalid input is marked by its status."""
         signal = np.asarray(signal, self.dtype)
-        sigma = sigma_of_voxels(np.asarray(sigma, self.dtype), *signal.shape)
+        sigma = sigma_of_voxels(sigma, *signal.shape).astype(self.dtype)
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
         good = np.flatnonzero(status == Status.CONVERGED)

@@ -20,7 +20,7 @@ from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_trainin
 from labelwise.models.find import name_of, refuse_other_model
 from labelwise.networks.blend import noise_levels, trained_blend
 from labelwise.networks.card import Card
-from labelwise.networks.network import OUTSIDE_SIGNAL, Network, load
+from labelwise.networks.network import OUTSIDE_SIGNAL, Network, alpha_of, load
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.types import Estimate, InputError, Parameter, Progress, is_built_in
@@ -43,6 +43,7 @@ class ByNetwork:
         ranges: replaces ranges of the simulated parameters by name, in their units, where a network
             is trained.
         cache: folder for trained networks; None to keep none.
+        loaded: a network that is in memory already.
     """
 
     net: Path | None = None
@@ -56,7 +57,7 @@ class ByNetwork:
     @property
     def files(self) -> tuple[str, ...]:
         """Files besides the maps."""
-        return () if self.net else (NETWORK,)
+        return () if self.net or self.loaded else (NETWORK,)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -78,19 +79,12 @@ class ByNetwork:
             InputError: if alpha is not between 0 and 1 or names no parameter, or a network that
                 is trained already is given another prior.
         """
-        names = [parameter.name for parameter in request.model.parameters]
-        alphas = self.alpha if isinstance(self.alpha, Mapping) else {"": self.alpha}
-        for name, alpha in alphas.items():
-            if name and name not in names:
-                raise InputError(f"alpha: no parameter {name!r}; the model has {', '.join(names)}")
-            if alpha is not None and not 0 <= alpha <= 1:
-                raise InputError(
-                    f"alpha: expected a number from 0 (least variance) to 1 (least bias), "
-                    f"got {alpha:g}"
-                )
-        if self.net and self.ranges:
+        if self.alpha is not None:
+            alpha_of(self.alpha, [parameter.name for parameter in request.model.parameters])
+        if (self.net or self.loaded) and self.ranges:
+            name = self.net.name if self.net else "the network"
             raise InputError(
-                f"prior: {self.net.name} was trained already, so --prior cannot change it; leave "
+                f"prior: {name} was trained already, so --prior cannot change it; leave "
                 "out --prior or --net"
             )
         return []
@@ -101,17 +95,18 @@ class ByNetwork:
 
     def begin(self, request: Request) -> ByNetwork:
         """Load the network, and refuse one for another acquisition, model or noise."""
-        if self.net is None:
+        if self.net is None and self.loaded is None:
             Uniform.typical(request.model, **self.ranges)  # refuses impossible ranges
             return self
         own = None if is_built_in(type(request.noise)) else request.noise
-        network = load(self.net, noise=own)
-        _check(request, self.net, network.card)
+        place = self.net or Path("the network")
+        network = self.loaded or load(place, noise=own)
+        _check(request, place, network.card)
         network.check_acquisition(request.acquisition)
         if self.alpha is not None:
             if not network.is_blend:
                 raise InputError(
-                    f"alpha: {self.net.name} holds a single network, trained on one kind of label, "
+                    f"alpha: {place.name} holds a single network, trained on one kind of label, "
                     "so it has no alpha; leave --alpha out"
                 )
             network = network.with_alpha(self.alpha)
@@ -123,15 +118,15 @@ class ByNetwork:
         """The network, loaded, from the cache or newly trained; then compiled."""
         signal, sigma = sample()
         clock.lap("prepare")
-        if self.loaded is not None and self.net is not None:
+        if self.loaded is not None:
             network = self.loaded
             use = _use(network, "file", self.net, {}, signal, sigma)
             (low, high), (least, most) = use.trained, use.image
             if not network.card.normalised and (most < low / 2 or least > high * 2):
                 raise InputError(
-                    f"{self.net}: was trained with --absolute, for sigma {low:.3g} to {high:.3g} "
-                    f"and signals of that unit, but sigma is {least:.3g} to {most:.3g} here; bring "
-                    "the images to that unit, or train without --absolute"
+                    f"{self.net or 'network'}: was trained with --absolute, for sigma {low:.3g} to "
+                    f"{high:.3g} and signals of that unit, but here sigma is {least:.3g} to "
+                    f"{most:.3g}; bring the images to that unit, or train without --absolute"
                 )
         else:
             network, use = self._trained(request, signal, sigma, progress)

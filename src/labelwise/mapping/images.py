@@ -13,6 +13,7 @@ from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
 from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
+from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel, Rician
 from labelwise.types import Progress
 
@@ -97,13 +98,13 @@ def map_image(
     out: PathLike,
     mask: PathLike | None = None,
     noise: NoiseModel | None = None,
-    net: PathLike | None = None,
+    net: PathLike | Network | None = None,
     alpha: float | Mapping[str, float] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
-    cache: PathLike | None = None,
+    cache: bool = True,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
     progress: Progress | None = None,
@@ -120,7 +121,7 @@ def map_image(
         out: see `fit_image`.
         mask: see `fit_image`.
         noise: see `fit_image`.
-        net: the file of a network; one is trained for the images if None.
+        net: a network, or its file; one is trained for the images if None.
         alpha: from 0 (least variance) to 1 (least bias), a number or by parameter's name; the
             network's own, 1 if it is trained, if None.
         ranges: replaces ranges of the simulated parameters by name, where a network is trained.
@@ -153,11 +154,13 @@ def map_image(
         sources=sources or {},
         command=command,
     )
+    loaded = net if isinstance(net, Network) else None
     method = ByNetwork(
-        None if net is None else Path(net),
+        None if net is None or isinstance(net, Network) else Path(net),
         alpha,
         ranges or {},
         cache_folder("networks") if cache else None,
+        loaded,
     )
     return run(request, method, progress)
 

@@ -106,7 +106,9 @@ def _refuse_other_unit(
 ) -> None:
     """Check that the largest setting is possible, which it is not in another unit."""
     low, high = (limit / setting.factor for limit in setting.possible)
-    largest = float(np.max(values))
+    largest, smallest = float(np.max(values)), float(np.min(values))
+    if smallest < 0:
+        raise InputError(f"{where}: expected values >= 0 {setting.model_unit}, got {smallest:g}")
     if 0 < largest < low or largest > high:
         raise InputError(
             f"{where}: expected values in {setting.model_unit}, the largest from {low:g} to "

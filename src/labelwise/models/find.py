@@ -29,7 +29,7 @@ import labelwise.models
 from labelwise.formatting import distinct_names, plain, short_name
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, within
-from labelwise.types import USERS, InputError, class_name, identity
+from labelwise.types import USERS, InputError, class_name, identity, is_built_in
 
 ENTRY_POINT_GROUP = "labelwise.models"
 
@@ -136,7 +136,7 @@ def refuse_other_model(model: SignalModel, record: Mapping[str, Any], path: Path
     """
     ours = describe_model(model)
     bare = ":" not in record["class"]
-    if bare:
+    if bare and not is_built_in(type(model)):  # a built-in model of version 1 has its whole name
         ours = {**ours, "class": short_name(ours)}
     if any(record[name] != ours[name] for name in ("class", "constants")):
         trained, requested = distinct_names(record, ours)

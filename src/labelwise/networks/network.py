@@ -169,7 +169,7 @@ class Network:
                 ", so alpha is undefined; omit it"
             )
         names = [parameter.name for parameter in self.parameters]
-        return replace(self, alpha=_alpha_of(alpha, names))
+        return replace(self, alpha=alpha_of(alpha, names))
 
     def without_errors(self) -> Network:
         """The same network without standard errors, which is much faster."""
@@ -295,7 +295,7 @@ def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
     gt.check_acquisition(mle.card.acquisition)
     if describe_noise(gt.noise) != describe_noise(mle.noise):
         raise InputError(f"blend: the networks are for different noise, {mle.noise} and {gt.noise}")
-    return replace(mle, members=(*mle.members, *gt.members), alpha=_alpha_of(alpha, names))
+    return replace(mle, members=(*mle.members, *gt.members), alpha=alpha_of(alpha, names))
 
 
 def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
@@ -354,10 +354,10 @@ def _network_from_json(
     names = [parameter.name for parameter in parameters]
     alpha = 1.0 if header["alpha"] is None else header["alpha"]
     noise = noise_from(members[0].card.noise, noise, path)
-    return Network(members, parameters, noise, _alpha_of(alpha, names))
+    return Network(members, parameters, noise, alpha_of(alpha, names))
 
 
-def _alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
+def alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
     """The validated alpha of each parameter."""
     if isinstance(alpha, Mapping):
         unknown = [name for name in alpha if name not in names]
@@ -372,7 +372,9 @@ def _alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
                 f"got {values.size}"
             )
     if not np.all((values >= 0) & (values <= 1)):
-        raise InputError(f"alpha: expected a number from 0 to 1, got {alpha}")
+        raise InputError(
+            f"alpha: expected a number from 0 (least variance) to 1 (least bias), got {alpha}"
+        )
     return tuple(np.broadcast_to(values, len(names)).tolist())
 
 

@@ -140,8 +140,8 @@ class Study:
         absolute_loss: whether to train with the absolute error, too.
         wide: nodes in each hidden layer of wider networks; 0 for none.
         deep: hidden layers of deeper networks; 0 for none.
-        normalise: see `Lesson`.
-        on_bound: see `Lesson`.
+        normalise: see `TrainingPlan`.
+        on_bound: see `TrainingPlan`.
         trainings: how often networks are trained, each time with other data and initial weights;
             the variation between trainings is part of the errors of claims.
         points: values of each parameter on the test grid, or by name.

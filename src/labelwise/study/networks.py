@@ -65,7 +65,7 @@ def network_sets(study: Study) -> list[NetworkSet]:
                 weights[methods.own_weight(parameter)] = tuple(row.tolist())
     alone = {methods.SELF: labels.pop(methods.SELF)} if methods.SELF in labels else {}
     found = [NetworkSet(labels, weights)] if labels else []
-    found += [NetworkSet(alone)] if alone else []  # another objective, and so another lesson
+    found += [NetworkSet(alone)] if alone else []  # another objective, and so another plan
     pair = {methods.GT: truth, mle_of_the_noise(study): mle}
     pair = {name: label for name, label in pair.items() if label is not None}
     if study.absolute_loss and pair:
@@ -121,27 +121,27 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         start: Weights | None,
     ) -> dict[str, Network]:
         here: dict[str, Network] = {} if chosen is None else {methods.GT: chosen}
-        lessons = []
+        plans = []
         for network_set in network_sets(study):
             if training > 0 and (network_set.wide or network_set.deep):
                 continue
             labels = {name: each for name, each in network_set.labels.items() if name not in here}
             if labels:
-                lesson = _lesson(study, replace(network_set, labels=labels), sigma, seed, start)
-                lessons.append((lesson, list(labels)))
-        here |= stages.networks(f"networks, {level}{suffix}", lessons)
+                plan = _plan(study, replace(network_set, labels=labels), sigma, seed, start)
+                plans.append((plan, list(labels)))
+        here |= stages.networks(f"networks, {level}{suffix}", plans)
         return {**here, **_blends(study, here)}
 
     if study.levels is not None:
         return dict.fromkeys(study.snrs, networks("all levels", study.levels, None, None))
     first, highest = None, max(study.snrs)
     if study.recipe.shared_start:
-        lesson = _lesson(study, NetworkSet({methods.GT: GroundTruth()}), 1 / highest, seed, None)
-        restarts = lesson.recipe.restarts if training == 0 else -(-lesson.recipe.restarts // 2)
-        recipe = replace(lesson.recipe, shared_start=False, restarts=restarts)
+        plan = _plan(study, NetworkSet({methods.GT: GroundTruth()}), 1 / highest, seed, None)
+        restarts = plan.recipe.restarts if training == 0 else -(-plan.recipe.restarts // 2)
+        recipe = replace(plan.recipe, shared_start=False, restarts=restarts)
         stage = f"first weights, SNR {highest:g}{suffix}"
-        lessons = [(replace(lesson, recipe=recipe), [methods.GT])]
-        first = stages.networks(stage, lessons)[methods.GT]
+        plans = [(replace(plan, recipe=recipe), [methods.GT])]
+        first = stages.networks(stage, plans)[methods.GT]
     start = None if first is None else first.members[0].weights
     return {  # at the highest SNR the chosen network is the one trained on the truth
         snr: networks(
@@ -166,7 +166,7 @@ def _blends(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
     return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.dial}
 
 
-def _lesson(
+def _plan(
     study: Study,
     network_set: NetworkSet,
     sigma: float | tuple[float, float],

@@ -176,8 +176,8 @@ def in_vivo_study(
     prior = Uniform.typical(one, **ranges)
     single = scan.repeats.of(scan.signal)[:, 0]
     levels = noise_levels(one, single, scan.sigma)
-    lesson = blend_plan(one, noise, levels, prior)
-    assert isinstance(lesson.sigma, tuple)
+    plan = blend_plan(one, noise, levels, prior)
+    assert isinstance(plan.sigma, tuple)
     ivim = isinstance(one, IVIM)
     free = len(one.parameters)
     return Study(
@@ -187,13 +187,13 @@ def in_vivo_study(
         noise=noise,
         prior=prior,
         snrs=(float(f"{scan.snr[1]:.2g}"),),
-        levels=lesson.sigma,
-        recipe=lesson.recipe,
+        levels=plan.sigma,
+        recipe=plan.recipe,
         labels=LABELS if one.differentiable else tuple(n for n in LABELS if n != "selfsup"),
         own_weight=0,
         absolute_loss=False,
         normalise=True,
-        on_bound=lesson.on_bound,
+        on_bound=plan.on_bound,
         trainings=1,
         points=max(3, min(10, int(_POINTS ** (1 / free) + 1e-9))),
         repeats=100,

@@ -53,55 +53,53 @@ class Stages:
         self.stage_times: list[StageTime] = []
         self._stopped = threading.Event()
 
-    def networks(
-        self, stage: str, lessons: Sequence[tuple[TrainingPlan, Sequence[str]]]
-    ) -> Networks:
-        """The networks that some lessons teach, by the names of their labels; side by side.
+    def networks(self, stage: str, plans: Sequence[tuple[TrainingPlan, Sequence[str]]]) -> Networks:
+        """The networks that some plans train, by the names of their labels; side by side.
 
-        A lesson with few networks leaves cores idle, so several are taught at once. What is
+        A plan with few networks leaves cores idle, so several are trained at once. What is
         interrupted goes on from its last epoch. One that fails ends the others.
 
         Args:
             stage: what to call it.
-            lessons: what to learn, and one name for each label.
+            plans: the plans, and one name for each label.
         """
-        keys = [_hash([lesson.fingerprint]) for lesson, _ in lessons]
+        keys = [_hash([plan.fingerprint]) for plan, _ in plans]
 
         def each(index: int) -> tuple[Networks, float, bool]:
-            lesson, names = lessons[index]
+            plan, names = plans[index]
             checkpoint = self.folder / f".training-{keys[index]}"
 
             def make() -> Networks:
-                taught = train_networks(
-                    lesson,
+                trained = train_networks(
+                    plan,
                     cache=self.labels,
                     checkpoint=checkpoint,
                     resume=True,
                     progress=self._heard(stage),
                 )
-                return dict(zip(names, taught, strict=True))
+                return dict(zip(names, trained, strict=True))
 
             def read(folder: Path) -> Networks:
                 return {name: _network(folder / f"{i:02}.safetensors") for i, name in numbered}
 
             numbered = list(enumerate(names))
-            return self._on_disk("lesson", keys[index], make, _write_networks, read)
+            return self._on_disk("plan", keys[index], make, _write_networks, read)
 
         self.progress(stage, 0, 1, "")
         begin = time.perf_counter()
         with ThreadPoolExecutor(available_cores()) as pool:
-            running = [pool.submit(each, index) for index in range(len(lessons))]
+            running = [pool.submit(each, index) for index in range(len(plans))]
             try:
                 wait(running, return_when=FIRST_EXCEPTION)
-                for lesson in running:
-                    if lesson.done() and (error := lesson.exception()):
+                for plan in running:
+                    if plan.done() and (error := plan.exception()):
                         raise error
             except BaseException:
                 self._stopped.set()  # or the pool would wait for the last epoch
-                for lesson in running:
-                    lesson.cancel()
+                for plan in running:
+                    plan.cancel()
                 raise
-            found = [lesson.result() for lesson in running]
+            found = [plan.result() for plan in running]
         kept = all(whole for _, _, whole in found)
         took = sum(seconds for _, seconds, _ in found) if kept else time.perf_counter() - begin
         self.stage_times.append(StageTime(stage, took, kept))
@@ -171,11 +169,11 @@ class Stages:
         return read(place), seconds, False  # what a run that finds it has: the same bytes
 
     def _heard(self, stage: str) -> Progress:
-        """What a lesson tells, under the name of the stage, until one of several has failed."""
+        """What a plan tells, under the name of the stage, until one of several has failed."""
 
         def tell(what: str, done: int, total: int, words: str) -> None:
             if self._stopped.is_set():
-                raise InterruptedError("another lesson of this stage did not end well")
+                raise InterruptedError("another training of this stage failed")
             self.progress(f"{stage}: {what}", done, total, words)
 
         return tell
