@@ -222,7 +222,7 @@ def test_an_empty_mask_leaves_every_voxel_out():
             SIGNAL,
             5.0,
             2 * MASK.astype(int),
-            r"mask: expected booleans .* got int64 of shape \(4, 3",
+            r"mask: expected booleans.* got int64 of shape \(4, 3",
         ),
     ],
 )
