@@ -7,6 +7,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from labelwise.cli.main import app
@@ -410,6 +411,18 @@ def test_version_and_help():
     assert run("--version").stdout.startswith("labelwise 0.")
     assert "Example:" in run("fit", "--help").stdout
     assert run("fit").exit_code == 2
+
+
+def test_options_have_the_same_names_in_every_typer():
+    """Typer 0.27.3 renames an option whose metavar is its name in capitals."""
+
+    def options(command):
+        yield from (name for each in command.params for name in each.opts if name[:1] == "-")
+        for each in getattr(command, "commands", {}).values():
+            yield from options(each)
+
+    found = list(options(get_command(app)))
+    assert "--label" in found and [name for name in found if name != name.lower()] == []
 
 
 @pytest.mark.parametrize("cache", ["programs", "dwi.bval/cannot/be/made"])

@@ -80,6 +80,7 @@ def train(
     label: Annotated[
         str,
         typer.Option(
+            "--label",  # typer 0.27 would call it --LABEL
             metavar="LABEL",
             help="Training labels: mle-rician, mle-gaussian, gt (ground truth), selfsup, "
             "selfsup-rician, mix:0.5 (half mle, half gt), or blend: two networks, trained on mle "
