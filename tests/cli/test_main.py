@@ -422,7 +422,8 @@ def test_options_have_the_same_names_in_every_typer():
             yield from options(each)
 
     found = list(options(get_command(app)))
-    assert "--label" in found and [name for name in found if name != name.lower()] == []
+    assert "--label" in found
+    assert [name for name in found if name != name.lower()] == []
 
 
 @pytest.mark.parametrize("cache", ["programs", "dwi.bval/cannot/be/made"])
