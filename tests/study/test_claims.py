@@ -78,7 +78,7 @@ def judged(*evaluations):
 
 def test_what_the_paper_describes_holds():
     claims = judged(evaluation())
-    for key in ("spread", "gradient", "information", "fisher", "everywhere", "dial", "hybrid"):
+    for key in ("spread", "gradient", "information", "fisher", "everywhere", "blend", "hybrid"):
         assert claims[key].verdict is Verdict.HOLDS, key
     assert claims["variants"].verdict is Verdict.HOLDS
 
@@ -195,7 +195,7 @@ def test_claims_that_do_not_apply_are_left_out():
     few = evaluation().sel(estimator=[methods.MLE_MEAN, methods.MLE_RICIAN])
     keys = set(judged(few))
     assert "beats-mle" in keys
-    assert not keys & {"bias", "hybrid", "own-weight", "dial", "vivo", "variants", "absolute"}
+    assert not keys & {"bias", "hybrid", "own-weight", "blend", "vivo", "variants", "absolute"}
 
 
 def test_a_study_without_special_parameters_asks_about_all():

@@ -69,7 +69,7 @@ EVERY_FIGURE = {
     "performance": lambda: performance(evaluation(), LINES, SHOWN, "title"),
     "own_weights": lambda: own_weights(evaluation(), methods.MLE_RICIAN, OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
-    "dial": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
+    "blend": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
     "densities": lambda: densities(evaluation(), *PAIR, SHOWN, "title"),
     "fixed_points": lambda: fixed_points(evaluation(), *PAIR, SLOW, F, FAST, "title"),
@@ -324,7 +324,7 @@ REFUSED = {
     "arrows": lambda ds: arrows(ds, [UNKNOWN], [(F, SLOW)]),
     "densities": lambda ds: densities(ds, UNKNOWN, methods.GT, SHOWN),
     "fixed_points": lambda ds: fixed_points(ds, methods.GT, UNKNOWN, SLOW, F, FAST),
-    "dial": lambda ds: blend_curves(ds, {0.5: UNKNOWN}, SHOWN),
+    "blend": lambda ds: blend_curves(ds, {0.5: UNKNOWN}, SHOWN),
     "trained": lambda ds: blend_curves(ds, BY_ALPHA, SHOWN, trained={0.5: UNKNOWN}),
     "binned": lambda ds: binned(in_bins(), [UNKNOWN], SHOWN),
 }
@@ -343,7 +343,7 @@ LACKING = {
     "arrows": lambda ds: arrows(ds, PAIR, [(F, SLOW)]),
     "densities": lambda ds: densities(ds, *PAIR, [SLOW]),
     "fixed_points": lambda ds: fixed_points(ds, *PAIR, F, S0, SLOW),
-    "dial": lambda ds: blend_curves(ds, BY_ALPHA, [SLOW]),
+    "blend": lambda ds: blend_curves(ds, BY_ALPHA, [SLOW]),
 }
 
 

@@ -163,7 +163,7 @@ def _blends(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
     mle, truth = here.get(mle_of_the_noise(study)), here.get(methods.GT)
     if mle is None or truth is None:
         return {}
-    return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.dial}
+    return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.blend}
 
 
 def _plan(

@@ -79,7 +79,7 @@ def _absolute_order(evidence: Evidence) -> Parts:
 
 def _blends(evidence: Evidence) -> Parts:
     ends = (methods.GT, evidence.mle_network)
-    for alpha in evidence.study.dial:
+    for alpha in evidence.study.blend:
         if len(evidence.known(methods.blend(alpha), *ends)) == 3 and 0 < alpha < 1:
             yield from in_between(evidence, methods.blend(alpha))
 
@@ -128,15 +128,14 @@ CLAIMS = (
         "Not a claim of the paper: the parts list what the loss changes.",
     ),
     ClaimDefinition(
-        "dial",
+        "blend",
         "",
         "A blend of the outputs of two networks lies between the two networks.",
         _blends,
-        "The weight of the MLE-labelled network, alpha, is the dial: it can be changed after "
-        "training.",
+        "The weight of the MLE-labelled network, alpha, can be changed after training.",
     ),
     ClaimDefinition(
-        "dial-hybrid",
+        "blend-hybrid",
         "",
         "A blend matches the hybrid without being trained.",
         _blend_as_hybrid,

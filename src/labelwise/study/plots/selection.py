@@ -186,15 +186,15 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFi
 def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     study, low = evidence.study, evidence.low
     inner = {
-        alpha: methods.blend(alpha) for alpha in study.dial if evidence.known(methods.blend(alpha))
+        alpha: methods.blend(alpha) for alpha in study.blend if evidence.known(methods.blend(alpha))
     }
     if inner:
         by_alpha = {0.0: methods.GT, **inner, 1.0: evidence.mle_network}
         trained = {study.hybrid: methods.HYBRID} if evidence.known(methods.HYBRID) else None
         yield StudyFigure(
-            "dial",
+            "blend",
             f"Blends of two networks, SNR {low:g} (not in the paper)",
-            "Outputs of two networks, averaged with weights alpha and 1 - alpha. Alpha is the dial "
+            "Outputs of two networks, averaged with weights alpha and 1 - alpha. Alpha is that "
             "of `labelwise map`: it needs no training. The open marker is the network trained on "
             "mixed labels.",
             blend_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
