@@ -7,7 +7,8 @@ import xarray as xr
 
 from labelwise import ADC, IVIM, Gaussian, MaximumLikelihood
 from labelwise.evaluation.grid import evaluate, marginal
-from labelwise.plots.curves import curves, styles_of
+from labelwise.evaluation.methods import Method
+from labelwise.plots.curves import curves
 from labelwise.priors import Grid
 
 NAMES = ["MLE", "MLE labels", "self-supervised", "GT", "blend 0.5", "Mix 0.5", "posterior mean"]
@@ -20,7 +21,10 @@ def evaluation(names=NAMES, values=4):
     shape = (len(names), 4, *(len(axis) for axis in axes.values()))
     kinds = ("bias", "std", "rmse", "bias_error", "std_error", "rmse_error")
     variables = {kind: (("estimator", "parameter", *axes), rng.random(shape)) for kind in kinds}
-    return xr.Dataset(variables, {"estimator": names, "parameter": list(axes), **axes})
+    kinds = ("fit", "ground truth", "maximum likelihood", "self-supervised", "posterior mean", "")
+    method = [Method(kinds[index % len(kinds)]).to_json() for index in range(len(names))]
+    coords = {"estimator": names, "method": ("estimator", method), "parameter": list(axes), **axes}
+    return xr.Dataset(variables, coords)
 
 
 def margins(figure):
@@ -73,36 +77,9 @@ def test_a_title_longer_than_the_figure_is_broken():
     assert min(margins(figure)) >= 0
 
 
-def test_no_two_lines_look_the_same():
-    styles = styles_of([f"MLE network {n}" for n in range(12)])
-    looks = {tuple(map(str, style.values())) for style in styles.values()}
-    assert len(looks) == 12
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("MLE", "#000000"),
-        ("Rician MLE", "#000000"),
-        ("MLE labels", "#d55e00"),
-        ("mle", "#d55e00"),
-        ("net, alpha 1", "#d55e00"),
-        ("net, alpha 0", "#0072b2"),
-        ("net, alpha 0.5", "#aa4499"),
-        ("Self-supervised", "#d55e00"),
-        ("Supervised MLE", "#d55e00"),
-        ("GT", "#0072b2"),
-        ("Supervised GT", "#0072b2"),
-        ("Mix 0.5 of GT and MLE", "#aa4499"),
-        ("blend α = 0.5", "#aa4499"),
-        ("posterior mean", "#009e73"),
-        ("MLE net", "#d55e00"),
-        ("two lengths", "#7a6a00"),
-        ("DIPY", "#7a6a00"),
-    ],
-)
-def test_colours_follow_the_names(name, family):
-    assert styles_of([name])[name]["color"] == family
+def test_lines_have_the_styles_of_their_methods():
+    lines = curves(evaluation(["a", "b"]), IVIM.parameters).axes[3].lines
+    assert [line.get_color() for line in lines] == ["#000000", "#0072b2"]
 
 
 def test_points_without_estimates_leave_gaps():

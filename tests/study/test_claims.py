@@ -28,11 +28,11 @@ METHODS = (
     ),
     *(methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE, methods.blend(0.5)),
     *(methods.own_weight(p) for p in STUDY.free),
-    *(methods.wide(n, 12) for n in (methods.GT, methods.MLE_RICIAN)),
-    *(methods.deep(n, 2) for n in (methods.GT, methods.MLE_RICIAN)),
+    *methods.larger(methods.GT, 12, 2),
+    *methods.larger(methods.MLE_RICIAN, 12, 2),
 )
 SHARE = {methods.GT: 1.0, methods.GT_ABSOLUTE: 1.0, methods.HYBRID: 0.5, methods.blend(0.5): 0.5}
-SHARE |= {methods.wide(methods.GT, 12): 1.0, methods.deep(methods.GT, 2): 1.0}
+SHARE |= dict.fromkeys(methods.larger(methods.GT, 12, 2), 1.0)
 
 
 def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):

@@ -10,9 +10,11 @@ from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
 from labelwise.evaluation.grid import marginal
+from labelwise.evaluation.methods import Method
 from labelwise.models import IVIM
+from labelwise.plots.styles import style_of
 from labelwise.study import methods
-from labelwise.study.methods import blend, own_weight, style_of
+from labelwise.study.methods import blend, own_weight
 from labelwise.study.plots.curves import binned, blend_curves, own_weights, performance
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
@@ -20,11 +22,14 @@ S0, F, SLOW, FAST = IVIM.parameters
 SHOWN = (F, SLOW, FAST)
 KINDS = ("bias", "std", "rmse")
 ALPHAS = (0.0, 0.5, 1.0)
-NAMES = [
-    *(methods.MLE_MEAN, methods.GT, methods.SELF, methods.MLE_RICIAN, methods.HYBRID),
-    *(own_weight(p.name) for p in SHOWN),
-    *(blend(alpha) for alpha in ALPHAS),
+METHODS = [
+    *(Method("fit", start="mean"), Method("ground truth"), Method("self-supervised")),
+    *(Method("maximum likelihood", noise="Rician"), Method("mix", alpha=0.5)),
+    *(Method("maximum likelihood", noise="Rician", weighed=p.name) for p in SHOWN),
+    *(Method("blend", alpha=alpha) for alpha in ALPHAS),
 ]
+NAMES = [method.name for method in METHODS]
+COORDS = {"estimator": NAMES, "method": ("estimator", [method.to_json() for method in METHODS])}
 
 
 def evaluation(parameters=IVIM.parameters, values=4, free=None):
@@ -37,7 +42,7 @@ def evaluation(parameters=IVIM.parameters, values=4, free=None):
         name: (("estimator", "parameter", *axes), rng.random(shape) - (name == "bias") * 0.5)
         for name in (*KINDS, *(f"{kind}_error" for kind in KINDS))
     }
-    return xr.Dataset(variables, {"estimator": NAMES, "parameter": list(axes), **axes})
+    return xr.Dataset(variables, {**COORDS, "parameter": list(axes), **axes})
 
 
 def in_bins(bins=6):
@@ -51,7 +56,7 @@ def in_bins(bins=6):
     variables["centre"] = (("parameter", "bin"), np.tile(np.arange(bins) + 0.5, (len(SHOWN), 1)))
     variables["width"] = ("parameter", np.ones(len(SHOWN)))
     variables["count"] = (("parameter", "bin"), count)
-    return xr.Dataset(variables, {"estimator": NAMES, "parameter": [p.name for p in SHOWN]})
+    return xr.Dataset(variables, {**COORDS, "parameter": [p.name for p in SHOWN]})
 
 
 def images(methods=("Gold standard", methods.GT)):
@@ -118,7 +123,7 @@ def test_lines_are_marginal_means_in_the_styles_of_their_names_and_bands_two_err
     lines = lines_of(axes)
     assert list(lines) == NAMES
     for name, band in zip(NAMES, axes.collections, strict=True):
-        here, style = curve.sel(estimator=name), style_of(name)
+        here, style = curve.sel(estimator=name), style_of(METHODS[NAMES.index(name)])
         assert lines[name].get_xdata() == pytest.approx(ds.D_fast.values)
         assert lines[name].get_ydata() == pytest.approx(here["std"].values)
         assert lines[name].get_color() == style["color"]

@@ -6,7 +6,6 @@ figures of evaluations, too.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 
 from labelwise.evaluation.grid import marginal
 from labelwise.plots.maps import in_unit, symbol
+from labelwise.plots.styles import styles
 from labelwise.types import InputError, Parameter
 
 QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
@@ -31,28 +31,6 @@ _NARROWEST = 3.4
 _LEGEND_LINE = 0.19
 _LETTER, _LETTER_ABOVE = 0.062, 0.074  # of the legend, and of the title
 _DPI = 120
-# Families as in the source's figures: maximum likelihood black, networks that imitate it red, those
-# trained on the truth blue, mixtures purple. Shades differ in lightness, and lines also differ in
-# dashes or markers, for readers without colour.
-_FAMILIES = {
-    "fit": ("#000000", "#5a5a5a", "#8c8c8c"),
-    "likelihood": ("#d55e00", "#8f2d04", "#e69f00", "#f2a28a"),
-    "truth": ("#0072b2", "#56b4e9", "#003a5c", "#7fa8c9"),
-    "between": ("#aa4499", "#cc79a7", "#6b2c72", "#dda0d8"),
-    "posterior": ("#009e73", "#44bb99", "#00573f"),
-    "other": ("#7a6a00", "#999933", "#4d4d4d", "#a67c52"),
-}
-_PATTERNS = (  # of names; the first match decides
-    ("likelihood", r"alpha 1$"),
-    ("truth", r"alpha 0$"),
-    ("between", r"mix|blend|hybrid|\bdial\b|alpha|α"),
-    ("posterior", r"posterior|bayes"),
-    ("truth", r"\bgt|_gt|ground"),
-    ("likelihood", r"self|label|\bnet|supervised|(?-i:mle)"),  # "mle" is the name of a file
-    ("fit", r"mle|likelihood|\bfit|least squares"),
-)
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Figure:
@@ -60,7 +38,7 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
 
     Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two
     standard errors on either side. A parameter whose grid has a single value is left out. Colours
-    follow the names: maximum likelihood black; networks that imitate it (self-supervised, MLE
+    follow the methods: maximum likelihood black; networks that imitate it (self-supervised, MLE
     labels, alpha 1) red; networks trained on the truth (GT, alpha 0) blue; mixes and blends purple.
 
     Args:
@@ -93,13 +71,13 @@ def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = ""
     if not shown:
         raise InputError("parameters: expected one with more than one value on the grid, got none")
     names = [str(name) for name in dataset.estimator.values]
-    styles = styles_of(names)
+    looks = styles(dataset)
     figure, grid = sheet(len(QUANTITIES), len(shown), title, names)
     for column, parameter in enumerate(shown):
         here = marginal(dataset, parameter.name).sel(parameter=parameter.name)
         for row, quantity in enumerate(QUANTITIES):
             axes = grid[row, column]
-            panel(axes, here[parameter.name].values, here, quantity, styles)
+            panel(axes, here[parameter.name].values, here, quantity, looks)
             if column == 0:
                 axes.set_ylabel(QUANTITIES[quantity], fontsize=9)
         label = symbol(parameter) + in_unit(parameter)
@@ -210,31 +188,3 @@ def _entry(names: Sequence[str]) -> float:
 
 def _per_line(across: float, names: Sequence[str]) -> int:
     return max(1, min(len(names), int(across // _entry(names))))
-
-
-def styles_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker of each estimator, according to its name.
-
-    Example:
-        >>> {name: style["color"] for name, style in styles_of(["MLE", "GT network"]).items()}
-        {'MLE': '#000000', 'GT network': '#0072b2'}
-    """
-    seen = dict.fromkeys(_FAMILIES, 0)
-    styles = {}
-    for index, name in enumerate(names):
-        family = _family(name)
-        number, colours = seen[family], _FAMILIES[family]
-        seen[family] += 1
-        styles[name] = {
-            "color": colours[number % len(colours)],
-            "linestyle": _DASHES[number % len(_DASHES)],
-            "marker": _MARKERS[index % len(_MARKERS)],
-        }
-    return styles
-
-
-def _family(name: str) -> str:
-    for family, pattern in _PATTERNS:
-        if re.search(pattern, name, re.IGNORECASE):
-            return family
-    return "other"

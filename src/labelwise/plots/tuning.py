@@ -13,12 +13,13 @@ from matplotlib.patches import Patch
 from labelwise.evaluation.tuning import Curve, Tuning
 from labelwise.plots.curves import legend_below, sheet, tidy
 from labelwise.plots.maps import in_unit, symbol
+from labelwise.plots.styles import PURPLE
 
 _COLUMNS = 4
 _SIZE = 2.9, 2.5  # inches, of one panel
 _DPI = 150
 _LETTERS = 14  # of the title in an inch
-_LINE: dict[str, Any] = {"color": "#aa4499", "linewidth": 1.4}
+_LINE: dict[str, Any] = {"color": PURPLE, "linewidth": 1.4}
 _BEST: dict[str, Any] = {"color": "k", "marker": "D", "markersize": 4.5, "linestyle": ""}
 _BAND: dict[str, Any] = {"color": "#999933", "alpha": 0.25, "linewidth": 0}
 _LEAST = {"AUC": 0.02, "RMSE": 0.05}  # least range of the y-axis; for RMSE, a share of it

@@ -31,7 +31,7 @@ from labelwise.priors import Grid, Uniform
 from labelwise.types import InputError, is_built_in
 
 _Label = Literal["gt", "selfsup", "mle-rician", "mle-gaussian"]
-LABELS: tuple[str, ...] = get_args(_Label)
+LABELS: tuple[_Label, ...] = get_args(_Label)
 """The training labels that a study may use, besides mixtures."""
 
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}

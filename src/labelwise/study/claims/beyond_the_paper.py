@@ -21,9 +21,7 @@ def _variants(evidence: Evidence) -> Parts:
     study = evidence.study
     for snr, parameter, where, _ in conditions(evidence):
         for name in (methods.GT, evidence.mle_network):
-            for variant in evidence.known(
-                methods.wide(name, study.wide), methods.deep(name, study.deep)
-            ):
+            for variant in evidence.known(*methods.larger(name, study.wide, study.deep)):
                 ours, theirs = (
                     evidence.number(snr, each, parameter, "rmse") for each in (name, variant)
                 )

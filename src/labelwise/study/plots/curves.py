@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from labelwise.evaluation.grid import marginal
 from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import in_unit, symbol
-from labelwise.study.methods import HYBRID, PURPLE, blend, style_of
+from labelwise.plots.styles import PURPLE, styles
 from labelwise.types import InputError, Parameter
 
 Panels = Shaped[np.ndarray, "rows columns"]
@@ -138,14 +138,14 @@ def binned(
     Source: figures 5 and 6 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, names, parameters)
-    styles = {name: style_of(name) for name in names}
+    looks = styles(ds)
     figure, grid = sheet(4, len(parameters), title, names, size=_size(parameters), dpi=DPI)
     for column, parameter in zip(grid.T, parameters, strict=True):
         here = ds.sel(parameter=parameter.name)
         centre, count, width = (here[name].values for name in ("centre", "count", "width"))
         enough = here.where(here["count"] >= FEW)
         for axes, quantity in zip(column[:3], QUANTITIES, strict=True):
-            panel(axes, centre, enough, quantity, styles)
+            panel(axes, centre, enough, quantity, {name: looks[name] for name in names})
         share_scale(column[:3])
         for few, colour in ((False, "0.55"), (True, "0.8")):
             column[3].bar(
@@ -190,7 +190,7 @@ def blend_curves(
     trained = trained or {}
     check(ds, [*names_by_alpha.values(), *trained.values()], parameters)
     alphas, others = sorted(names_by_alpha), sorted(trained)
-    means = _over_grid(ds)
+    looks, means = styles(ds), _over_grid(ds)
     legend = ("outputs blended", "trained on mixed labels")[: 2 if trained else 1]
     figure, grid = sheet(3, len(parameters), title, legend, size=_size(parameters), dpi=DPI)
     for column, parameter in zip(grid.T, parameters, strict=True):
@@ -201,11 +201,11 @@ def blend_curves(
             line = {"color": PURPLE, "marker": "o", "markersize": 4, "linewidth": 1.3}
             axes.plot(alphas, mean, **line, label=legend[0])
             axes.fill_between(alphas, mean - error, mean + error, color=PURPLE, alpha=0.2, lw=0)
-            colours = [style_of(blend(alpha))["color"] for alpha in alphas]
+            colours = [looks[names_by_alpha[alpha]]["color"] for alpha in alphas]
             axes.scatter(alphas, mean, s=20, c=colours, zorder=3)
             if trained:
                 hybrids = here[quantity].sel(estimator=[trained[alpha] for alpha in others])
-                marks = {"color": PURPLE, "marker": style_of(HYBRID)["marker"], "markersize": 7}
+                marks = {"color": PURPLE, "marker": "h", "markersize": 7}
                 axes.plot(others, hybrids.values, **marks, ls="", mfc="none", label=legend[1])
             top = axes.dataLim.y1
             axes.set_ylim(0, 1.1 * top if np.isfinite(top) and top > 0 else 1.0)
@@ -269,13 +269,13 @@ def _against_truth(
     title: str,
 ) -> Panels:
     """Marginal curves, with the estimators of each column."""
-    names = list(dict.fromkeys(name for column in shown for name in column))
+    known, names = styles(ds), list(dict.fromkeys(name for column in shown for name in column))
     figure, grid = sheet(3, len(parameters), title, names, size=_size(parameters), dpi=DPI)
     for column, parameter, here in zip(grid.T, parameters, shown, strict=True):
         curve = marginal_curve(ds, here, parameter)
-        styles = {name: style_of(name) for name in here}
+        looks = {name: known[name] for name in here}
         for axes, quantity in zip(column, QUANTITIES, strict=True):
-            panel(axes, curve[parameter.name].values, curve, quantity, styles)
+            panel(axes, curve[parameter.name].values, curve, quantity, looks)
         share_scale(column)
         _name_column(column, parameter, "true")
     _name_rows(grid, QUANTITIES.values())

@@ -213,7 +213,7 @@ def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFig
     variants = [
         name
         for base in (methods.GT, evidence.mle_network)
-        for name in (base, methods.wide(base, study.wide), methods.deep(base, study.deep))
+        for name in (base, *methods.larger(base, study.wide, study.deep))
         if evidence.known(name)
     ]
     if study.wide or study.deep:

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 
 from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
-from labelwise.study.methods import style_of
+from labelwise.plots.styles import styles
 from labelwise.study.plots.curves import DPI, Panels, check, marginal_curve, share_scale
 from labelwise.types import InputError, Parameter
 
@@ -58,6 +58,7 @@ def arrows(
     Source: figures 4 and 9 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, names, [parameter for pair in pairs for parameter in pair])
+    looks = styles(ds)
     across = len(names) if len(pairs) == 1 else len(pairs)
     size = float(np.clip(_PAGE / across, 2.2, 3.2)), 2.3
     _, laid = sheet(len(names) * len(pairs) // across, across, title, size=size, dpi=DPI)
@@ -90,7 +91,7 @@ def arrows(
                 angles="xy",
                 scale_units="xy",
                 scale=1,
-                color=style_of(name)["color"],
+                color=looks[name]["color"],
                 width=0.9 / 72,
                 units="inches",
                 headwidth=4,
@@ -104,7 +105,7 @@ def arrows(
         for axes in column if len(pairs) == 1 else column[-1:]:
             axes.set_xlabel(symbol(pair[0]) + in_unit(pair[0]), fontsize=9)
     for axes, name in zip(grid[:, 0], names, strict=True):
-        axes.set_title(name, fontsize=9, loc="left", color=style_of(name)["color"])
+        axes.set_title(name, fontsize=9, loc="left", color=looks[name]["color"])
     return laid
 
 
@@ -222,7 +223,8 @@ def fixed_points(
         raise InputError(
             f"indices: the grid has {len(values)} values of {parameter.name}, got {indices}"
         )
-    styles = {name: style_of(name) for name in (a, b)}
+    known = styles(ds)
+    looks = {name: known[name] for name in (a, b)}
     note = f"left and right: {a} minus {b}"
     title = f"{title}\n{note}" if title else note
     figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1), dpi=DPI)
@@ -243,7 +245,7 @@ def fixed_points(
             )
             axes.tick_params(labelsize=8, length=3)
             axes.set_ylabel(symbol(y) + in_unit(y), fontsize=9)
-        panel(row[1], values, curve, quantity, styles)
+        panel(row[1], values, curve, quantity, looks)
         for index in indices:
             row[1].axvline(values[index], color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
         row[1].set_ylabel(f"{words}{in_unit(parameter)}", fontsize=8)
