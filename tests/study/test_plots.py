@@ -369,15 +369,6 @@ def test_maps_without_a_parameter_are_refused():
         (lambda ds: performance(ds, [], SHOWN), "names: .*; got none"),
         (lambda ds: performance(ds, LINES, []), "parameters: .*; got none"),
         (lambda ds: arrows(ds, PAIR, []), "parameters: .*; got none"),
-        (
-            lambda ds: own_weights(ds, methods.GT, {"f": NAMES[0]}, SHOWN),
-            "own: .*none for 'D_slow'",
-        ),
-        (lambda ds: fixed_points(ds, *PAIR, SLOW, F, F), "expected three parameters"),
-        (
-            lambda ds: fixed_points(ds, *PAIR, SLOW, F, FAST, indices=(0, 4)),
-            r"indices: .* 4 values",
-        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(figure, sentence):

@@ -24,7 +24,7 @@ _Distribution = Annotated[
 
 
 class _Parts(BaseModel, strict=True, extra="allow"):
-    __pydantic_extra__: dict[str, _Distribution]
+    __pydantic_extra__: dict[str, _Distribution]  # type: ignore[assignment]
     name: str | None = None
 
 

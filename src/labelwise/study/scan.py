@@ -141,7 +141,7 @@ def phantom(study: Study, folder: Path) -> Scan:
     shape = (112, 80, 3) if study.repeats > _FEW_REPEATS else (56, 40, 2)
     b = (np.asarray(study.model.b) * 1000).tolist()
     pelvis = simulate_pelvis(seed=study.seed, shape=shape, snr=min(study.snrs), b_values=b)
-    write(pelvis, folder, overwrite=True)
+    write(pelvis, folder)
     settings = {"b": pelvis.b / 1000}
     signal = pelvis.series[pelvis.mask]
     zooms = tuple(np.sqrt((pelvis.affine[:3, :3] ** 2).sum(axis=0)).tolist())

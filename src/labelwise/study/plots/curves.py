@@ -4,6 +4,11 @@ Results in, matplotlib Axes out, in a figure of their own (`axes.flat[0].figure`
 PDF or PNG by its `savefig`. Nothing is estimated, loaded or saved; all that is computed are
 averages over the dimensions that a figure does not show.
 
+The first argument is an evaluation from `labelwise.evaluation.grid.evaluate`, unless another one is
+named; `names` are the estimators to show, in the order of the legend; `parameters` has one column
+each; `title` is one or more lines above all panels. An estimator or a parameter that the evaluation
+lacks is an `InputError`.
+
 Source: figures 2, 3, 5, 6, 8 and 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
 
@@ -44,17 +49,8 @@ def performance(
     (`labelwise.evaluation.grid.marginal`); shaded: two standard errors on either side. The three
     panels of a parameter have the same scale, the bias with 0 in the middle.
 
-    Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
-        names: which estimators to show, in the order of the legend.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
-
     Returns:
         (3, P) Axes.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figures 2, 3 and 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
@@ -88,26 +84,14 @@ def own_weights(
     of `performance`.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         reference: the estimator in all columns.
         own: by parameter name, the estimator that is compared in its column.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
 
     Returns:
         (3, P) Axes.
 
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter, or `own` a parameter.
-
     Source: figure 8 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
-    for parameter in parameters:
-        if parameter.name not in own:
-            raise InputError(
-                f"own: expected an estimator for each parameter, got none for {parameter.name!r}, "
-                f"only for {', '.join(own) or 'nothing'}"
-            )
     shown = [[reference, own[parameter.name]] for parameter in parameters]
     check(ds, [name for pair in shown for name in pair], parameters)
     return _against_truth(ds, shown, parameters, title)
@@ -125,15 +109,9 @@ def binned(
         ds: `bias`, `std`, `rmse` and their `..._error` (estimator, parameter, bin); `centre` and
             `count` (parameter, bin): the middle of each bin and the voxels in it; `width`
             (parameter).
-        names: which estimators to show, in the order of the legend.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
 
     Returns:
         (4, P) Axes.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figures 5 and 6 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -174,18 +152,12 @@ def blend_curves(
     Shaded: two standard errors on either side.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names_by_alpha: the blend for each alpha: 1 is the network trained on MLE labels, 0
             the one trained on the truth.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
         trained: by alpha, networks that were trained on mixed labels, as separate markers.
 
     Returns:
         (3, P) Axes.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter.
     """
     trained = trained or {}
     check(ds, [*names_by_alpha.values(), *trained.values()], parameters)

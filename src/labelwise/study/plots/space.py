@@ -1,7 +1,7 @@
 """The paper's figures of whole parameter spaces, and of images.
 
-Like `labelwise.study.plots.curves`: results in, Axes out. In a PDF, images and densities are
-pixels and everything else is vectors.
+Like `labelwise.study.plots.curves`, whose arguments are those not listed here. In a PDF, images and
+densities are pixels and everything else is vectors.
 
 Source: figures 4, 7, 9, 11 and 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
@@ -24,7 +24,7 @@ from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
 from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
 from labelwise.plots.styles import styles
 from labelwise.study.plots.curves import DPI, Panels, check, marginal_curve, share_scale
-from labelwise.types import InputError, Parameter
+from labelwise.types import Parameter
 
 _PAGE = 10.0  # inches across, at most
 _BAR = 0.8  # inches of it that colour bars and what is written around images take
@@ -44,16 +44,11 @@ def arrows(
     same limits, a quarter wider than the space on each side; further out if an arrow leads there.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names: which estimators to show, one row each; side by side if there is a single pair.
         pairs: the parameters along x and y, one column for each pair.
-        title: one or more lines above all panels.
 
     Returns:
         (estimators, pairs) Axes; (1, estimators) if there is a single pair.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter, or there is no pair.
 
     Source: figures 4 and 9 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -119,17 +114,11 @@ def densities(
     panels.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the estimator along x.
         b: the estimator along y.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
 
     Returns:
         (3, P) Axes.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figure 11 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
@@ -195,34 +184,20 @@ def fixed_points(
     estimators as in `labelwise.study.plots.curves.performance`, the two values marked.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the first estimator.
         b: the one that is subtracted.
         parameter: whose estimates are compared, and which is held at two values.
         x: the parameter along x of the planes.
         y: the parameter along y of the planes.
-        title: one or more lines above all panels.
         indices: which of the grid's values of `parameter` are fixed, on the left and on the right.
 
     Returns:
         (3, 3) Axes.
 
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter, two of the three parameters
-            are one, or the grid has no such index.
-
     Source: figure 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, [a, b], [parameter, x, y])
-    if len({parameter.name, x.name, y.name}) < 3:
-        raise InputError(
-            f"parameter, x, y: expected three parameters, got {parameter.name}, {x.name}, {y.name}"
-        )
     values = ds[parameter.name].values
-    if not all(-len(values) <= index < len(values) for index in indices):
-        raise InputError(
-            f"indices: the grid has {len(values)} values of {parameter.name}, got {indices}"
-        )
     known = styles(ds)
     looks = {name: known[name] for name in (a, b)}
     note = f"left and right: {a} minus {b}"
@@ -274,13 +249,9 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
         ds: `value` (method, parameter, x, y), NaN where there is none; the first method is the gold
             standard.
         parameters: which to show, one row each.
-        title: one or more lines above all panels.
 
     Returns:
         (P, methods) Axes.
-
-    Raises:
-        InputError: if the maps lack a parameter.
 
     Source: figure 7 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
