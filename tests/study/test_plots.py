@@ -12,10 +12,11 @@ from matplotlib.text import Text
 from labelwise.evaluation.grid import marginal
 from labelwise.evaluation.methods import Method
 from labelwise.models import IVIM
+from labelwise.plots.curves import performance
 from labelwise.plots.styles import style_of
 from labelwise.study import methods
 from labelwise.study.methods import blend, own_weight
-from labelwise.study.plots.curves import binned, blend_curves, own_weights, performance
+from labelwise.study.plots.curves import binned, blend_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
 S0, F, SLOW, FAST = IVIM.parameters
@@ -66,13 +67,13 @@ def images(methods=("Gold standard", methods.GT)):
     return xr.Dataset({"value": (("method", "parameter", "x", "y"), values)}, coords)
 
 
-OWN = {p.name: own_weight(p.name) for p in SHOWN}
+OWN = {p.name: [methods.MLE_RICIAN, own_weight(p.name)] for p in SHOWN}
 BY_ALPHA = {alpha: blend(alpha) for alpha in ALPHAS}
 PAIR = methods.GT, methods.MLE_RICIAN
 LINES = [methods.MLE_MEAN, *PAIR]
 EVERY_FIGURE = {
     "performance": lambda: performance(evaluation(), LINES, SHOWN, "title"),
-    "own_weights": lambda: own_weights(evaluation(), methods.MLE_RICIAN, OWN, SHOWN, "title"),
+    "own_weights": lambda: performance(evaluation(), OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
     "blend": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
@@ -325,7 +326,7 @@ def test_estimators_that_failed_everywhere_leave_nothing_but_empty_axes():
 UNKNOWN = "nobody"
 REFUSED = {
     "performance": lambda ds: performance(ds, [UNKNOWN], SHOWN),
-    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN | {"f": UNKNOWN}, SHOWN),
+    "own_weights": lambda ds: performance(ds, OWN | {"f": [UNKNOWN]}, SHOWN),
     "arrows": lambda ds: arrows(ds, [UNKNOWN], [(F, SLOW)]),
     "densities": lambda ds: densities(ds, UNKNOWN, methods.GT, SHOWN),
     "fixed_points": lambda ds: fixed_points(ds, methods.GT, UNKNOWN, SLOW, F, FAST),
@@ -344,7 +345,7 @@ def test_an_unknown_estimator_is_refused(figure):
 LESS = IVIM.parameters[:2]
 LACKING = {
     "performance": lambda ds: performance(ds, LINES, [SLOW]),
-    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN, [SLOW]),
+    "own_weights": lambda ds: performance(ds, OWN, [SLOW]),
     "arrows": lambda ds: arrows(ds, PAIR, [(F, SLOW)]),
     "densities": lambda ds: densities(ds, *PAIR, [SLOW]),
     "fixed_points": lambda ds: fixed_points(ds, *PAIR, F, S0, SLOW),

@@ -17,10 +17,8 @@ from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Detection, Rmse, Tuning
-    from labelwise.models import SignalModel
     from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
-    from labelwise.types import Progress
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
 _EXPECTED = (
@@ -99,55 +97,33 @@ def tune(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
+    import jax
+
+    from labelwise.evaluation.tuning import tune as tuned
     from labelwise.io.files import refuse_existing
-    from labelwise.models.find import find_model
+    from labelwise.models.find import find_model, rebuild
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
     options.keep_compiled_programs()
     network = _blend(net)
+    card, kind = network.card, find_model(model) if model else None
     with progress_bar(quiet) as progress:
-        tuning = _tuned(
+        tuning = tuned(
             network,
-            net,
             task,
-            find_model(model) if model else None,
-            snr,
-            (points, voxels, seed),
-            progress,
+            rebuild(card.model, kind, net),
+            network.noise,
+            options.sigma_for(card.sigma, snr, net),
+            points=points,
+            voxels=voxels,
+            key=jax.random.key(seed),
+            progress=lambda done, total: progress("tuning", done, total, ""),
         )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
     _write(out, tuning, network, record)
     if not quiet:
         show_tuning(tuning, net, out)
-
-
-def _tuned(
-    network: Network,
-    net: Path,
-    task: Detection | Rmse,
-    model: type[SignalModel] | None,
-    snr: float | None,
-    numbers: tuple[int, int, int],
-    progress: Progress,
-) -> Tuning:
-    import jax
-
-    from labelwise.evaluation.tuning import tune
-    from labelwise.models.find import rebuild
-
-    card, (points, voxels, seed) = network.card, numbers
-    return tune(
-        network,
-        task,
-        rebuild(card.model, model, net),
-        network.noise,
-        options.sigma_for(card.sigma, snr, net),
-        points=points,
-        voxels=voxels,
-        key=jax.random.key(seed),
-        progress=lambda done, total: progress("tuning", done, total, ""),
-    )
 
 
 def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:

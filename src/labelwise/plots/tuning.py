@@ -17,7 +17,6 @@ from labelwise.plots.styles import PURPLE
 
 _COLUMNS = 4
 _SIZE = 2.9, 2.5  # inches, of one panel
-_DPI = 150
 _LETTERS = 14  # of the title in an inch
 _LINE: dict[str, Any] = {"color": PURPLE, "linewidth": 1.4}
 _BEST: dict[str, Any] = {"color": "k", "marker": "D", "markersize": 4.5, "linestyle": ""}
@@ -56,9 +55,7 @@ def tune_figure(tuning: Tuning, title: str = "") -> Figure:
     count = len(tuning.curves)
     columns = min(count, _COLUMNS)
     title = textwrap.fill(title, max(40, int(_LETTERS * columns * _SIZE[0])))
-    figure, grid = sheet(
-        -(-count // columns), columns, title, _LEGEND, size=_SIZE, dpi=_DPI, sharex="none"
-    )
+    figure, grid = sheet(-(-count // columns), columns, title, _LEGEND, size=_SIZE, sharex="none")
     for axes, curve in zip(grid.flat, tuning.curves.values(), strict=False):
         _panel(axes, curve, tuning.measure)
     for axes in grid.flat[count:]:

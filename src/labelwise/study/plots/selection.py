@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from labelwise.plots.curves import Panels, performance
 from labelwise.study import methods
 from labelwise.study.evidence import Evidence
-from labelwise.study.plots.curves import Panels, binned, blend_curves, own_weights, performance
+from labelwise.study.plots.curves import binned, blend_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 from labelwise.study.scan import Scan, ScanAssessment
 from labelwise.types import Parameter
@@ -147,10 +148,9 @@ def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure
             f"Figure 8. Loss weights W, SNR {low:g}",
             f"Each column: the network with equal weights, and one whose loss weights the errors "
             f"of that parameter {evidence.study.own_weight:,.0f} times more.",
-            own_weights(
+            performance(
                 evidence.grids[low],
-                evidence.mle_network,
-                {p.name: own[p.name] for p in columns},
+                {p.name: [evidence.mle_network, own[p.name]] for p in columns},
                 columns,
                 f"SNR {low:g}",
             ),

@@ -1,7 +1,7 @@
 """The paper's figures of whole parameter spaces, and of images.
 
-Like `labelwise.study.plots.curves`, whose arguments are those not listed here. In a PDF, images and
-densities are pixels and everything else is vectors.
+In a PDF, images and densities are pixels and everything else is vectors. Arguments that are not
+listed are those of `labelwise.plots.curves.performance`.
 
 Source: figures 4, 7, 9, 11 and 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
@@ -20,10 +20,19 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
+from labelwise.plots.curves import (
+    QUANTITIES,
+    Panels,
+    check,
+    legend_below,
+    marginal_curve,
+    panel,
+    share_scale,
+    sheet,
+    tidy,
+)
 from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
 from labelwise.plots.styles import styles
-from labelwise.study.plots.curves import DPI, Panels, check, marginal_curve, share_scale
 from labelwise.types import Parameter
 
 _PAGE = 10.0  # inches across, at most
@@ -56,7 +65,7 @@ def arrows(
     looks = styles(ds)
     across = len(names) if len(pairs) == 1 else len(pairs)
     size = float(np.clip(_PAGE / across, 2.2, 3.2)), 2.3
-    _, laid = sheet(len(names) * len(pairs) // across, across, title, size=size, dpi=DPI)
+    _, laid = sheet(len(names) * len(pairs) // across, across, title, size=size)
     grid = laid.reshape(len(names), len(pairs))
     for column, pair in zip(grid.T, pairs, strict=True):
         x, y = (parameter.name for parameter in pair)
@@ -125,7 +134,7 @@ def densities(
     check(ds, [a, b], parameters)
     side = min(2.6, (_PAGE - _BAR) / len(parameters))
     size = side + _BAR / len(parameters), side
-    figure, grid = sheet(3, len(parameters), title, size=size, dpi=DPI, sharex="none")
+    figure, grid = sheet(3, len(parameters), title, size=size, sharex="none")
     norm, meshes = LogNorm(1, 10), []
     for column, parameter in zip(grid.T, parameters, strict=True):
         for axes, quantity in zip(column, QUANTITIES, strict=True):
@@ -181,7 +190,7 @@ def fixed_points(
     Left and right: bias, standard deviation and RMSE of a less those of b at two fixed values of
     the parameter, over x and y; averaged over whatever parameters remain, such as S0. Both planes
     of a row have one range of colours, 0 in its middle. Centre: the marginal curves of both
-    estimators as in `labelwise.study.plots.curves.performance`, the two values marked.
+    estimators as in `labelwise.plots.curves.performance`, the two values marked.
 
     Args:
         a: the first estimator.
@@ -202,7 +211,7 @@ def fixed_points(
     looks = {name: known[name] for name in (a, b)}
     note = f"left and right: {a} minus {b}"
     title = f"{title}\n{note}" if title else note
-    figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1), dpi=DPI)
+    figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1))
     curve = marginal_curve(ds, (a, b), parameter)
     for row, (quantity, words) in zip(grid, QUANTITIES.items(), strict=True):
         here = ds[quantity].sel(parameter=parameter.name)
@@ -271,7 +280,7 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
     width = min(1.7, (_PAGE - _BAR) / len(methods))
     height = width * high / wide + 0.05 + 0.35 / len(parameters)
     size = width + _BAR / len(methods), height
-    figure, grid = sheet(len(parameters), len(methods), title, size=size, dpi=DPI)
+    figure, grid = sheet(len(parameters), len(methods), title, size=size)
     for row, parameter in zip(grid, parameters, strict=True):
         images = values.sel(parameter=parameter.name).values[:, window[0], window[1]]
         limits = colour_range(images[0], np.isfinite(images[0]), top=98)
