@@ -9,7 +9,7 @@ IVIM, b = 0 10 20 30 50 80 100 200 400 800 s/mm², parameters uniform in the ran
 1. No estimator has a smaller squared error under the prior than the posterior mean. How far above
    it are the paper's network for one SNR, and one network for all of them? W = 1 / mean.
 2. On a grid of the true parameters: bias, spread, RMSE and information of networks by their label.
-3. The dial: blends of two networks' outputs beside networks trained on mixed labels.
+3. Blends of two networks' outputs beside networks trained on mixed labels.
 4. How much of it is the luck of one training: the same over several seeds.
 """
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# A network for your acquisition: simulate, label, train, dial, evaluate.
+# A network for your acquisition: simulate, label, train, blend, evaluate.
 
 # %%
 import jax
@@ -20,14 +20,14 @@ plan = lw.TrainingPlan(model, noise, prior, (1 / 40, 1 / 10), labels, recipe, on
 mle, gt = train_networks(plan)
 print(f"validation loss: {mle.card.validation['loss']:.3f} against its labels")
 
-# %% The dial: no training, any mixture, for each parameter by itself.
-dial = lw.blend(mle, gt, alpha={"f": 1.0, "D_slow": 1.0, "D_fast": 0.3})
-dial.save("dial.safetensors")
-assert lw.load("dial.safetensors").alphas == dial.alphas
+# %% A blend of both: no training, any mixture, for each parameter by itself.
+blend = lw.blend(mle, gt, alpha={"f": 1.0, "D_slow": 1.0, "D_fast": 0.3})
+blend.save("blend.safetensors")
+assert lw.load("blend.safetensors").alphas == blend.alphas
 
 # %% Bias, scatter and information over a grid of true parameters, beside the fit itself.
 mle_fit = lw.MaximumLikelihood(model, noise)
-estimators = {"alpha 1": mle, "dial": dial, "alpha 0": gt, "MLE": mle_fit}
+estimators = {"alpha 1": mle, "blend": blend, "alpha 0": gt, "MLE": mle_fit}
 grid = lw.Grid.over(prior, points=5, fixed={"S0": 1.0})
 found = summary(evaluate(estimators, model, noise, 1 / 20, grid, 50, jax.random.key(0)))
 print(found[["abs_bias", "std", "rmse", "slope"]].sel(parameter="D_fast").to_dataframe().round(2))

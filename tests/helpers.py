@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from labelwise import ADC, Parameter, SignalModel, per_measurement
+from labelwise.io.noise_level import from_repeats, over_repeats, repeated_volumes
 from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
 from labelwise.types import Estimate, Status
@@ -16,6 +17,13 @@ SHAPE = (9, 8, 2)
 B = np.array([0, 0, 0, 0, 100, 400, 400, 800]) / 1000
 SIGMA = 10.0
 TRUTH = (500.0, 1.2)
+
+
+def noise_of_repeats(signal, b):
+    """Sigma of (N, V) signals from the images at b = 0, and the mean of these."""
+    volumes = repeated_volumes({"b": b}, 0.0)
+    variance, mean = over_repeats([signal[:, volumes]])
+    return from_repeats(variance, mean, len(volumes)).sigma, mean
 
 
 def inside():

@@ -17,7 +17,7 @@ snr = [40]
 [acquisition]
 te = [10, 20, 40, 80]
 [networks]
-dial = []
+blend = []
 absolute_loss = false
 [training]
 recipe = "fast"

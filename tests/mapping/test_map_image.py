@@ -17,6 +17,7 @@ from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork, model_of
+from labelwise.mapping.images import fit_image
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
 from labelwise.networks.network import blend
@@ -289,6 +290,13 @@ def test_measurements_that_the_estimate_does_not_explain_are_marked_and_noted(as
 
 def test_nothing_is_noted_when_all_is_well(mapped):
     assert mapped[1].notes == ()
+
+
+def test_a_warning_points_to_the_line_of_the_call(ask, tmp_path):
+    request = ask().request
+    with pytest.warns(UserWarning, match="sigma") as caught:
+        fit_image(request.image, request.model, sigma=2.0, out=tmp_path / "fit")
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_a_sigma_that_others_contradict_is_noted(ask):

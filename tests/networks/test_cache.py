@@ -45,6 +45,13 @@ def test_a_hit_gives_the_same_bytes_without_asking(tmp_path, source):
     assert the_file(folder).suffix == ".safetensors"
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_labels_have_the_names_of_their_parameters_made_or_read(tmp_path, source, kept):
+    for _ in range(2):
+        labels = cached(source, VOXELS, tmp_path if kept else None, {}, MODEL.parameters)
+        assert np.array_equal(labels["D_slow"], labels.values[:, 2], equal_nan=True)
+
+
 def test_a_fit_is_kept_with_all_its_stats(tmp_path):
     source = MLE(MODEL, Rician())
     first = cached(source, VOXELS, tmp_path, {})

@@ -7,7 +7,8 @@ import xarray as xr
 
 from labelwise import ADC, IVIM, Gaussian, MaximumLikelihood
 from labelwise.evaluation.grid import evaluate, marginal
-from labelwise.plots.curves import curves, styles_of
+from labelwise.evaluation.methods import Method
+from labelwise.plots.curves import performance
 from labelwise.priors import Grid
 
 NAMES = ["MLE", "MLE labels", "self-supervised", "GT", "blend 0.5", "Mix 0.5", "posterior mean"]
@@ -20,7 +21,15 @@ def evaluation(names=NAMES, values=4):
     shape = (len(names), 4, *(len(axis) for axis in axes.values()))
     kinds = ("bias", "std", "rmse", "bias_error", "std_error", "rmse_error")
     variables = {kind: (("estimator", "parameter", *axes), rng.random(shape)) for kind in kinds}
-    return xr.Dataset(variables, {"estimator": names, "parameter": list(axes), **axes})
+    kinds = ("fit", "ground truth", "maximum likelihood", "self-supervised", "posterior mean", "")
+    method = [Method(kinds[index % len(kinds)]).to_json() for index in range(len(names))]
+    coords = {"estimator": names, "method": ("estimator", method), "parameter": list(axes), **axes}
+    return xr.Dataset(variables, coords)
+
+
+def curves(dataset, parameters=IVIM.parameters[1:], title=""):
+    """The figure of all estimators."""
+    return performance(dataset, dataset.estimator.values.tolist(), parameters, title)[0, 0].figure
 
 
 def margins(figure):
@@ -31,7 +40,7 @@ def margins(figure):
 
 
 def test_three_rows_and_a_column_for_each_parameter_that_varies():
-    figure = curves(evaluation(), IVIM.parameters, "title")
+    figure = curves(evaluation(), title="title")
     assert len(figure.axes) == 9
     labels = [axes.get_xlabel() for axes in figure.axes[-3:]]
     assert labels == ["true $f$", "true $D_{slow}$ (µm²/ms)", "true $D_{fast}$ (µm²/ms)"]
@@ -41,7 +50,7 @@ def test_three_rows_and_a_column_for_each_parameter_that_varies():
 
 def test_lines_are_the_marginal_means_and_bands_two_standard_errors():
     dataset = evaluation()
-    axes = curves(dataset, IVIM.parameters).axes[1]  # bias of D_slow
+    axes = curves(dataset).axes[1]  # bias of D_slow
     expected = marginal(dataset, "D_slow").sel(parameter="D_slow")
     lines = {line.get_label(): line for line in axes.lines}
     band = axes.collections[0].get_paths()[0].vertices
@@ -53,7 +62,7 @@ def test_lines_are_the_marginal_means_and_bands_two_standard_errors():
 
 
 def test_only_the_bias_row_has_a_zero_line():
-    figure = curves(evaluation(["MLE"]), IVIM.parameters)
+    figure = curves(evaluation(["MLE"]))
     assert [len(axes.lines) for axes in figure.axes] == [2] * 3 + [1] * 6
 
 
@@ -61,54 +70,27 @@ def test_only_the_bias_row_has_a_zero_line():
 @pytest.mark.parametrize("title", ["", "one line", "two\nlines"])
 def test_any_number_of_estimators_fits_on_the_page(count, title):
     names = [f"MLE labels, Rician, variant number {n}" for n in range(count)]
-    for parameters in (IVIM.parameters, IVIM.parameters[:2]):
+    for parameters in (IVIM.parameters[1:], IVIM.parameters[1:2]):
         figure = curves(evaluation(names), parameters, title)
         assert min(margins(figure)) >= 0
         assert len(figure.legends[0].get_texts()) == count
 
 
 def test_a_title_longer_than_the_figure_is_broken():
-    figure = curves(evaluation(["MLE"]), IVIM.parameters[:2], "a long title " * 10)
+    figure = curves(evaluation(["MLE"]), IVIM.parameters[1:2], "a long title " * 10)
     assert figure.get_suptitle().count("\n") == 2
     assert min(margins(figure)) >= 0
 
 
-def test_no_two_lines_look_the_same():
-    styles = styles_of([f"MLE network {n}" for n in range(12)])
-    looks = {tuple(map(str, style.values())) for style in styles.values()}
-    assert len(looks) == 12
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("MLE", "#000000"),
-        ("Rician MLE", "#000000"),
-        ("MLE labels", "#d55e00"),
-        ("mle", "#d55e00"),
-        ("net, alpha 1", "#d55e00"),
-        ("net, alpha 0", "#0072b2"),
-        ("net, alpha 0.5", "#aa4499"),
-        ("Self-supervised", "#d55e00"),
-        ("Supervised MLE", "#d55e00"),
-        ("GT", "#0072b2"),
-        ("Supervised GT", "#0072b2"),
-        ("Mix 0.5 of GT and MLE", "#aa4499"),
-        ("blend α = 0.5", "#aa4499"),
-        ("posterior mean", "#009e73"),
-        ("MLE net", "#d55e00"),
-        ("two lengths", "#7a6a00"),
-        ("DIPY", "#7a6a00"),
-    ],
-)
-def test_colours_follow_the_names(name, family):
-    assert styles_of([name])[name]["color"] == family
+def test_lines_have_the_styles_of_their_methods():
+    lines = curves(evaluation(["a", "b"])).axes[3].lines
+    assert [line.get_color() for line in lines] == ["#000000", "#0072b2"]
 
 
 def test_points_without_estimates_leave_gaps():
     dataset = evaluation(["MLE"])
     dataset["bias"][:, :, :, 0] = np.nan
-    figure = curves(dataset, IVIM.parameters)
+    figure = curves(dataset)
     assert np.isnan(figure.axes[0].lines[1].get_ydata()[0])
     assert min(margins(figure)) >= 0
 
@@ -120,14 +102,9 @@ def test_a_symbol_that_cannot_be_typeset_falls_back_to_the_name():
     figure.draw_without_rendering()
 
 
-def test_nothing_to_draw_is_refused():
-    with pytest.raises(ValueError, match="more than one value"):
-        curves(evaluation(values=1), IVIM.parameters)
-
-
 def test_draws_a_real_evaluation():
     model, noise = ADC([0.0, 0.5, 1.0]), Gaussian()
     grid = Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
     fits = {"MLE": MaximumLikelihood(model, noise)}
     result = evaluate(fits, model, noise, 0.05, grid, 20, jax.random.key(0))
-    assert len(curves(result, model.parameters).axes) == 3
+    assert len(curves(result, model.parameters[1:]).axes) == 3

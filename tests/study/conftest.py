@@ -25,7 +25,7 @@ def tiny(**changes):
         "repeats": 24,
         "training_repeats": 12,
         "trainings": 2,
-        "dial": (0.5,),
+        "blend": (0.5,),
         "noise_floor": "D_slow",
         "ill_determined": "D_fast",
     }

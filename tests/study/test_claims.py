@@ -28,11 +28,11 @@ METHODS = (
     ),
     *(methods.GT_ABSOLUTE, methods.MLE_ABSOLUTE, methods.blend(0.5)),
     *(methods.own_weight(p) for p in STUDY.free),
-    *(methods.wide(n, 12) for n in (methods.GT, methods.MLE_RICIAN)),
-    *(methods.deep(n, 2) for n in (methods.GT, methods.MLE_RICIAN)),
+    *methods.larger(methods.GT, 12, 2),
+    *methods.larger(methods.MLE_RICIAN, 12, 2),
 )
 SHARE = {methods.GT: 1.0, methods.GT_ABSOLUTE: 1.0, methods.HYBRID: 0.5, methods.blend(0.5): 0.5}
-SHARE |= {methods.wide(methods.GT, 12): 1.0, methods.deep(methods.GT, 2): 1.0}
+SHARE |= dict.fromkeys(methods.larger(methods.GT, 12, 2), 1.0)
 
 
 def evaluation(shrinkage=0.5, noise=1e-4, reverse=False):
@@ -78,7 +78,7 @@ def judged(*evaluations):
 
 def test_what_the_paper_describes_holds():
     claims = judged(evaluation())
-    for key in ("spread", "gradient", "information", "fisher", "everywhere", "dial", "hybrid"):
+    for key in ("spread", "gradient", "information", "fisher", "everywhere", "blend", "hybrid"):
         assert claims[key].verdict is Verdict.HOLDS, key
     assert claims["variants"].verdict is Verdict.HOLDS
 
@@ -195,7 +195,7 @@ def test_claims_that_do_not_apply_are_left_out():
     few = evaluation().sel(estimator=[methods.MLE_MEAN, methods.MLE_RICIAN])
     keys = set(judged(few))
     assert "beats-mle" in keys
-    assert not keys & {"bias", "hybrid", "own-weight", "dial", "vivo", "variants", "absolute"}
+    assert not keys & {"bias", "hybrid", "own-weight", "blend", "vivo", "variants", "absolute"}
 
 
 def test_a_study_without_special_parameters_asks_about_all():

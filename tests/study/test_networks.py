@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import labelwise as lw
+from labelwise.evaluation.methods import Method, methods_of
 from labelwise.networks.labels import Mix
 from labelwise.study import methods
 from labelwise.study.config import Study, paper
+from labelwise.study.evaluation import fits
 from labelwise.study.networks import mle_of_the_noise, network_sets, points, train_all
 from labelwise.study.stages import opened
 from study.conftest import tiny
@@ -55,8 +57,9 @@ def test_what_is_not_wanted_is_not_trained(changes, gone):
 
 def test_variants_have_their_own_shape():
     found = {(c.wide, c.deep): set(c.labels) for c in network_sets(paper(wide=150, deep=10))}
-    assert found[150, 0] == {methods.wide(methods.GT, 150), methods.wide(methods.MLE_RICIAN, 150)}
-    assert found[0, 10] == {methods.deep(methods.GT, 10), methods.deep(methods.MLE_RICIAN, 10)}
+    bases = methods.GT, methods.MLE_RICIAN
+    assert found[150, 0] == {methods.larger(name, 150, 0)[0] for name in bases}
+    assert found[0, 10] == {methods.larger(name, 0, 10)[0] for name in bases}
 
 
 def test_labels_follow_the_simulated_noise():
@@ -67,7 +70,7 @@ def test_labels_follow_the_simulated_noise():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    study = tiny(trainings=1)
+    study = tiny(trainings=1, wide=12, deep=4)
     with opened(tmp_path_factory.mktemp("nets"), lambda *words: None) as stages:
         return study, train_all(study, stages, 0), [stage.stage for stage in stages.stage_times]
 
@@ -78,11 +81,18 @@ def test_all_networks_begin_with_the_chosen_weights(trained):
     chosen = networks[30.0][methods.GT]
     assert len(chosen.card.validation["restarts"]) == study.recipe.restarts
     for snr in study.snrs:
-        others = [n for n in networks[snr].values() if not n.is_blend]
+        larger = methods.larger(methods.GT, 12, 4) + methods.larger(methods.MLE_RICIAN, 12, 4)
+        others = [n for name, n in networks[snr].items() if not n.is_blend and name not in larger]
         assert all(len(n.card.validation["restarts"]) == 1 for n in others if n is not chosen)
 
 
-def test_the_dial_is_of_the_two_ends(trained):
+def test_names_follow_from_what_the_networks_are(trained):
+    study, networks, _ = trained
+    here = {**fits(study), **networks[15.0]}
+    assert [Method.from_json(text).name for text in methods_of(here)[1]] == list(here)
+
+
+def test_the_blend_is_of_the_two_ends(trained):
     _, networks, _ = trained
     blend = networks[15.0][methods.blend(0.5)]
     assert blend.members == (

@@ -10,21 +10,27 @@ from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
 from labelwise.evaluation.grid import marginal
+from labelwise.evaluation.methods import Method
 from labelwise.models import IVIM
+from labelwise.plots.curves import performance
+from labelwise.plots.styles import style_of
 from labelwise.study import methods
-from labelwise.study.methods import blend, own_weight, style_of
-from labelwise.study.plots.curves import binned, blend_curves, own_weights, performance
+from labelwise.study.methods import blend, own_weight
+from labelwise.study.plots.curves import binned, blend_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
 S0, F, SLOW, FAST = IVIM.parameters
 SHOWN = (F, SLOW, FAST)
 KINDS = ("bias", "std", "rmse")
 ALPHAS = (0.0, 0.5, 1.0)
-NAMES = [
-    *(methods.MLE_MEAN, methods.GT, methods.SELF, methods.MLE_RICIAN, methods.HYBRID),
-    *(own_weight(p.name) for p in SHOWN),
-    *(blend(alpha) for alpha in ALPHAS),
+METHODS = [
+    *(Method("fit", start="mean"), Method("ground truth"), Method("self-supervised")),
+    *(Method("maximum likelihood", noise="Rician"), Method("mix", alpha=0.5)),
+    *(Method("maximum likelihood", noise="Rician", weighed=p.name) for p in SHOWN),
+    *(Method("blend", alpha=alpha) for alpha in ALPHAS),
 ]
+NAMES = [method.name for method in METHODS]
+COORDS = {"estimator": NAMES, "method": ("estimator", [method.to_json() for method in METHODS])}
 
 
 def evaluation(parameters=IVIM.parameters, values=4, free=None):
@@ -37,7 +43,7 @@ def evaluation(parameters=IVIM.parameters, values=4, free=None):
         name: (("estimator", "parameter", *axes), rng.random(shape) - (name == "bias") * 0.5)
         for name in (*KINDS, *(f"{kind}_error" for kind in KINDS))
     }
-    return xr.Dataset(variables, {"estimator": NAMES, "parameter": list(axes), **axes})
+    return xr.Dataset(variables, {**COORDS, "parameter": list(axes), **axes})
 
 
 def in_bins(bins=6):
@@ -51,7 +57,7 @@ def in_bins(bins=6):
     variables["centre"] = (("parameter", "bin"), np.tile(np.arange(bins) + 0.5, (len(SHOWN), 1)))
     variables["width"] = ("parameter", np.ones(len(SHOWN)))
     variables["count"] = (("parameter", "bin"), count)
-    return xr.Dataset(variables, {"estimator": NAMES, "parameter": [p.name for p in SHOWN]})
+    return xr.Dataset(variables, {**COORDS, "parameter": [p.name for p in SHOWN]})
 
 
 def images(methods=("Gold standard", methods.GT)):
@@ -61,15 +67,15 @@ def images(methods=("Gold standard", methods.GT)):
     return xr.Dataset({"value": (("method", "parameter", "x", "y"), values)}, coords)
 
 
-OWN = {p.name: own_weight(p.name) for p in SHOWN}
+OWN = {p.name: [methods.MLE_RICIAN, own_weight(p.name)] for p in SHOWN}
 BY_ALPHA = {alpha: blend(alpha) for alpha in ALPHAS}
 PAIR = methods.GT, methods.MLE_RICIAN
 LINES = [methods.MLE_MEAN, *PAIR]
 EVERY_FIGURE = {
     "performance": lambda: performance(evaluation(), LINES, SHOWN, "title"),
-    "own_weights": lambda: own_weights(evaluation(), methods.MLE_RICIAN, OWN, SHOWN, "title"),
+    "own_weights": lambda: performance(evaluation(), OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
-    "dial": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
+    "blend": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
     "densities": lambda: densities(evaluation(), *PAIR, SHOWN, "title"),
     "fixed_points": lambda: fixed_points(evaluation(), *PAIR, SLOW, F, FAST, "title"),
@@ -118,7 +124,7 @@ def test_lines_are_marginal_means_in_the_styles_of_their_names_and_bands_two_err
     lines = lines_of(axes)
     assert list(lines) == NAMES
     for name, band in zip(NAMES, axes.collections, strict=True):
-        here, style = curve.sel(estimator=name), style_of(name)
+        here, style = curve.sel(estimator=name), style_of(METHODS[NAMES.index(name)])
         assert lines[name].get_xdata() == pytest.approx(ds.D_fast.values)
         assert lines[name].get_ydata() == pytest.approx(here["std"].values)
         assert lines[name].get_color() == style["color"]
@@ -320,11 +326,11 @@ def test_estimators_that_failed_everywhere_leave_nothing_but_empty_axes():
 UNKNOWN = "nobody"
 REFUSED = {
     "performance": lambda ds: performance(ds, [UNKNOWN], SHOWN),
-    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN | {"f": UNKNOWN}, SHOWN),
+    "own_weights": lambda ds: performance(ds, OWN | {"f": [UNKNOWN]}, SHOWN),
     "arrows": lambda ds: arrows(ds, [UNKNOWN], [(F, SLOW)]),
     "densities": lambda ds: densities(ds, UNKNOWN, methods.GT, SHOWN),
     "fixed_points": lambda ds: fixed_points(ds, methods.GT, UNKNOWN, SLOW, F, FAST),
-    "dial": lambda ds: blend_curves(ds, {0.5: UNKNOWN}, SHOWN),
+    "blend": lambda ds: blend_curves(ds, {0.5: UNKNOWN}, SHOWN),
     "trained": lambda ds: blend_curves(ds, BY_ALPHA, SHOWN, trained={0.5: UNKNOWN}),
     "binned": lambda ds: binned(in_bins(), [UNKNOWN], SHOWN),
 }
@@ -339,11 +345,11 @@ def test_an_unknown_estimator_is_refused(figure):
 LESS = IVIM.parameters[:2]
 LACKING = {
     "performance": lambda ds: performance(ds, LINES, [SLOW]),
-    "own_weights": lambda ds: own_weights(ds, methods.GT, OWN, [SLOW]),
+    "own_weights": lambda ds: performance(ds, OWN, [SLOW]),
     "arrows": lambda ds: arrows(ds, PAIR, [(F, SLOW)]),
     "densities": lambda ds: densities(ds, *PAIR, [SLOW]),
     "fixed_points": lambda ds: fixed_points(ds, *PAIR, F, S0, SLOW),
-    "dial": lambda ds: blend_curves(ds, BY_ALPHA, [SLOW]),
+    "blend": lambda ds: blend_curves(ds, BY_ALPHA, [SLOW]),
 }
 
 
@@ -364,15 +370,6 @@ def test_maps_without_a_parameter_are_refused():
         (lambda ds: performance(ds, [], SHOWN), "names: .*; got none"),
         (lambda ds: performance(ds, LINES, []), "parameters: .*; got none"),
         (lambda ds: arrows(ds, PAIR, []), "parameters: .*; got none"),
-        (
-            lambda ds: own_weights(ds, methods.GT, {"f": NAMES[0]}, SHOWN),
-            "own: .*none for 'D_slow'",
-        ),
-        (lambda ds: fixed_points(ds, *PAIR, SLOW, F, F), "expected three parameters"),
-        (
-            lambda ds: fixed_points(ds, *PAIR, SLOW, F, FAST, indices=(0, 4)),
-            r"indices: .* 4 values",
-        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(figure, sentence):

@@ -40,7 +40,7 @@ def report():
         claim("bias", parts=tuple(part(f"bias of D_slow, {n}", margin=n) for n in (-1, 0, 1))),
         claim("flat", "4.3.2", parts=(part("slope", margin=-1), part("range", margin=-2))),
         claim("hybrid", "4.3.4", note="At α = 0.5."),
-        claim("dial", ""),
+        claim("blend", ""),
     ]
     tables = [
         Table("networks", "Table 1: networks", "As in the paper.", ["name", "Y"], [["GT", "yes"]]),

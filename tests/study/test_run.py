@@ -15,7 +15,7 @@ from labelwise.study.stages import opened
 from study.conftest import tiny
 
 FIGURES = ("figure_02", "figure_03", "figure_04", "figure_08", "figure_09", "figure_10")
-MORE = ("figure_11", "figure_12", "dial", "absolute_loss", "variants")
+MORE = ("figure_11", "figure_12", "blend", "absolute_loss", "variants")
 
 
 def test_every_figure_is_there_as_png_and_pdf(outcome):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,36 +17,13 @@ from labelwise.types import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from labelwise.models import SignalModel
     from labelwise.networks.network import Network
-    from labelwise.types import Estimator, Progress
+    from labelwise.priors import Grid
+    from labelwise.types import Estimator
 
 MLE_NAME = "maximum likelihood"
 _FILES = ("evaluation.nc", "curves.png", "evaluation.json")
 _POINTS = 10_000  # of the default grid, at most
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The results of `labelwise evaluate`.
-
-    Args:
-        folder: where the files are.
-        snr: signal (1) over noise.
-        grid: values of each parameter.
-        repeats: noisy signals at each point.
-        summary: as `evaluation.grid.summary` returns it.
-        units: of each parameter.
-        seconds: wall time.
-    """
-
-    folder: Path
-    snr: float
-    grid: Mapping[str, Any]
-    repeats: int
-    summary: xr.Dataset
-    units: Mapping[str, str]
-    seconds: float
 
 
 def evaluate(
@@ -86,108 +62,70 @@ def evaluate(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.models.find import find_model
-
-    options.keep_compiled_programs()
-    with progress_bar(quiet) as progress:
-        evaluation = _evaluate_files(
-            nets,
-            out,
-            model=find_model(model) if model else None,
-            snr=snr,
-            points=points,
-            repeats=repeats,
-            reference=mle,
-            seed=seed,
-            overwrite=overwrite,
-            command=context.meta["labelwise.command"],
-            progress=progress,
-        )
-    if not quiet:
-        show_evaluation(evaluation)
-
-
-def _evaluate_files(
-    paths: Sequence[Path],
-    folder: Path,
-    *,
-    model: type[SignalModel] | None,
-    snr: float | None,
-    points: int | None,
-    repeats: int,
-    reference: bool,
-    seed: int,
-    overwrite: bool,
-    command: str,
-    progress: Progress,
-) -> Evaluation:
-    """Evaluate networks over a grid of true parameters, beside maximum likelihood.
-
-    Written are `evaluation.nc` (NetCDF: bias, std, rmse, their standard errors, covariance, share
-    of failures and information over the grid), `curves.png` and `evaluation.json` (the summary).
-    A blend is evaluated at alpha 1, 0.5 and 0.
-
-    Raises:
-        FileExistsError: if the folder holds an evaluation and `overwrite` is not set.
-        FileNotFoundError: if there is no such network file.
-        InputError: if the networks are for different acquisitions, or their model is not known.
-    """
     import jax
 
-    from labelwise.evaluation.grid import evaluate, summary
+    from labelwise.evaluation import grid as grids
     from labelwise.fitting import MaximumLikelihood
     from labelwise.io.files import refuse_existing
     from labelwise.io.results import as_json
     from labelwise.io.staging import staged
-    from labelwise.models.find import rebuild
-    from labelwise.plots.curves import curves
-    from labelwise.priors import Grid
+    from labelwise.models.find import find_model, rebuild
+    from labelwise.plots.curves import performance
 
+    options.keep_compiled_programs()
+    kind = find_model(model) if model else None
     for name in _FILES:
-        refuse_existing(folder / name, overwrite, made=True)
+        refuse_existing(out / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators, first = _estimators(paths)
-    card = first.card
-    made = rebuild(card.model, model, paths[0])
-    noise = first.noise
-    if reference:
-        estimators[MLE_NAME] = MaximumLikelihood(made, noise)
-    sigma = options.sigma_for(card.sigma, snr, paths[0])
-    names = [parameter.name for parameter in first.parameters]
-    scaled = first.members[0].scaling.scale
-    fixed = {} if scaled is None else {names[scaled]: 1.0}
-    free = len(names) - len(fixed)
-    count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
-    spans = {name: (low, high) for name, (low, high) in zip(names, card.ranges, strict=True)}
-    grid = Grid.over(spans, points=count, fixed=fixed)
-    dataset = evaluate(
-        estimators,
-        made,
-        noise,
-        sigma,
-        grid,
-        repeats,
-        jax.random.key(seed),
-        progress=lambda done, total: progress("evaluating", done, total, ""),
-    )
-    means = summary(dataset)
+    estimators, first = _estimators(nets)
+    made = rebuild(first.card.model, kind, nets[0])
+    if mle:
+        estimators[MLE_NAME] = MaximumLikelihood(made, first.noise)
+    sigma = options.sigma_for(first.card.sigma, snr, nets[0])
+    grid = _grid(first, points)
+    with progress_bar(quiet) as progress:
+        dataset = grids.evaluate(
+            estimators,
+            made,
+            first.noise,
+            sigma,
+            grid,
+            repeats,
+            jax.random.key(seed),
+            progress=lambda done, total: progress("evaluating", done, total, ""),
+        )
+    means = grids.summary(dataset)
     record = {
-        "command": command,
-        "networks": [str(path) for path in paths],
+        "command": context.meta["labelwise.command"],
+        "networks": [str(path) for path in nets],
         "snr": 1 / sigma,
         "repeats": repeats,
         "seed": seed,
         "grid": {name: values.tolist() for name, values in grid.axes.items()},
         "summary": _nested(means),
     }
-    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
-    with staged(folder, _FILES[-1]) as staging:
+    several = [each for each in made.parameters if dataset.sizes[each.name] > 1]
+    title = f"{type(made).__name__}, SNR {1 / sigma:.3g}"
+    axes = performance(dataset, list(estimators), several, title)
+    with staged(out, _FILES[-1]) as staging:
         dataset.to_netcdf(staging / _FILES[0], engine="scipy")
-        figure.savefig(staging / _FILES[1])
+        axes[0, 0].figure.savefig(staging / _FILES[1])
         (staging / _FILES[2]).write_text(as_json(record), encoding="utf-8")
-    units = {parameter.name: parameter.unit for parameter in made.parameters}
-    seconds = time.perf_counter() - begin
-    return Evaluation(folder, 1 / sigma, grid.axes, repeats, means, units, seconds)
+    if not quiet:
+        show_evaluation(dataset, means, out, time.perf_counter() - begin)
+
+
+def _grid(network: Network, points: int | None) -> Grid:
+    """The true parameters: the ranges of the prior, at S0 = 1."""
+    from labelwise.priors import Grid
+
+    names = [parameter.name for parameter in network.parameters]
+    scale = network.members[0].scaling.scale
+    fixed = {} if scale is None else {names[scale]: 1.0}
+    free = len(names) - len(fixed)
+    count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
+    spans = zip(names, network.card.ranges, strict=True)
+    return Grid.over({name: (low, high) for name, (low, high) in spans}, count, fixed)
 
 
 def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:

@@ -84,7 +84,7 @@ def train(
             metavar="LABEL",
             help="Training labels: mle-rician, mle-gaussian, gt (ground truth), selfsup, "
             "selfsup-rician, mix:0.5 (half mle, half gt), or blend: two networks, trained on mle "
-            "and on gt, whose outputs --alpha weights when they are used (also called a dial).",
+            "and on gt, whose outputs --alpha weights when they are used.",
         ),
     ] = "blend",
     noise: options.Noise = "rician",

@@ -20,7 +20,8 @@ from labelwise.formatting import number, short_name, with_error
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labelwise.cli.evaluation import Evaluation
+    import xarray as xr
+
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -296,13 +297,17 @@ def show_study(result: StudyResult) -> None:
     console.print(f"{result.folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def show_evaluation(evaluation: Evaluation) -> None:
+def show_evaluation(
+    evaluation: xr.Dataset, summary: xr.Dataset, folder: Path, seconds: float
+) -> None:
     """One table per parameter, one line per estimator."""
     console = stdout()
-    points = " x ".join(str(len(values)) for values in evaluation.grid.values() if len(values) > 1)
+    parameters = [str(name) for name in summary["parameter"].values]
+    several = [name for name in parameters if evaluation.sizes[name] > 1]
+    points = " x ".join(str(evaluation.sizes[name]) for name in several)
     console.print(
-        f"SNR {number(evaluation.snr)}, {points} points x {evaluation.repeats} noisy signals, "
-        f"{evaluation.seconds:.1f} s"
+        f"SNR {number(1 / evaluation.sigma)}, {points} points x {evaluation.repeats} noisy "
+        f"signals, {seconds:.1f} s"
     )
     columns = {
         "abs_bias": "mean |bias|",
@@ -312,11 +317,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
         "retained": "information",
         "mutual_information": "bits",
     }
-    summary = evaluation.summary
-    for parameter in summary["parameter"].values:
-        if len(evaluation.grid[str(parameter)]) < 2:
-            continue
-        unit = _unit(evaluation.units[str(parameter)])
+    for parameter in several:
+        unit = _unit(evaluation[parameter].unit)
         table = Table(f"{parameter} {unit}".strip(), **_PLAIN)
         for title in columns.values():
             table.add_column(title, justify="right", no_wrap=True)
@@ -330,7 +332,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         "are means over\nthe grid; their standard errors are in evaluation.json.",
         markup=False,
     )
-    console.print(f"{evaluation.folder} (look at curves.png first)", markup=False, soft_wrap=True)
+    console.print(f"{folder} (look at curves.png first)", markup=False, soft_wrap=True)
 
 
 def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +17,8 @@ from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Detection, Rmse, Tuning
-    from labelwise.models import SignalModel
     from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
-    from labelwise.types import Progress
 
 _FILES = ("tune.png", "tune.pdf", "tune.json")
 _EXPECTED = (
@@ -31,19 +27,6 @@ _EXPECTED = (
 )
 _DISTRIBUTION = "NAME=VALUE, NAME=LOW:HIGH or NAME=MEAN±STD"
 _NORMAL = re.compile(r"(.+?)(?:±|\+/?-)(.+)")
-
-
-@dataclass(frozen=True)
-class TaskRequest:
-    """A task and the SNR it is for.
-
-    Args:
-        task: detection of a difference, or the error of an estimate.
-        snr: from the file of the task, if given there.
-    """
-
-    task: Detection | Rmse
-    snr: float | None = None
 
 
 def tune(
@@ -109,61 +92,38 @@ def tune(
     Both networks are evaluated on simulated voxels. Alpha is chosen on one half of the voxels and
     evaluated on the other. Writes `tune.json`, `tune.png` and `tune.pdf`.
     """
-    request = _task_request(detect, before, after, rmse, tissue)
-    if snr is None:
-        snr = request.snr
+    task, snr_of_file = _task_and_snr(detect, before, after, rmse, tissue)
+    snr = snr_of_file if snr is None else snr
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
+    import jax
+
+    from labelwise.evaluation.tuning import tune as tuned
     from labelwise.io.files import refuse_existing
-    from labelwise.models.find import find_model
+    from labelwise.models.find import find_model, rebuild
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
     options.keep_compiled_programs()
     network = _blend(net)
+    card, kind = network.card, find_model(model) if model else None
     with progress_bar(quiet) as progress:
-        tuning = _tuned(
+        tuning = tuned(
             network,
-            net,
-            request.task,
-            find_model(model) if model else None,
-            snr,
-            (points, voxels, seed),
-            progress,
+            task,
+            rebuild(card.model, kind, net),
+            network.noise,
+            options.sigma_for(card.sigma, snr, net),
+            points=points,
+            voxels=voxels,
+            key=jax.random.key(seed),
+            progress=lambda done, total: progress("tuning", done, total, ""),
         )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
     _write(out, tuning, network, record)
     if not quiet:
         show_tuning(tuning, net, out)
-
-
-def _tuned(
-    network: Network,
-    net: Path,
-    task: Detection | Rmse,
-    model: type[SignalModel] | None,
-    snr: float | None,
-    numbers: tuple[int, int, int],
-    progress: Progress,
-) -> Tuning:
-    import jax
-
-    from labelwise.evaluation.tuning import tune
-    from labelwise.models.find import rebuild
-
-    card, (points, voxels, seed) = network.card, numbers
-    return tune(
-        network,
-        task,
-        rebuild(card.model, model, net),
-        network.noise,
-        options.sigma_for(card.sigma, snr, net),
-        points=points,
-        voxels=voxels,
-        key=jax.random.key(seed),
-        progress=lambda done, total: progress("tuning", done, total, ""),
-    )
 
 
 def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
@@ -198,15 +158,16 @@ def _blend(net: Path) -> Network:
     return network
 
 
-def _task_request(
+def _task_and_snr(
     detect: Path | None,
     before: Sequence[str] | None,
     after: Sequence[str] | None,
     rmse: Sequence[str] | None,
     tissue: Sequence[str] | None,
-) -> TaskRequest:
-    """The one task given by the options."""
+) -> tuple[Detection | Rmse, float | None]:
+    """The one task given by the options, and the SNR if its file has one."""
     from labelwise.evaluation.tuning import Detection, Rmse
+    from labelwise.io.tissues import read_tissues
 
     inline = bool(before or after)
     tasks = [
@@ -220,19 +181,19 @@ def _task_request(
     if tissue and not rmse:
         raise InputError("--tissue: is for --rmse; for detection, give tissues by --from and --to")
     if detect is not None:
-        tissues, snr = _read(detect, ("from", "to"))
-        return TaskRequest(Detection(tissues["from"], tissues["to"]), snr)
+        tissues, snr = read_tissues(detect, "from", "to")
+        return Detection(*tissues), snr
     if rmse:
         names = [name.strip() for text in rmse for name in text.split(",")]
         parameters = () if names == ["all"] else tuple(dict.fromkeys(names))
         if len(tissue or []) == 1 and tissue is not None and tissue[0].endswith(".toml"):
-            tissues, snr = _read(Path(tissue[0]), ("tissue",))
-            return TaskRequest(Rmse(parameters, tissues["tissue"]), snr)
-        return TaskRequest(Rmse(parameters, _tissue(tissue or [], "--tissue")))
+            tissues, snr = read_tissues(Path(tissue[0]), "tissue")
+            return Rmse(parameters, *tissues), snr
+        return Rmse(parameters, _tissue(tissue or [], "--tissue")), None
     if not before or not after:
         missing = "--to" if before else "--from"
         raise InputError(f"{missing}: is missing; detection needs two tissues, --from and --to")
-    return TaskRequest(Detection(_tissue(before, "--from"), _tissue(after, "--to")))
+    return Detection(_tissue(before, "--from"), _tissue(after, "--to")), None
 
 
 def _tissue(texts: Sequence[str], option: str) -> Tissue:
@@ -274,57 +235,6 @@ def _distribution(value: str, where: str) -> Distribution:
         with _placed(where):
             return Normal(*numbers)
     return (numbers[0], numbers[1]) if len(numbers) > 1 else numbers[0]
-
-
-def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float | None]:
-    """The tissues in a TOML file by table, and its SNR, if any."""
-    from labelwise.priors import Tissue
-
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no text
-        raise InputError(f"{path}: is no TOML file: {error}") from error
-    expected = " and ".join(f"[{table}]" for table in tables)
-    for key, value in content.items():
-        if key == "snr" and _is_number(value):
-            continue
-        if key not in tables or not isinstance(value, dict):
-            raise InputError(
-                f"{path}: {key} = {value!r} is not expected; there may be "
-                f"{expected} and snr = NUMBER"
-            )
-    missing = [table for table in tables if table not in content]
-    if missing:
-        raise InputError(f"{path}: the table [{missing[0]}] is missing; expected {expected}")
-    tissues = {}
-    for table in tables:
-        entries = dict(content[table])
-        name = entries.pop("name", table)
-        if not isinstance(name, str):
-            raise InputError(f"{path}: [{table}] name: expected a text, got {name!r}")
-        parts = {key: _from_toml(each, f"{path}: [{table}] {key}") for key, each in entries.items()}
-        with _placed(f"{path}: [{table}]"):
-            tissues[table] = Tissue(parts, name)
-    return tissues, content.get("snr")
-
-
-def _from_toml(value: Any, where: str) -> Distribution:
-    from labelwise.priors import Normal
-
-    if _is_number(value):
-        return float(value)
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
-        return float(value[0]), float(value[1])
-    if isinstance(value, dict) and value.keys() == {"mean", "std"}:
-        mean, std = value["mean"], value["std"]
-        if _is_number(mean) and _is_number(std):
-            with _placed(where):
-                return Normal(float(mean), float(std))
-    raise InputError(f"{where}: expected 1.1, [0.1, 0.2] or {{mean = 60, std = 10}}, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @contextmanager

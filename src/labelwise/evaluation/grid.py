@@ -24,6 +24,7 @@ from labelwise.evaluation.information import (
     quantile_edges,
     retained_information,
 )
+from labelwise.evaluation.methods import methods_of
 from labelwise.fitting import available_cores
 from labelwise.fitting.batching import blocks
 from labelwise.models import SignalModel
@@ -71,8 +72,9 @@ def evaluate(
 
     Returns:
         A Dataset with the dimensions `estimator`, `parameter`, `other` (parameters again) and one
-        for each parameter, named after it, with the grid's values as coordinate. In the
-        parameters' units:
+        for each parameter, named after it, with the grid's values as coordinate. The coordinate
+        `method` has what each estimator is (`labelwise.evaluation.methods`). In the parameters'
+        units:
 
         - `bias`, `std`, `rmse`: of the estimates at that point; rmse² = bias² + std². Use
           `result["std"]`, since `result.std` is a method of every Dataset
@@ -154,7 +156,8 @@ def evaluate(
             "mutual_information": (of_parameters, bits[..., 0]),
             "mutual_information_error": (of_parameters, bits[..., 1]),
         },
-        _coordinates(tuple(sources), model, grid),
+        _coordinates(tuple(sources), model, grid)
+        | {"method": methods_of({**estimators, **(labels or {})})},
         {
             "model": type(model).__name__,
             "noise": type(noise).__name__,

@@ -172,6 +172,7 @@ class PosteriorMean:
                 ),
                 "effective_sample_size": (1 / squared[:, 0]).astype(np.float32),
             },
+            parameters=self.parameters,
         )
 
 

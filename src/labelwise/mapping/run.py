@@ -185,7 +185,7 @@ def _usable_voxels(
 
 def _warn(notes: list[str]) -> list[str]:
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)  # the call of `fit_image` or `map_image`
     return notes
 
 

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from labelwise.io.files import canonical, digest, read_arrays, write_arrays
-from labelwise.types import Estimate, LabelSource, Voxels
+from labelwise.types import Estimate, LabelSource, Parameter, Voxels
 
 
 @cache
@@ -78,7 +79,11 @@ def labels_version() -> str:
 
 
 def cached(
-    source: LabelSource, voxels: Voxels, folder: str | Path | None, key: Mapping[str, Any]
+    source: LabelSource,
+    voxels: Voxels,
+    folder: str | Path | None,
+    key: Mapping[str, Any],
+    parameters: tuple[Parameter, ...] = (),
 ) -> Estimate:
     """`source(voxels)`, from a cache file where there is one.
 
@@ -91,6 +96,7 @@ def cached(
         voxels: the voxels to label.
         folder: the cache, created if missing; nothing is cached if None.
         key: anything else that the labels depend on, as JSON data.
+        parameters: the columns of the labels, for their names.
 
     Raises:
         TypeError: if `key` or the description of the source is not JSON data.
@@ -107,7 +113,7 @@ def cached(
         True
     """
     if folder is None:
-        return source(voxels)
+        return replace(source(voxels), parameters=parameters)
     content = {
         "source": source.describe(),
         "key": key,
@@ -118,11 +124,11 @@ def cached(
     path = Path(folder) / f"labels-{name}.safetensors"
     found = _read(path, name, len(voxels))
     if found is not None:
-        return found
+        return replace(found, parameters=parameters)
     estimate = source(voxels)
     with contextlib.suppress(OSError, SafetensorError):  # a cache is a convenience
         _write(path, name, estimate)
-    return estimate
+    return replace(estimate, parameters=parameters)
 
 
 def _read(path: Path, name: str, voxels: int) -> Estimate | None:

@@ -57,7 +57,7 @@ def labels_named(
         name: `mle-NOISE` (maximum likelihood under that noise model: `mle-rician`), `mle` (under
             the simulated one), `gt` (ground truth), `selfsup` (no label: the loss compares
             signals), `selfsup-NOISE` (by the likelihood), `mix:ALPHA` (ALPHA `mle` + (1 - ALPHA)
-            `gt`) or `blend` (`mle` and `gt`, blended in use; also `dial`).
+            `gt`) or `blend` (`mle` and `gt`, blended in use).
         model: the fitted signal model.
         noise: the simulated noise.
         start: of the fits.

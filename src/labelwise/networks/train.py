@@ -138,7 +138,8 @@ class _TrainingSet:
         kind = label.describe()["kind"]
         self.progress("labelling", 0, len(self.voxels), kind)
         keep = None if isinstance(label, GroundTruth) else self.cache
-        estimate = cached(label, self.voxels, keep, {"for": "training"})
+        key = {"for": "training"}
+        estimate = cached(label, self.voxels, keep, key, self.plan.model.parameters)
         mask = usable(estimate, self.plan.on_bound) & self.valid
         held = self.plan.recipe.validation_voxels
         if not mask[-held:].any() or not mask[:-held].any():

@@ -177,7 +177,10 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
         partial = Phantom(staging)
         partial.truth("tissue").parent.mkdir()
         for path, values in images.items():
-            nib.save(nib.Nifti1Image(values, _affine()), staging / path.relative_to(folder))
+            nib.save(
+                nib.Nifti1Image(values, centred_affine(_SHAPE, _ZOOMS)),
+                staging / path.relative_to(folder),
+            )
         partial.bvals.write_text(" ".join(str(b) for b in B_VALUES) + "\n")
     return phantom
 
@@ -233,10 +236,12 @@ def _params(tissue: Int[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "X Y Z 4"]:
     return params
 
 
-def _affine() -> Float[np.ndarray, "4 4"]:
+def centred_affine(
+    shape: tuple[int, int, int], zooms: tuple[float, float, float]
+) -> Float[np.ndarray, "4 4"]:
     """Voxel to mm, centred; x runs to the patient's left, so that images look radiological."""
-    affine = np.diag([-_ZOOMS[0], _ZOOMS[1], _ZOOMS[2], 1.0])
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(_SHAPE) - 1) / 2
+    affine = np.diag([-zooms[0], zooms[1], zooms[2], 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
     return affine
 
 

@@ -29,7 +29,7 @@ from labelwise.io.staging import staged
 from labelwise.models import IVIM
 from labelwise.models.evaluate import signals
 from labelwise.noise import Rician
-from labelwise.types import InputError
+from labelwise.phantoms.abdomen import centred_affine
 
 B_VALUES = (0, 10, 20, 30, 50, 80, 100, 200, 400, 800)
 """Of one acquisition, in s/mm², in the order of the scanner."""
@@ -179,9 +179,6 @@ def pelvis(
         snr: the median over the mask of S0 / sigma.
         b_values: in s/mm², of one repeat; the paper's if left out.
 
-    Raises:
-        InputError: if the shape has fewer than 16 by 16 voxels, or repeats or snr are not positive.
-
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5, for the protocol.
 
     Example:
@@ -189,7 +186,6 @@ def pelvis(
         >>> small.series.shape, sorted(small.truth)
         ((28, 20, 1, 20), ['D_fast', 'D_slow', 'S0', 'f'])
     """
-    _check(shape, repeats, snr)
     rng = np.random.default_rng(seed)
     zooms = (_FIELD[0] / shape[0], _FIELD[1] / shape[1], _SLICE)
     place, fat = _tissue_maps(rng, shape, zooms)
@@ -213,12 +209,12 @@ def pelvis(
             for index, parameter in enumerate(IVIM.parameters)
         },
         sigma=sigma,
-        affine=_affine(shape, zooms),
+        affine=centred_affine(shape, zooms),
         settings={"seed": seed, "shape": list(shape), "repeats": repeats, "snr": snr},
     )
 
 
-def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+def write(scan: Pelvis, folder: Path) -> list[Path]:
     """Write the series, its b-values, the mask and the true maps into a folder.
 
     `dwi.nii.gz`, `dwi.bval` (s/mm²), `mask.nii.gz`, and in `truth/` a map for each parameter and
@@ -227,28 +223,20 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
 
     Args:
         scan: what to write.
-        folder: made if missing.
-        overwrite: replace the files of an earlier phantom.
+        folder: made if missing; the files of an earlier phantom in it are replaced.
 
     Returns:
         The files, the series last.
 
     Raises:
-        FileExistsError: if one of its files is there already and `overwrite` is not set.
         OSError: if the folder cannot be written.
     """
-    folder = Path(folder)
     images = _images(scan)
     texts = {"README.txt": _readme(scan), "dwi.bval": " ".join(map(str, scan.b)) + "\n"}
     for name, (_, details) in images.items():
         record = {"Simulated": True, "Description": _NOTICE, **details, "Settings": scan.settings}
         texts[name.replace(".nii.gz", ".json")] = json.dumps(record, indent=2, ensure_ascii=False)
     names = [*texts, *reversed(images)]
-    present = [folder / name for name in names if (folder / name).exists()]
-    if present and not overwrite:
-        raise FileExistsError(
-            f"{present[0]}: is there already; choose another folder, or overwrite (--overwrite)"
-        )
     with staged(folder, names[-1]) as staging:
         (staging / "truth").mkdir()
         for name, (values, _) in images.items():
@@ -284,15 +272,6 @@ def _readme(scan: Pelvis) -> str:
         f"{scan.sigma:.6g}. mask.nii.gz: muscle, marrow, organs and vessels, without fat and "
         "rectum. truth/: what the series was made from.\n"
     )
-
-
-def _check(shape: tuple[int, int, int], repeats: int, snr: float) -> None:
-    if len(shape) != 3 or min(shape[:2]) < 16 or shape[2] < 1:
-        raise InputError(f"shape: expected at least 16 x 16 voxels and 1 slice, got {tuple(shape)}")
-    if repeats < 1:
-        raise InputError(f"repeats: expected at least 1, got {repeats}")
-    if not (math.isfinite(snr) and snr > 0):
-        raise InputError(f"snr: expected a positive number, got {snr}")
 
 
 def _tissue_maps(
@@ -372,12 +351,3 @@ def _smooth(
     white = rng.standard_normal(shape)
     field = gaussian_filter(white, [length / zoom for zoom in zooms], mode="nearest")
     return (field - field.mean()) / field.std()
-
-
-def _affine(
-    shape: tuple[int, int, int], zooms: tuple[float, float, float]
-) -> Float[np.ndarray, "4 4"]:
-    """Voxel to mm, centred; x runs to the patient's left, so that images look radiological."""
-    affine = np.diag([-zooms[0], zooms[1], zooms[2], 1.0])
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
-    return affine

@@ -1,14 +1,13 @@
 """Figures of evaluations: bias, standard deviation and RMSE against the true value.
 
-Each `Figure` has its own Agg canvas. `sheet`, `panel`, `legend_below` and `tidy` are for other
-figures of evaluations, too.
+Results in, matplotlib Axes out, in a figure with an Agg canvas of its own. The other functions are
+for the further figures of evaluations: of tunings and studies.
 """
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,92 +20,81 @@ from matplotlib.figure import Figure
 
 from labelwise.evaluation.grid import marginal
 from labelwise.plots.maps import in_unit, symbol
+from labelwise.plots.styles import styles
 from labelwise.types import InputError, Parameter
 
 QUANTITIES = {"bias": "bias", "std": "standard deviation", "rmse": "RMSE"}
 """The rows of a figure: variables of an evaluation and their labels."""
 
+Panels = Shaped[np.ndarray, "rows columns"]
+"""Axes as they are laid out."""
+
+_DPI = 150
 _WIDTH, _HEIGHT = 2.9, 1.9  # inches, of one panel
+_PAGE = 10.0  # inches across, at most
+_ERRORS = tuple(f"{quantity}_error" for quantity in QUANTITIES)
 _NARROWEST = 3.4
 _LEGEND_LINE = 0.19
 _LETTER, _LETTER_ABOVE = 0.062, 0.074  # of the legend, and of the title
-_DPI = 120
-# Families as in the source's figures: maximum likelihood black, networks that imitate it red, those
-# trained on the truth blue, mixtures purple. Shades differ in lightness, and lines also differ in
-# dashes or markers, for readers without colour.
-_FAMILIES = {
-    "fit": ("#000000", "#5a5a5a", "#8c8c8c"),
-    "likelihood": ("#d55e00", "#8f2d04", "#e69f00", "#f2a28a"),
-    "truth": ("#0072b2", "#56b4e9", "#003a5c", "#7fa8c9"),
-    "between": ("#aa4499", "#cc79a7", "#6b2c72", "#dda0d8"),
-    "posterior": ("#009e73", "#44bb99", "#00573f"),
-    "other": ("#7a6a00", "#999933", "#4d4d4d", "#a67c52"),
-}
-_PATTERNS = (  # of names; the first match decides
-    ("likelihood", r"alpha 1$"),
-    ("truth", r"alpha 0$"),
-    ("between", r"mix|blend|hybrid|\bdial\b|alpha|α"),
-    ("posterior", r"posterior|bayes"),
-    ("truth", r"\bgt|_gt|ground"),
-    ("likelihood", r"self|label|\bnet|supervised|(?-i:mle)"),  # "mle" is the name of a file
-    ("fit", r"mle|likelihood|\bfit|least squares"),
-)
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def curves(dataset: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Figure:
+def performance(
+    ds: xr.Dataset,
+    names: Sequence[str] | Mapping[str, Sequence[str]],
+    parameters: Sequence[Parameter],
+    title: str = "",
+) -> Panels:
     """Bias, standard deviation and RMSE of each parameter against its own true value.
 
-    Averaged over the grid's other dimensions (`labelwise.evaluation.grid.marginal`). Shaded: two
-    standard errors on either side. A parameter whose grid has a single value is left out. Colours
-    follow the names: maximum likelihood black; networks that imitate it (self-supervised, MLE
-    labels, alpha 1) red; networks trained on the truth (GT, alpha 0) blue; mixes and blends purple.
+    Each point is an average over all other parameters of the grid
+    (`labelwise.evaluation.grid.marginal`); shaded: two standard errors on either side. The three
+    panels of a parameter have the same scale, the bias with 0 in the middle. Colours follow the
+    methods (`labelwise.plots.styles`).
 
     Args:
-        dataset: from `evaluate`.
-        parameters: which to show, in which order, with unit and symbol.
+        ds: from `labelwise.evaluation.grid.evaluate`.
+        names: the estimators to show, in the order of the legend; or those of each column, by the
+            name of its parameter.
+        parameters: which to show, one column each.
         title: one or more lines above all panels.
 
     Returns:
-        The figure; save it with `figure.savefig(path)`.
+        (3, P) Axes; save their figure with `axes[0, 0].figure.savefig(path)`.
 
     Raises:
-        InputError: if no parameter has more than one value.
+        InputError: if the evaluation lacks an estimator or a parameter, or none is requested.
 
-    Source: the layout of figures 2 and 3 of Epstein et al. 2024,
-    doi:10.59275/j.melba.2024-geb5.
+    Source: figures 2, 3, 8 and 10 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
     Example:
         >>> import jax, labelwise as lw
-        >>> from labelwise.evaluation.grid import evaluate
-        >>> from labelwise.priors import Grid
         >>> model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
-        >>> grid = Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
+        >>> grid = lw.Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
         >>> fits = {"MLE": lw.MaximumLikelihood(model, noise)}
-        >>> result = evaluate(fits, model, noise, 0.05, grid, 50, jax.random.key(0))
-        >>> figure = curves(result, model.parameters)
-        >>> [axes.get_ylabel() for axes in figure.axes]
-        ['bias', 'standard deviation', 'RMSE']
+        >>> result = lw.evaluate(fits, model, noise, 0.05, grid, 20, jax.random.key(0))
+        >>> axes = performance(result, ["MLE"], model.parameters[1:])
+        >>> axes.shape, axes[2, 0].get_xlabel()
+        ((3, 1), 'true $ADC$ (µm²/ms)')
     """
-    shown = [parameter for parameter in parameters if dataset.sizes.get(parameter.name, 0) > 1]
-    if not shown:
-        raise InputError("parameters: expected one with more than one value on the grid, got none")
-    names = [str(name) for name in dataset.estimator.values]
-    styles = styles_of(names)
-    figure, grid = sheet(len(QUANTITIES), len(shown), title, names)
-    for column, parameter in enumerate(shown):
-        here = marginal(dataset, parameter.name).sel(parameter=parameter.name)
-        for row, quantity in enumerate(QUANTITIES):
-            axes = grid[row, column]
-            panel(axes, here[parameter.name].values, here, quantity, styles)
-            if column == 0:
-                axes.set_ylabel(QUANTITIES[quantity], fontsize=9)
-        label = symbol(parameter) + in_unit(parameter)
-        grid[0, column].set_title(label, fontsize=10)
-        grid[-1, column].set_xlabel(f"true {label}", fontsize=9)
-    legend_below(figure, grid[0, 0].get_legend_handles_labels()[0], names)
-    return figure
+    if isinstance(names, Mapping):
+        shown, columns = names, list(names.values())
+    else:
+        shown, columns = {parameter.name: names for parameter in parameters}, [names]
+    every = list(dict.fromkeys(name for column in columns for name in column))
+    check(ds, every, parameters)
+    known = styles(ds)
+    figure, grid = sheet(3, len(parameters), title, every, size=panel_size(parameters))
+    for column, parameter in zip(grid.T, parameters, strict=True):
+        here = shown[parameter.name]
+        curve = marginal_curve(ds, here, parameter)
+        looks = {name: known[name] for name in here}
+        for axes, quantity in zip(column, QUANTITIES, strict=True):
+            panel(axes, curve[parameter.name].values, curve, quantity, looks)
+        share_scale(column)
+        name_column(column, parameter, "true")
+    name_rows(grid, QUANTITIES.values())
+    legend_of(figure, grid, every)
+    return grid
 
 
 def sheet(
@@ -116,9 +104,8 @@ def sheet(
     legend: Sequence[str] = (),
     *,
     size: tuple[float, float] = (_WIDTH, _HEIGHT),
-    dpi: int = _DPI,
     sharex: Literal["col", "none"] = "col",
-) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+) -> tuple[Figure, Panels]:
     """An empty figure: rows of panels, room for a title above and for a legend below.
 
     Args:
@@ -127,7 +114,6 @@ def sheet(
         title: one or more lines above all panels; lines wider than the figure are wrapped.
         legend: the labels that `legend_below` will show.
         size: width and height of a panel with its labels, in inches.
-        dpi: pixels per inch.
         sharex: as of `matplotlib.figure.Figure.subplots`.
 
     Returns:
@@ -143,7 +129,7 @@ def sheet(
     wrapped = (textwrap.fill(line, int(across / _LETTER_ABOVE)) for line in title.split("\n"))
     title = "\n".join(wrapped)
     head = 0.2 * (1 + title.count("\n")) + 0.08 if title else 0.0
-    figure = Figure((across, rows * size[1] + head + foot), dpi=dpi, layout="constrained")
+    figure = Figure((across, rows * size[1] + head + foot), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
@@ -203,6 +189,74 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def check(
+    ds: xr.Dataset,
+    names: Sequence[str],
+    parameters: Sequence[Parameter],
+    of: str = "estimator",
+) -> None:
+    """Raise an error for estimators and parameters that an evaluation lacks.
+
+    Raises:
+        InputError: if one is missing, or none is requested.
+    """
+    wanted = {
+        "names": (of, names),
+        "parameters": ("parameter", [parameter.name for parameter in parameters]),
+    }
+    for argument, (dim, requested) in wanted.items():
+        known = [str(value) for value in ds[dim].values]
+        missing = [name for name in requested if name not in known]
+        if missing or not requested:
+            raise InputError(
+                f"{argument}: expected each {dim} to be one of {', '.join(known)}; "
+                f"got {', '.join(map(repr, missing)) or 'none'}"
+            )
+
+
+def marginal_curve(ds: xr.Dataset, names: Sequence[str], parameter: Parameter) -> xr.Dataset:
+    """Bias, std and RMSE of a parameter, averaged over all others, with standard errors."""
+    chosen = ds[[*QUANTITIES, *_ERRORS]].sel(estimator=list(dict.fromkeys(names)))
+    return marginal(chosen, parameter.name).sel(parameter=parameter.name)
+
+
+def share_scale(column: Sequence[Axes] | Panels) -> None:
+    """Set one scale for bias, std and RMSE: bias around 0, the others from 0 upwards."""
+    reach = [np.abs(axes.dataLim.intervaly).max() for axes in column]
+    span = 1.05 * max(2 * reach[0], *reach[1:])
+    if not (np.isfinite(span) and span > 0):
+        span = 1.0
+    for axes in column:
+        axes.set_ylim(0, span)
+        axes.locator_params(axis="y", nbins=5)
+    column[0].set_ylim(-span / 2, span / 2)
+
+
+def panel_size(parameters: Sequence[Parameter]) -> tuple[float, float]:
+    """Of a panel, so that all columns fit on a page."""
+    return min(_WIDTH, _PAGE / len(parameters)), _HEIGHT
+
+
+def name_column(column: Panels, parameter: Parameter, what: str) -> None:
+    """The parameter above a column, and beneath it what its values are."""
+    label = symbol(parameter) + in_unit(parameter)
+    column[0].set_title(label, fontsize=10)
+    column[-1].set_xlabel(f"{what} {label}", fontsize=9)
+
+
+def name_rows(grid: Panels, rows: Iterable[str]) -> None:
+    """What is shown in each row, at its left."""
+    for axes, row in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(row, fontsize=9)
+    grid[0, 0].figure.align_ylabels(list(grid[:, 0]))
+
+
+def legend_of(figure: Figure, grid: Panels, names: Sequence[str]) -> None:
+    """Each of the names once, wherever it was drawn."""
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
+    legend_below(figure, [lines[name] for name in names], names)
+
+
 def _entry(names: Sequence[str]) -> float:
     """The width of a column of the legend."""
     return 0.7 + _LETTER * max((len(name) for name in names), default=0)
@@ -210,31 +264,3 @@ def _entry(names: Sequence[str]) -> float:
 
 def _per_line(across: float, names: Sequence[str]) -> int:
     return max(1, min(len(names), int(across // _entry(names))))
-
-
-def styles_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker of each estimator, according to its name.
-
-    Example:
-        >>> {name: style["color"] for name, style in styles_of(["MLE", "GT network"]).items()}
-        {'MLE': '#000000', 'GT network': '#0072b2'}
-    """
-    seen = dict.fromkeys(_FAMILIES, 0)
-    styles = {}
-    for index, name in enumerate(names):
-        family = _family(name)
-        number, colours = seen[family], _FAMILIES[family]
-        seen[family] += 1
-        styles[name] = {
-            "color": colours[number % len(colours)],
-            "linestyle": _DASHES[number % len(_DASHES)],
-            "marker": _MARKERS[index % len(_MARKERS)],
-        }
-    return styles
-
-
-def _family(name: str) -> str:
-    for family, pattern in _PATTERNS:
-        if re.search(pattern, name, re.IGNORECASE):
-            return family
-    return "other"

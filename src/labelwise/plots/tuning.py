@@ -13,12 +13,12 @@ from matplotlib.patches import Patch
 from labelwise.evaluation.tuning import Curve, Tuning
 from labelwise.plots.curves import legend_below, sheet, tidy
 from labelwise.plots.maps import in_unit, symbol
+from labelwise.plots.styles import PURPLE
 
 _COLUMNS = 4
 _SIZE = 2.9, 2.5  # inches, of one panel
-_DPI = 150
 _LETTERS = 14  # of the title in an inch
-_LINE: dict[str, Any] = {"color": "#aa4499", "linewidth": 1.4}
+_LINE: dict[str, Any] = {"color": PURPLE, "linewidth": 1.4}
 _BEST: dict[str, Any] = {"color": "k", "marker": "D", "markersize": 4.5, "linestyle": ""}
 _BAND: dict[str, Any] = {"color": "#999933", "alpha": 0.25, "linewidth": 0}
 _LEAST = {"AUC": 0.02, "RMSE": 0.05}  # least range of the y-axis; for RMSE, a share of it
@@ -55,9 +55,7 @@ def tune_figure(tuning: Tuning, title: str = "") -> Figure:
     count = len(tuning.curves)
     columns = min(count, _COLUMNS)
     title = textwrap.fill(title, max(40, int(_LETTERS * columns * _SIZE[0])))
-    figure, grid = sheet(
-        -(-count // columns), columns, title, _LEGEND, size=_SIZE, dpi=_DPI, sharex="none"
-    )
+    figure, grid = sheet(-(-count // columns), columns, title, _LEGEND, size=_SIZE, sharex="none")
     for axes, curve in zip(grid.flat, tuning.curves.values(), strict=False):
         _panel(axes, curve, tuning.measure)
     for axes in grid.flat[count:]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field, create_model
 
 from labelwise.formatting import plain
-from labelwise.io.acquisition import checked, read_bvals, read_times
+from labelwise.io.acquisition import checked as checked_setting
+from labelwise.io.acquisition import read_bvals, read_times
+from labelwise.io.toml import STRICT, checked, expected, read_toml
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.models.check import check_signal_model
@@ -29,94 +30,31 @@ from labelwise.noise import NoiseModel, describe_noise, name_of_noise, noise_nam
 from labelwise.priors import Grid, Uniform
 from labelwise.types import InputError, is_built_in
 
-LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
+_Label = Literal["gt", "selfsup", "mle-rician", "mle-gaussian"]
+LABELS: tuple[_Label, ...] = get_args(_Label)
 """The training labels that a study may use, besides mixtures."""
 
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}
-_SEEDS = 2**31
 
-
-def _expected(words: str) -> WrapValidator:
-    """One error in plain words in place of pydantic's own."""
-
-    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
-        try:
-            return inner(value)
-        except ValidationError:
-            raise PydanticCustomError("expected", "{words}", {"words": words}) from None
-
-    return WrapValidator(check)
-
-
-def _one_of(*words: str) -> Any:
-    return Annotated[Literal[words], _expected(f"one of {', '.join(words)}")]  # type: ignore
-
-
-def _table(**kinds: Any) -> type[BaseModel]:
-    """A table of a study file, whose keys may all be left out."""
-    keys: dict[str, Any] = {key: (kind, None) for key, kind in kinds.items()}
-    return create_model("Table", __config__=ConfigDict(strict=True, extra="forbid"), **keys)
-
-
-_Flag = Annotated[bool, _expected("true or false")]
-_Whole = Annotated[int, _expected("a whole number")]
-_Number = Annotated[float, _expected("a number")]
-_Text = Annotated[str, _expected("text")]
-_Numbers = Annotated[list[float], _expected("a list of numbers")]
-_SECTIONS = {
-    "networks": _table(
-        labels=Annotated[list[str], _expected("a list of texts")],
-        hybrid=_Number,
-        dial=_Numbers,
-        own_weight=_Number,
-        absolute_loss=_Flag,
-        wide=_Whole,
-        deep=_Whole,
-        normalise=_Flag,
-        on_bound=_one_of("drop", "keep"),
-    ),
-    "training": _table(
-        trainings=_Whole,
-        recipe=_one_of(*_RECIPES),
-        signals=_Whole,
-        batch=_Whole,
-        epochs=_Whole,
-        rate=_Number,
-        schedule=_Text,
-        warmup=_Whole,
-        restarts=_Whole,
-        patience=_Whole,
-        shared_start=_Flag,
-        validation=_Number,
-        width=_Whole,
-        depth=_Whole,
-        activation=_Text,
-    ),
-    "grid": _table(
-        points=Annotated[int | dict[str, int], _expected("a whole number, or one by parameter")],
-        repeats=_Whole,
-        training_repeats=_Whole,
-        fixed=dict[str, _Number],
-    ),
-    "claims": _table(noise_floor=_Text, ill_determined=_Text),
-}
-_Settings = Annotated[str | list[float], _expected("a list of numbers or the name of a file")]
-_Range = Annotated[list[float], Field(min_length=2, max_length=2), _expected("[lowest, highest]")]
-_FILE = create_model(
-    "File",
-    __base__=_table(
-        title=_Text,
-        noise=_Text,
-        levels=_Numbers,
-        seed=_Whole,
-        phantom=_Flag,
-        prior=dict[str, _Range],
-        **_SECTIONS,
-    ),
-    model=(_Text, ...),
-    snr=(Annotated[float | list[float], _expected("a number or a list of numbers")], ...),
-    acquisition=(dict[str, _Settings], ...),
-)
+_LISTED = Field(strict=False)  # a list of TOML becomes a tuple
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_OrNone = Annotated[int, Field(ge=0)]  # 0 for none
+_Several = Annotated[int, Field(ge=2)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Shares = Annotated[tuple[_Share, ...], _LISTED, expected("a list of shares from 0 to 1")]
+_Labels = Annotated[
+    tuple[_Label, ...],
+    Field(strict=False, min_length=1),
+    expected(f"a list of some of {', '.join(LABELS)}"),
+]
+_Snrs = Annotated[
+    tuple[_Positive, ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
+    expected("a positive number or a list of positive numbers"),
+]
+_Pair = Annotated[tuple[_Positive, _Positive], _LISTED, expected("[lowest, highest] sigma")]
+_Points = Annotated[int | Mapping[str, int], expected("a whole number, or one by parameter")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +73,7 @@ class Study:
         recipe: how networks are trained.
         labels: the training labels, some of `LABELS`.
         hybrid: share of the maximum-likelihood estimate in the labels of the hybrid; 0 for none.
-        dial: weights alpha for blends of two networks' outputs.
+        blend: weights alpha for blends of two networks' outputs.
         own_weight: factor on the loss weight of one parameter, one network each; 0 for none.
         absolute_loss: whether to train with the absolute error, too.
         wide: nodes in each hidden layer of wider networks; 0 for none.
@@ -162,55 +100,39 @@ class Study:
     model: SignalModel
     noise: NoiseModel
     prior: Uniform
-    snrs: tuple[float, ...]
-    levels: tuple[float, float] | None = None
+    snrs: _Snrs
+    levels: _Pair | None = None
     recipe: Recipe = field(default_factory=Recipe.paper)
-    labels: tuple[str, ...] = LABELS
-    hybrid: float = 0.5
-    dial: tuple[float, ...] = (0.25, 0.5, 0.75)
-    own_weight: float = 1e6
+    labels: _Labels = LABELS
+    hybrid: _Share = 0.5
+    blend: _Shares = (0.25, 0.5, 0.75)
+    own_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e6
     absolute_loss: bool = True
-    wide: int = 0
-    deep: int = 0
+    wide: _OrNone = 0
+    deep: _OrNone = 0
     normalise: bool = False
     on_bound: Literal["drop", "keep"] = "drop"
-    trainings: int = 3
-    points: int | Mapping[str, int] = 10
+    trainings: Annotated[int, Field(ge=1)] = 3
+    points: _Points = 10
     fixed: Mapping[str, float] = field(default_factory=dict)
-    repeats: int = 500
-    training_repeats: int = 50
-    seed: int = 0
+    repeats: _Several = 500
+    training_repeats: _Several = 50
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     noise_floor: str | None = None
     ill_determined: str | None = None
     phantom: bool = False
 
     def __post_init__(self) -> None:
-        names = self.names
-        if not self.snrs or not all(0 < snr < np.inf for snr in self.snrs):
-            raise InputError(f"snr: expected positive numbers, got {list(self.snrs)}")
-        unknown = [label for label in self.labels if label not in LABELS]
-        if unknown or not self.labels:
-            raise InputError(f"labels: expected some of {', '.join(LABELS)}, got {unknown or '[]'}")
+        checked(_VALUES, {name: getattr(self, name) for name in _VALUES.model_fields}, "study")
         for what in ("noise_floor", "ill_determined"):
             name = getattr(self, what)
-            if name is not None and name not in names:
-                raise InputError(f"{what}: no parameter {name!r}; there are {', '.join(names)}")
-        for what, least in (("trainings", 1), ("repeats", 2), ("training_repeats", 2)):
-            if getattr(self, what) < least:
-                raise InputError(f"{what}: must be at least {least}, got {getattr(self, what)}")
-        for alpha in (self.hybrid, *self.dial):
-            if not 0 <= alpha <= 1:
-                raise InputError(f"hybrid, dial: expected shares from 0 to 1, got {alpha:g}")
-        if self.own_weight < 0 or self.wide < 0 or self.deep < 0:
-            raise InputError("own_weight, wide, deep: must be positive, or 0 for none")
+            if name is not None and name not in self.names:
+                there = ", ".join(self.names)
+                raise InputError(f"{what}: no parameter {name!r}; there are {there}")
         if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
             raise InputError(f"snr: the same one is given twice, got {list(self.snrs)}")
-        if self.levels is not None and not (
-            len(self.levels) == 2 and 0 < self.levels[0] < self.levels[1] < np.inf
-        ):
+        if self.levels is not None and self.levels[0] >= self.levels[1]:
             raise InputError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
-        if not 0 <= self.seed < _SEEDS:
-            raise InputError(f"seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
         if max(self.grid.shape) < 2:
             raise InputError("fixed: at least one parameter must have several values to test at")
 
@@ -271,6 +193,48 @@ class Study:
         )
 
 
+def _table(optional: Mapping[str, Any], **needed: Any) -> type[BaseModel]:
+    keys = {key: (kind, ...) for key, kind in needed.items()}
+    keys |= {key: (kind, None) for key, kind in optional.items()}
+    return create_model("Table", __config__=STRICT, **keys)  # type: ignore[call-overload]
+
+
+def _kinds_of(record: type, *names: str) -> dict[str, Any]:
+    """The kinds of some fields of a dataclass; of all of them if none is named."""
+    kinds = get_type_hints(record, include_extras=True)
+    return {name: kinds[name] for name in names or kinds}
+
+
+_OBJECTS = {"model", "noise", "prior", "recipe"}
+_KINDS = {name: kind for name, kind in _kinds_of(Study).items() if name not in _OBJECTS}
+_VALUES = _table({}, **_KINDS)
+_RECIPE = {name: kind for name, kind in _kinds_of(Recipe).items() if name not in ("name", "loss")}
+_SECTIONS = {
+    "networks": _table(
+        _kinds_of(
+            Study,
+            *("labels", "hybrid", "blend", "own_weight", "absolute_loss", "wide", "deep"),
+            *("normalise", "on_bound"),
+        )
+    ),
+    "training": _table(
+        _kinds_of(Study, "trainings") | {"recipe": Literal[tuple(_RECIPES)]} | _RECIPE
+    ),
+    "grid": _table(_kinds_of(Study, "points", "repeats", "training_repeats", "fixed")),
+    "claims": _table(_kinds_of(Study, "noise_floor", "ill_determined")),
+}
+_Range = Annotated[tuple[float, float], _LISTED, expected("[lowest, highest]")]
+_Settings = Annotated[str | list[float], expected("a list of numbers or the name of a file")]
+_FILE = _table(
+    _kinds_of(Study, "title", "levels", "seed", "phantom")
+    | {"noise": str, "prior": dict[str, _Range]}
+    | _SECTIONS,
+    model=str,
+    snr=_Snrs,
+    acquisition=dict[str, _Settings],
+)
+
+
 def paper(**changes: Any) -> Study:
     """The study of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
@@ -302,18 +266,14 @@ def read_study(path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
-    return _study(content, path.parent, str(path))
+    return _study(read_toml(path), path.parent, str(path))
 
 
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
-    try:
-        _FILE.model_validate(content)
-    except ValidationError as error:
-        raise InputError(_sentence(error, where)) from error
+    networks = content.get("networks")
+    if isinstance(networks, dict) and "dial" in networks and "blend" not in networks:
+        networks["blend"] = networks.pop("dial")  # as in older files
+    checked(_FILE, content, where)
     # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
     model_name = absolute(content["model"], folder)
     model = _model(model_name, content["acquisition"], folder, where)
@@ -345,20 +305,6 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    """What is wrong with a file; a misspelt key comes before what is missing because of it."""
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    *sections, key = (str(name) for name in first["loc"])
-    place = ", ".join([where, *(f"[{name}]" for name in sections)])
-    if first["type"] == "missing":
-        return f"{place}: {key} is missing; see `labelwise study paper --toml`"
-    if first["type"] == "extra_forbidden":
-        table = _SECTIONS[sections[0]] if sections else _FILE
-        return f"{place}: there is no {key!r}; known are {', '.join(table.model_fields)}"
-    expected = first["msg"] if first["type"] == "expected" else f"a table, [{key}]"
-    return f"{place}: {key} must be {expected}, got {first['input']!r}"
 
 
 def to_toml(study: Study) -> str:
@@ -431,7 +377,7 @@ def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> Sig
     settings = {}
     for setting, given in table.items():
         if not isinstance(given, str):
-            settings[setting] = checked(setting, [float(value) for value in given], where)
+            settings[setting] = checked_setting(setting, [float(value) for value in given], where)
         elif setting == "b":
             settings[setting] = read_bvals(folder / given)
         else:

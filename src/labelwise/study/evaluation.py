@@ -19,13 +19,13 @@ from labelwise.study import methods
 from labelwise.study.config import Study
 from labelwise.study.networks import Network, mle_of_the_noise, points
 from labelwise.study.stages import Stages
-from labelwise.types import Estimate, LabelSource, Voxels
+from labelwise.types import Estimate, Voxels
 
 _TIMED = 50_000  # voxels
 _TIMED_BLACK_BOX = 500
 
 
-def fits(study: Study) -> dict[str, LabelSource]:
+def fits(study: Study) -> dict[str, MLE]:
     """The conventional fits that networks are compared with, by name.
 
     A fit of real data does not know the truth: it starts from the means of the prior. Started from

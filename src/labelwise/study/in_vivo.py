@@ -25,56 +25,26 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from labelwise.fitting import MaximumLikelihood
+from labelwise.evaluation.methods import methods_of
 from labelwise.fitting.batching import blocks
-from labelwise.io.noise_level import (
-    NoiseLevel,
-    from_repeats,
-    over_repeats,
-    repeated_volumes,
-)
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
+from labelwise.networks.labels import MLE
 from labelwise.noise import NoiseModel
 from labelwise.types import (
     Estimate,
     Estimator,
-    InputError,
     Parameter,
     Status,
+    Voxels,
     has_values,
     sigma_of_voxels,
 )
 
 _MEASURES = ("bias", "std", "rmse")
+_BINS = 10
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class RepeatNoise:
-    """The noise of a series, from volumes that were measured again.
-
-    Args:
-        level: sigma, how it was found and what is to be said of it.
-        signal: (N,) the mean over these volumes: S0, where they are at b = 0.
-        volumes: which of the series they are.
-    """
-
-    level: NoiseLevel
-    signal: Float[np.ndarray, " N"]
-    volumes: Int[np.ndarray, " n"]
-
-    @property
-    def snr(self) -> Float[np.ndarray, " N"]:
-        """Signal over sigma in each voxel; NaN where there is no signal."""
-        return np.where(self.signal > 0, self.signal / self.level.sigma, np.nan)
-
-    @property
-    def quartiles(self) -> tuple[float, float, float]:
-        """The 25th, 50th and 75th percentile of the SNR over the voxels that have one."""
-        low, median, high = np.nanpercentile(self.snr, (25, 50, 75))
-        return float(low), float(median), float(high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,86 +63,6 @@ class Reference:
     def usable(self) -> Bool[np.ndarray, " N"]:
         """Which voxels have one."""
         return np.asarray(np.isfinite(self.values).all(axis=1))
-
-
-def noise_of_repeats(
-    signal: Float[np.ndarray, "N V"],
-    settings: Mapping[str, Float[np.ndarray, " V"]],
-    tolerance: float = 0.0,
-) -> RepeatNoise:
-    """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
-
-    See `labelwise.io.noise_level`: `repeated_volumes` for which images these are without b, and
-    `from_repeats` for what the figure assumes: motion and drift between the repeats raise it.
-
-    Args:
-        signal: (N, V) all volumes.
-        settings: by name, (V,) each; b in ms/µm².
-        tolerance: the widest spread of b within one group, and the largest b that still counts as
-            0, in ms/µm².
-
-    Raises:
-        InputError: if there are fewer than 2 such volumes, or too few voxels with signal.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> clean = 300 * np.exp(-np.array([0.0, 0.8, 0.0, 0.8, 0.0, 0.8]))
-        >>> noise = noise_of_repeats(
-        ...     clean + rng.normal(0, 20, (20_000, 6)), {"b": np.array([0, 0.8] * 3)}
-        ... )
-        >>> round(noise.level.sigma), round(noise.quartiles[1])
-        (20, 15)
-    """
-    volumes = repeated_volumes(settings, tolerance)
-    variance, mean = over_repeats([np.asarray(signal)[:, volumes]])
-    return RepeatNoise(from_repeats(variance, mean, len(volumes)), mean, volumes)
-
-
-def gold_standard(
-    model: SignalModel,
-    noise: NoiseModel,
-    signal: Float[np.ndarray, "N V"],
-    sigma: Float[np.ndarray, "#N"] | float,
-    *,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    threads: int | None = None,
-    block: int = 16_384,
-    progress: Progress | None = None,
-) -> Estimate:
-    """The maximum-likelihood estimate of every voxel from all its volumes, by search.
-
-    Args:
-        model: bound to the settings of the V volumes, in the order of `signal`'s columns.
-        noise: the noise of one volume.
-        signal: (N, V).
-        sigma: noise of one channel in one volume: a number or (N,).
-        bounds: replaces the bounds of parameters by name.
-        threads: how many cores to use; all of them if None.
-        block: voxels at a time; it changes memory, and no estimate.
-        progress: called with (voxels done, voxels in all) after each block.
-
-    Returns:
-        As `MaximumLikelihood`: values (N, P), statuses, and stats such as `residual` and
-        `standard_error`. `usable_reference` says which of them to compare with.
-
-    Raises:
-        InputError: if shapes do not fit, a bound is none, or `block` is below 1.
-    """
-    _check_block(block)
-    fitter = MaximumLikelihood(model, noise, bounds=bounds, threads=threads)
-    signal = np.asarray(signal)
-    level = sigma_of_voxels(np.asarray(sigma, float), len(signal))[:, 0]
-    parts = []
-    for first in range(0, max(len(signal), 1), block):
-        rows = slice(first, first + block)
-        parts.append(fitter(signal[rows], level[rows]))
-        if progress:
-            progress(min(first + block, len(signal)), len(signal))
-    return Estimate(
-        values=np.concatenate([part.values for part in parts]),
-        status=np.concatenate([part.status for part in parts]),
-        stats={name: np.concatenate([p.stats[name] for p in parts]) for name in parts[0].stats},
-    )
 
 
 def usable_reference(estimate: Estimate) -> Reference:
@@ -204,6 +94,7 @@ def assess(
     sigma: Float[np.ndarray, "#N"] | float,
     reference: Float[np.ndarray, "N P"],
     *,
+    labels: Mapping[str, MLE] | None = None,
     block: int = 65_536,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -217,6 +108,7 @@ def assess(
         acquisitions: (N, R, M) the signals of the single acquisitions.
         sigma: noise of one channel in one volume: a number or (N,).
         reference: (N, P) what to compare with; NaN where there is nothing.
+        labels: fits by name that do not use the truth; they come before the estimators.
         block: signals at a time; it changes memory, and no result.
         progress: called with (estimates done, estimates in all) after each block and estimator.
 
@@ -231,10 +123,6 @@ def assess(
 
         Use `result["std"]`: `result.std` is a method of every Dataset.
 
-    Raises:
-        InputError: if there is no estimator, they are about different parameters, there are fewer
-            than 2 acquisitions, or shapes do not fit.
-
     Source: Epstein et al. 2024, section 3.6, doi:10.59275/j.melba.2024-geb5.
 
     Example:
@@ -247,22 +135,12 @@ def assess(
         >>> result["std"].sel(estimator="MLE", parameter="ADC").round(2).values
         array([0.03, 0.02])
     """
-    names = _parameter_names(estimators)
-    acquisitions, reference = np.asarray(acquisitions), np.asarray(reference, float)
-    _check_block(block)
-    if acquisitions.ndim != 3 or acquisitions.shape[1] < 2:
-        raise InputError(
-            "acquisitions: expected (N, R, M) with at least 2 acquisitions, to see a spread, got "
-            f"{acquisitions.shape}"
-        )
+    sources = {**(labels or {}), **estimators}
+    names = [parameter.name for parameter in next(iter(estimators.values())).parameters]
+    reference = np.asarray(reference, float)
     voxels, repeats, measurements = acquisitions.shape
-    if reference.shape != (voxels, len(names)):
-        raise InputError(
-            f"reference: expected ({voxels}, {len(names)}), {', '.join(names)} of each voxel, got "
-            f"{reference.shape}"
-        )
     level = sigma_of_voxels(np.asarray(sigma, float), voxels)[:, 0]
-    shape = (len(estimators), voxels, len(names))
+    shape = (len(sources), voxels, len(names))
     table = {name: np.full(shape, np.nan) for name in ("mean", *_MEASURES, "first")}
     failed = np.full(shape[:2], np.nan)
     step, done = max(block // repeats, 1), 0
@@ -270,24 +148,27 @@ def assess(
         rows = slice(first, first + step)
         signal = acquisitions[rows].reshape(-1, measurements)
         sigmas = np.repeat(level[rows], repeats)
-        for index, (name, estimator) in enumerate(estimators.items()):
-            values = np.asarray(estimator(signal, sigmas).values, float)
-            if values.shape != (len(signal), len(names)):
-                raise InputError(
-                    f"estimators: {name!r} returned values of shape {values.shape}, expected "
-                    f"{(len(signal), len(names))}"
-                )
+        for index, estimator in enumerate(sources.values()):
+            if isinstance(estimator, MLE):
+                estimate = estimator(Voxels(signal, sigmas))
+            else:
+                estimate = estimator(signal, sigmas)
+            values = np.asarray(estimate.values, float)
             values = values.reshape(-1, repeats, len(names))
             for measure, column in _moments(values, reference[rows]).items():
                 table[measure][index, rows] = column
             failed[index, rows] = 1 - _good(values).mean(axis=1)
             done += len(signal)
             if progress:
-                progress(done, voxels * repeats * len(estimators))
+                progress(done, voxels * repeats * len(sources))
     dims = ("estimator", "voxel", "parameter")
     return xr.Dataset(
         {name: (dims, rows) for name, rows in table.items()} | {"failed": (dims[:2], failed)},
-        {"estimator": list(estimators), "parameter": list(names)},
+        {
+            "estimator": list(sources),
+            "method": methods_of(sources),
+            "parameter": names,
+        },
         {"voxels": voxels, "repeats": repeats},
     )
 
@@ -299,12 +180,12 @@ def binned(
     ranges: Float[np.ndarray, "P 2"],
     *,
     scale: int | None,
-    bins: int = 10,
-    within: bool = True,
     left_out: Mapping[str, int] | None = None,
 ) -> xr.Dataset:
     """Means over the voxels whose reference lies in a bin, along each parameter by itself.
 
+    There are ten equally wide bins over each range. Only voxels count whose reference lies inside
+    the ranges of *all* parameters but the one at `scale`, as in the published code.
     What figures 5 and 6 of the source show. The published code differs from the text in two ways
     that are not imitated: its bias is the mean estimate minus the *centre* of the bin, and its
     outermost bins are centred on the ends of the ranges.
@@ -317,10 +198,6 @@ def binned(
         ranges: (P, 2) lowest and highest value of each parameter, such as a prior's.
         scale: the index of the parameter that multiplies the whole signal, which is an arbitrary
             unit: it decides about no other parameter's bins. None if there is no such parameter.
-        bins: equally wide ones over each range; both ends belong to it.
-        within: only take voxels whose reference lies inside the ranges of *all* parameters but
-            the one at `scale`, as the published code does (the text does not say). If not, each
-            parameter looks at its own range.
         left_out: how many voxels have no reference, by reason, to be repeated in the attributes.
 
     Returns:
@@ -339,23 +216,19 @@ def binned(
         reference (`without_reference`), or lie outside the ranges (`outside_ranges`), and
         `left_out` says so in words.
 
-    Raises:
-        InputError: if shapes do not fit, a range is empty, or `scale` is no parameter.
-
     Source: Epstein et al. 2024, section 4.2, doi:10.59275/j.melba.2024-geb5.
     """
     reference, limits = np.asarray(reference, float), np.asarray(ranges, float)
     names = [parameter.name for parameter in parameters]
-    _check_bins(voxelwise, reference, names, limits, scale, bins)
     low, high = limits.T
     inside = (reference >= low) & (reference <= high)
     known = np.asarray(np.isfinite(reference).all(axis=1))
     others = [index for index in range(len(names)) if index != scale]
-    taken = known & inside[:, others].all(axis=1) if within else known
+    taken = known & inside[:, others].all(axis=1)
     members = inside & taken[:, None]
 
-    edges = np.linspace(low, high, bins + 1, axis=1)
-    shape = (voxelwise.sizes["estimator"], len(names), bins)
+    edges = np.linspace(low, high, _BINS + 1, axis=1)
+    shape = (voxelwise.sizes["estimator"], len(names), _BINS)
     table = {
         name: np.full(shape, np.nan)
         for name in (*_MEASURES, *(f"{name}_error" for name in _MEASURES), "failed")
@@ -367,8 +240,8 @@ def binned(
     columns["std"] = columns["std"] * np.sqrt(repeats / (repeats - 1))
     for p in range(len(names)):
         places = np.searchsorted(edges[p], reference[:, p], side="right") - 1
-        places = np.minimum(places, bins - 1)  # the upper end belongs to the last
-        for k in range(bins):
+        places = np.minimum(places, _BINS - 1)  # the upper end belongs to the last
+        for k in range(_BINS):
             here = np.flatnonzero(members[:, p] & (places == k))
             count[p, k] = len(here)
             if not len(here):
@@ -382,11 +255,12 @@ def binned(
         {name: (("estimator", "parameter", "bin"), values) for name, values in table.items()}
         | {
             "centre": (("parameter", "bin"), (edges[:, 1:] + edges[:, :-1]) / 2),
-            "width": ("parameter", (high - low) / bins),
+            "width": ("parameter", (high - low) / _BINS),
             "count": (("parameter", "bin"), count),
         },
         {
             "estimator": voxelwise["estimator"].values,
+            "method": voxelwise["method"],
             "parameter": names,
             "unit": ("parameter", [parameter.unit for parameter in parameters]),
         },
@@ -396,7 +270,6 @@ def binned(
             "without_reference": int((~known).sum()),
             "outside_ranges": int(known.sum()) - used,
             "left_out": _in_words(left_out or {}, int((~known).sum()), int(known.sum()) - used),
-            "within": int(within),
         },
     )
 
@@ -425,9 +298,6 @@ def matching(
         key: of JAX; the noise of a voxel depends on it and on the voxel's place only.
         block: signals at a time; it changes memory, and no byte.
 
-    Raises:
-        InputError: if shapes do not fit, or `repeats` is below 1.
-
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5.
 
     Example:
@@ -438,15 +308,6 @@ def matching(
         (2, 16, 3)
     """
     reference = np.asarray(reference, float)
-    names = [parameter.name for parameter in model.parameters]
-    if reference.ndim != 2 or reference.shape[1] != len(names):
-        raise InputError(
-            f"reference: expected (n, {len(names)}), {', '.join(names)} of each voxel, got "
-            f"{reference.shape}"
-        )
-    if repeats < 1:
-        raise InputError(f"repeats: expected at least 1, got {repeats}")
-    _check_block(block)
     level = sigma_of_voxels(np.asarray(sigma, np.float32), len(reference))[:, 0]
     known = np.isfinite(reference).all(axis=1)
     made = signals(model, reference[known])
@@ -521,57 +382,3 @@ def _in_words(reasons: Mapping[str, int], without: int, outside: int) -> str:
         counts["without a reference"] = unexplained
     counts["outside the ranges"] = outside
     return ", ".join(f"{number} {why}" for why, number in counts.items() if number) or "none"
-
-
-def _parameter_names(estimators: Mapping[str, Estimator]) -> tuple[str, ...]:
-    if not estimators:
-        raise InputError("estimators: expected at least one by name, got none")
-    all_names = {
-        name: tuple(parameter.name for parameter in estimator.parameters)
-        for name, estimator in estimators.items()
-    }
-    first, names = next(iter(all_names.items()))
-    for name, theirs in all_names.items():
-        if theirs != names:
-            raise InputError(
-                f"estimators: {name!r} estimates {', '.join(theirs)}, but {first!r} estimates "
-                f"{', '.join(names)}"
-            )
-    return names
-
-
-def _check_block(block: int) -> None:
-    if block < 1:
-        raise InputError(f"block: expected at least 1, got {block}")
-
-
-def _check_bins(
-    voxelwise: xr.Dataset,
-    reference: Float[np.ndarray, "N P"],
-    names: list[str],
-    limits: Float[np.ndarray, "P 2"],
-    scale: int | None,
-    bins: int,
-) -> None:
-    theirs = voxelwise["parameter"].values.tolist()
-    if theirs != names:
-        raise InputError(
-            f"parameters: expected {', '.join(theirs)}, which were assessed, got {', '.join(names)}"
-        )
-    expected = (voxelwise.sizes["voxel"], len(names))
-    if reference.shape != expected:
-        raise InputError(f"reference: expected {expected}, got {reference.shape}")
-    if limits.shape != (len(names), 2):
-        raise InputError(f"ranges: expected ({len(names)}, 2), got {limits.shape}")
-    for name, (low, high) in zip(names, limits, strict=True):
-        if not (np.isfinite([low, high]).all() and low < high):
-            raise InputError(
-                f"ranges: {name} is from {low:g} to {high:g}; expected a finite lowest value and "
-                "a higher one, to put bins between"
-            )
-    if scale is not None and not 0 <= scale < len(names):
-        raise InputError(
-            f"scale: expected an index from 0 to {len(names) - 1}, or None, got {scale}"
-        )
-    if bins < 1:
-        raise InputError(f"bins: expected at least 1, got {bins}")

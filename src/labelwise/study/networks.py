@@ -72,12 +72,10 @@ def network_sets(study: Study) -> list[NetworkSet]:
         absolute = {methods.GT: methods.GT_ABSOLUTE, mle_of_the_noise(study): methods.MLE_ABSOLUTE}
         renamed = {absolute[name]: label for name, label in pair.items()}
         found.append(NetworkSet(renamed, loss="absolute"))
-    if study.wide and pair:
-        renamed = {methods.wide(name, study.wide): label for name, label in pair.items()}
-        found.append(NetworkSet(renamed, wide=study.wide))
-    if study.deep and pair:
-        renamed = {methods.deep(name, study.deep): label for name, label in pair.items()}
-        found.append(NetworkSet(renamed, deep=study.deep))
+    for wide, deep in ((study.wide, 0), (0, study.deep)):
+        if pair and (wide or deep):
+            renamed = {methods.larger(name, wide, deep)[0]: label for name, label in pair.items()}
+            found.append(NetworkSet(renamed, wide=wide, deep=deep))
     return found
 
 
@@ -163,7 +161,7 @@ def _blends(study: Study, here: Mapping[str, Network]) -> dict[str, Network]:
     mle, truth = here.get(mle_of_the_noise(study)), here.get(methods.GT)
     if mle is None or truth is None:
         return {}
-    return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.dial}
+    return {methods.blend(alpha): blend(mle, truth, alpha) for alpha in study.blend}
 
 
 def _plan(

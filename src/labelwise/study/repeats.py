@@ -14,9 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from labelwise.io.acquisition import group_equal
-from labelwise.types import InputError
-
-_UNITS = {"b": (1000, "s/mm²"), "te": (1, "ms"), "ti": (1, "ms")}  # factor to the usual unit
+from labelwise.types import SETTINGS, InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +49,7 @@ class Repeats:
 
         Args:
             signal: (N, V) all volumes of the series, in the order of the file.
-
-        Raises:
-            InputError: if it has another number of volumes.
         """
-        expected = self.volumes.size + len(self.left_out)
-        if np.ndim(signal) != 2 or signal.shape[1] != expected:
-            raise InputError(
-                f"signal: expected (N, {expected}), one column for each volume of the series, got "
-                f"{np.shape(signal)}"
-            )
         return signal[:, self.volumes]
 
 
@@ -84,8 +73,7 @@ def split(
         tolerance: the widest spread of b within one group, in ms/µm².
 
     Raises:
-        InputError: if settings differ in length or are not finite, there are no repeats to be
-            found, or `repeats` does not fit.
+        InputError: if there are no repeats to be found, or `repeats` does not fit.
 
     Source: Epstein et al. 2024, section 3.5, doi:10.59275/j.melba.2024-geb5.
 
@@ -97,47 +85,24 @@ def split(
         >>> two.settings
         {'b': array([0. , 0. , 0.8])}
     """
-    rows = _checked(settings)
-    groups = group_equal(rows, tolerance)
+    groups = group_equal(settings, tolerance)
     sizes = [len(group) for group in groups]
     number = math.gcd(*sizes) if repeats is None else repeats
     if number < 2 or number > min(sizes):
-        counts = _counts(_means(rows, groups), sizes)
-        raise InputError(
-            _no_repeats(sizes, counts) if repeats is None else _no_such(repeats, sizes, counts)
-        )
+        counts = _counts(_means(settings, groups), sizes)
+        raise InputError(_refusal(repeats, sizes, counts))
     shares = [size // number for size in sizes]
     parts = [
         group[: share * number].reshape(number, share)
         for group, share in zip(groups, shares, strict=True)
     ]
     volumes = np.concatenate(parts, axis=1)
-    whole = np.arange(len(next(iter(rows.values()))))
+    whole = np.arange(sum(sizes))
     return Repeats(
         volumes=volumes,
-        settings={name: np.repeat(row, shares) for name, row in _means(rows, groups).items()},
+        settings={name: np.repeat(row, shares) for name, row in _means(settings, groups).items()},
         left_out=np.setdiff1d(whole, volumes),
     )
-
-
-def _checked(
-    settings: Mapping[str, Float[np.ndarray, " V"]],
-) -> dict[str, Float[np.ndarray, " V"]]:
-    rows = {name: np.asarray(values, float) for name, values in settings.items()}
-    shapes = {name: values.shape for name, values in rows.items()}
-    if (
-        not rows
-        or len(set(shapes.values())) > 1
-        or any(len(shape) != 1 for shape in shapes.values())
-    ):
-        raise InputError(
-            "settings: expected one number for each volume under every name, got shapes "
-            f"{shapes or 'of nothing'}"
-        )
-    for name, values in rows.items():
-        if not values.size or not np.all(np.isfinite(values)):
-            raise InputError(f"settings: {name} is empty, or has NaN or infinite values")
-    return rows
 
 
 def _means(
@@ -157,28 +122,25 @@ def _counts(settings: Mapping[str, np.ndarray], sizes: list[int]) -> str:
     for index, size in enumerate(sizes[:12]):
         values = []
         for name, rows in settings.items():
-            factor, unit = _UNITS.get(name, (1, ""))
-            values.append(f"{name} = {factor * rows[index]:g} {unit}".rstrip())
+            known = SETTINGS.get(name)
+            value, unit = (rows[index] * known.factor, known.unit) if known else (rows[index], "")
+            values.append(f"{name} = {value:g} {unit}".rstrip())
         entries.append(f"{', '.join(values)} ({'once' if size == 1 else f'{size} times'})")
     more = [f"and {len(sizes) - 12} more"] if len(sizes) > 12 else []
     return ", ".join([*entries, *more])
 
 
-def _no_repeats(sizes: list[int], counts: str) -> str:
+def _refusal(repeats: int | None, sizes: list[int], counts: str) -> str:
     if min(sizes) == 1:
         return (
             f"repeats: the series has none: {counts}; give a series in which each setting occurs "
             "more than once (or a tolerance, if b-values that are meant to be equal differ)"
         )
-    return (
-        f"repeats: the series does not divide evenly into any: {counts}; give their number "
-        f"(--repeats, 2 to {min(sizes)}), and the volumes left over are left out"
-    )
-
-
-def _no_such(repeats: int, sizes: list[int], counts: str) -> str:
-    if min(sizes) == 1:
-        return _no_repeats(sizes, counts)
+    if repeats is None:
+        return (
+            f"repeats: the series does not divide evenly into any: {counts}; give their number "
+            f"(--repeats, 2 to {min(sizes)}), and the volumes left over are left out"
+        )
     return (
         f"repeats: expected 2 to {min(sizes)}, as often as the rarest setting occurs, got "
         f"{repeats}: the series has {counts}"

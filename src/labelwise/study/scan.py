@@ -16,9 +16,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from labelwise.fitting import MaximumLikelihood
 from labelwise.io.files import digest
 from labelwise.io.nifti import open_series, read_mask
-from labelwise.io.noise_level import NoiseLevel
+from labelwise.io.noise_level import NoiseLevel, from_repeats, over_repeats, repeated_volumes
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
 from labelwise.models.find import describe_model
@@ -35,18 +36,18 @@ from labelwise.study.in_vivo import (
     Reference,
     assess,
     binned,
-    gold_standard,
     matching,
-    noise_of_repeats,
     usable_reference,
 )
 from labelwise.study.networks import Network, points
 from labelwise.study.repeats import Repeats, split
 from labelwise.study.stages import Stages
-from labelwise.types import Estimate, Estimator, InputError, Voxels
+from labelwise.types import Estimate, InputError
 
 GOLD = "Gold standard"
 """The name of the estimate from all volumes."""
+_ASSESSED = (methods.MLE_RICIAN, methods.SELF, methods.MLE_GAUSSIAN, methods.GT, methods.HYBRID)
+_BLOCK = 16_384  # voxels, between two reports of progress
 _POINTS = 10_000  # of a grid
 _FEWEST = 10  # voxels with a gold standard
 _FEW_REPEATS = 100  # or fewer: a quick study
@@ -126,8 +127,7 @@ def read_scan(
         for index, block in series.blocks(flat):
             signal[place[index]] = block
         zooms = tuple(float(zoom) for zoom in series.header.get_zooms()[:3])
-    noise = None if sigma is not None else noise_of_repeats(signal, settings, tolerance)
-    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, noise)
+    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, tolerance)
 
 
 def phantom(study: Study, folder: Path) -> Scan:
@@ -141,15 +141,12 @@ def phantom(study: Study, folder: Path) -> Scan:
     shape = (112, 80, 3) if study.repeats > _FEW_REPEATS else (56, 40, 2)
     b = (np.asarray(study.model.b) * 1000).tolist()
     pelvis = simulate_pelvis(seed=study.seed, shape=shape, snr=min(study.snrs), b_values=b)
-    write(pelvis, folder, overwrite=True)
+    write(pelvis, folder)
     settings = {"b": pelvis.b / 1000}
     signal = pelvis.series[pelvis.mask]
     zooms = tuple(np.sqrt((pelvis.affine[:3, :3] ** 2).sum(axis=0)).tolist())
-    noise = noise_of_repeats(signal, settings)
-    made = _scan(
-        *("pelvis-like phantom (simulated)", signal, settings, pelvis.mask, zooms),
-        *(split(settings), None, noise),
-    )
+    name, parts = "pelvis-like phantom (simulated)", split(settings)
+    made = _scan(name, signal, settings, pelvis.mask, zooms, parts)
     return replace(made, simulated=True)
 
 
@@ -202,14 +199,15 @@ def in_vivo_study(
     )
 
 
-def _scan(name, signal, settings, inside, zooms, parts, sigma, noise) -> Scan:
-    if noise is not None:
-        level, snr, sigma = noise.level, noise.quartiles, noise.level.sigma
-    else:
-        level = None
-        b0 = parts.of(signal)[:, :, 0].mean(axis=1)
-        low, median, high = np.nanpercentile(b0 / sigma, (25, 50, 75)).tolist()
-        snr = low, median, high
+def _scan(name, signal, settings, inside, zooms, parts, sigma=None, tolerance=0.0) -> Scan:
+    level, mean = None, parts.of(signal)[:, :, 0].mean(axis=1)
+    if sigma is None:  # as the source finds its SNR of about 15
+        volumes = repeated_volumes(settings, tolerance)
+        variance, mean = over_repeats([signal[:, volumes]])
+        level = from_repeats(variance, mean, len(volumes))
+        sigma, mean = level.sigma, np.where(mean > 0, mean, np.nan)
+    low, median, high = np.nanpercentile(mean / sigma, (25, 50, 75)).tolist()
+    snr = low, median, high
     return Scan(name, signal, settings, inside, zooms, parts, float(sigma), level, snr)
 
 
@@ -255,17 +253,16 @@ def assess_scan(
     whole = f"gold standard, {label}"
 
     def fit_all() -> xr.Dataset:
-        found = gold_standard(
-            every,
-            study.noise,
-            scan.signal[:, used],
-            scan.sigma,
-            progress=lambda done, total: stages.progress(whole, done, total, ""),
-        )
-        columns = [parameter.name for parameter in parameters]
+        fitter, signal, found = MaximumLikelihood(every, study.noise), scan.signal[:, used], []
+        for first in range(0, len(signal), _BLOCK):
+            found.append(fitter(signal[first : first + _BLOCK], scan.sigma))
+            stages.progress(whole, min(first + _BLOCK, len(signal)), len(signal), "")
         return xr.Dataset(
-            {"value": (("voxel", "parameter"), found.values), "status": ("voxel", found.status)},
-            {"parameter": columns},
+            {
+                "value": (("voxel", "parameter"), np.concatenate([part.values for part in found])),
+                "status": ("voxel", np.concatenate([part.status for part in found])),
+            },
+            {"parameter": [parameter.name for parameter in parameters]},
         )
 
     gold = stages.dataset(whole, content, fit_all, again=training > 0)
@@ -282,16 +279,18 @@ def assess_scan(
         unit[scale] = factor
     sigma, truth = scan.sigma / factor, reference.values / unit
     acquisitions = scan.repeats.of(scan.signal) / np.float32(factor)
-    estimators = _estimators(study, networks)
-    who = {name: contents(networks[name]) for name in estimators if name in networks}
+    fit = {methods.MLE_MEAN: fits(study)[methods.MLE_MEAN]}
+    chosen = {name: networks[name] for name in _ASSESSED if name in networks}
+    who = {name: contents(network) for name, network in chosen.items()}
     shared = {**content, "factor": factor, "who": who, "prior": study.prior.describe()}
 
     def assessed(stage: str, data: Float[np.ndarray, "n R M"], against: np.ndarray) -> xr.Dataset:
         return assess(
-            estimators,
+            points(chosen),
             data,
             sigma,
             against,
+            labels=fit,
             progress=lambda done, total: stages.progress(stage, done, total, ""),
         )
 
@@ -318,23 +317,6 @@ def assess_scan(
     return ScanAssessment(
         in_vivo, _maps(scan, voxels, gold["value"].values / unit), reference, factor
     )
-
-
-def _estimators(study: Study, networks: Mapping[str, Network]) -> dict[str, Estimator]:
-    chosen = (methods.MLE_RICIAN, methods.SELF, methods.MLE_GAUSSIAN, methods.GT, methods.HYBRID)
-    known = {name: networks[name] for name in chosen if name in networks}
-    return {methods.MLE_MEAN: _Fit(study), **points(known)}
-
-
-class _Fit:
-    """The conventional fit as an estimator: from the means of the prior."""
-
-    def __init__(self, study: Study) -> None:
-        self._source = fits(study)[methods.MLE_MEAN]
-        self.parameters = study.model.parameters
-
-    def __call__(self, signal, sigma) -> Estimate:
-        return self._source(Voxels(signal, np.broadcast_to(np.ravel(sigma), len(signal))))
 
 
 def _maps(scan: Scan, voxels: xr.Dataset, gold: Float[np.ndarray, "N P"]) -> xr.Dataset:

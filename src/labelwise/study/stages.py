@@ -121,24 +121,12 @@ class Stages:
             make: makes it.
             again: whether this run has it among its stages already.
         """
-
         key = _hash([canonical(content, stage), code_of(*_CODE)])
-        if again:
-            return self._on_disk(stage, key, make, _write_dataset, _read_dataset)[0]
-        return self._kept(stage, key, make, _write_dataset, _read_dataset)
-
-    def _kept(
-        self,
-        stage: str,
-        key: str,
-        make: Callable[[], Result],
-        write: Callable[[Result, Path], None],
-        read: Callable[[Path], Result],
-    ) -> Result:
-        """A stage's result, and its place in the list of stages."""
-        self.progress(stage, 0, 1, "")
-        result, seconds, kept = self._on_disk(stage, key, make, write, read)
-        self.stage_times.append(StageTime(stage, seconds, kept))
+        if not again:
+            self.progress(stage, 0, 1, "")
+        result, seconds, kept = self._on_disk(stage, key, make, _write_dataset, _read_dataset)
+        if not again:
+            self.stage_times.append(StageTime(stage, seconds, kept))
         return result
 
     def _on_disk(

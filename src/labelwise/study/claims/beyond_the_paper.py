@@ -21,9 +21,7 @@ def _variants(evidence: Evidence) -> Parts:
     study = evidence.study
     for snr, parameter, where, _ in conditions(evidence):
         for name in (methods.GT, evidence.mle_network):
-            for variant in evidence.known(
-                methods.wide(name, study.wide), methods.deep(name, study.deep)
-            ):
+            for variant in evidence.known(*methods.larger(name, study.wide, study.deep)):
                 ours, theirs = (
                     evidence.number(snr, each, parameter, "rmse") for each in (name, variant)
                 )
@@ -79,7 +77,7 @@ def _absolute_order(evidence: Evidence) -> Parts:
 
 def _blends(evidence: Evidence) -> Parts:
     ends = (methods.GT, evidence.mle_network)
-    for alpha in evidence.study.dial:
+    for alpha in evidence.study.blend:
         if len(evidence.known(methods.blend(alpha), *ends)) == 3 and 0 < alpha < 1:
             yield from in_between(evidence, methods.blend(alpha))
 
@@ -128,15 +126,14 @@ CLAIMS = (
         "Not a claim of the paper: the parts list what the loss changes.",
     ),
     ClaimDefinition(
-        "dial",
+        "blend",
         "",
         "A blend of the outputs of two networks lies between the two networks.",
         _blends,
-        "The weight of the MLE-labelled network, alpha, is the dial: it can be changed after "
-        "training.",
+        "The weight of the MLE-labelled network, alpha, can be changed after training.",
     ),
     ClaimDefinition(
-        "dial-hybrid",
+        "blend-hybrid",
         "",
         "A blend matches the hybrid without being trained.",
         _blend_as_hybrid,

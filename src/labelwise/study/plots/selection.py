@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from labelwise.plots.curves import Panels, performance
 from labelwise.study import methods
 from labelwise.study.evidence import Evidence
-from labelwise.study.plots.curves import Panels, binned, blend_curves, own_weights, performance
+from labelwise.study.plots.curves import binned, blend_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 from labelwise.study.scan import Scan, ScanAssessment
 from labelwise.types import Parameter
@@ -147,10 +148,9 @@ def _weights(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure
             f"Figure 8. Loss weights W, SNR {low:g}",
             f"Each column: the network with equal weights, and one whose loss weights the errors "
             f"of that parameter {evidence.study.own_weight:,.0f} times more.",
-            own_weights(
+            performance(
                 evidence.grids[low],
-                evidence.mle_network,
-                {p.name: own[p.name] for p in columns},
+                {p.name: [evidence.mle_network, own[p.name]] for p in columns},
                 columns,
                 f"SNR {low:g}",
             ),
@@ -186,15 +186,15 @@ def _whole_space(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFi
 def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFigure]:
     study, low = evidence.study, evidence.low
     inner = {
-        alpha: methods.blend(alpha) for alpha in study.dial if evidence.known(methods.blend(alpha))
+        alpha: methods.blend(alpha) for alpha in study.blend if evidence.known(methods.blend(alpha))
     }
     if inner:
         by_alpha = {0.0: methods.GT, **inner, 1.0: evidence.mle_network}
         trained = {study.hybrid: methods.HYBRID} if evidence.known(methods.HYBRID) else None
         yield StudyFigure(
-            "dial",
+            "blend",
             f"Blends of two networks, SNR {low:g} (not in the paper)",
-            "Outputs of two networks, averaged with weights alpha and 1 - alpha. Alpha is the dial "
+            "Outputs of two networks, averaged with weights alpha and 1 - alpha. Alpha is that "
             "of `labelwise map`: it needs no training. The open marker is the network trained on "
             "mixed labels.",
             blend_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
@@ -213,7 +213,7 @@ def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFig
     variants = [
         name
         for base in (methods.GT, evidence.mle_network)
-        for name in (base, methods.wide(base, study.wide), methods.deep(base, study.deep))
+        for name in (base, *methods.larger(base, study.wide, study.deep))
         if evidence.known(name)
     ]
     if study.wide or study.deep:

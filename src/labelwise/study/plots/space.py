@@ -1,7 +1,7 @@
 """The paper's figures of whole parameter spaces, and of images.
 
-Like `labelwise.study.plots.curves`: results in, Axes out. In a PDF, images and densities are
-pixels and everything else is vectors.
+In a PDF, images and densities are pixels and everything else is vectors. Arguments that are not
+listed are those of `labelwise.plots.curves.performance`.
 
 Source: figures 4, 7, 9, 11 and 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 """
@@ -20,11 +20,20 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labelwise.plots.curves import QUANTITIES, legend_below, panel, sheet, tidy
+from labelwise.plots.curves import (
+    QUANTITIES,
+    Panels,
+    check,
+    legend_below,
+    marginal_curve,
+    panel,
+    share_scale,
+    sheet,
+    tidy,
+)
 from labelwise.plots.maps import colour_range, in_unit, map_image, symbol, window_around
-from labelwise.study.methods import style_of
-from labelwise.study.plots.curves import DPI, Panels, check, marginal_curve, share_scale
-from labelwise.types import InputError, Parameter
+from labelwise.plots.styles import styles
+from labelwise.types import Parameter
 
 _PAGE = 10.0  # inches across, at most
 _BAR = 0.8  # inches of it that colour bars and what is written around images take
@@ -44,23 +53,19 @@ def arrows(
     same limits, a quarter wider than the space on each side; further out if an arrow leads there.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         names: which estimators to show, one row each; side by side if there is a single pair.
         pairs: the parameters along x and y, one column for each pair.
-        title: one or more lines above all panels.
 
     Returns:
         (estimators, pairs) Axes; (1, estimators) if there is a single pair.
 
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter, or there is no pair.
-
     Source: figures 4 and 9 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, names, [parameter for pair in pairs for parameter in pair])
+    looks = styles(ds)
     across = len(names) if len(pairs) == 1 else len(pairs)
     size = float(np.clip(_PAGE / across, 2.2, 3.2)), 2.3
-    _, laid = sheet(len(names) * len(pairs) // across, across, title, size=size, dpi=DPI)
+    _, laid = sheet(len(names) * len(pairs) // across, across, title, size=size)
     grid = laid.reshape(len(names), len(pairs))
     for column, pair in zip(grid.T, pairs, strict=True):
         x, y = (parameter.name for parameter in pair)
@@ -90,7 +95,7 @@ def arrows(
                 angles="xy",
                 scale_units="xy",
                 scale=1,
-                color=style_of(name)["color"],
+                color=looks[name]["color"],
                 width=0.9 / 72,
                 units="inches",
                 headwidth=4,
@@ -104,7 +109,7 @@ def arrows(
         for axes in column if len(pairs) == 1 else column[-1:]:
             axes.set_xlabel(symbol(pair[0]) + in_unit(pair[0]), fontsize=9)
     for axes, name in zip(grid[:, 0], names, strict=True):
-        axes.set_title(name, fontsize=9, loc="left", color=style_of(name)["color"])
+        axes.set_title(name, fontsize=9, loc="left", color=looks[name]["color"])
     return laid
 
 
@@ -118,24 +123,18 @@ def densities(
     panels.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the estimator along x.
         b: the estimator along y.
-        parameters: which to show, one column each.
-        title: one or more lines above all panels.
 
     Returns:
         (3, P) Axes.
-
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter.
 
     Source: figure 11 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, [a, b], parameters)
     side = min(2.6, (_PAGE - _BAR) / len(parameters))
     size = side + _BAR / len(parameters), side
-    figure, grid = sheet(3, len(parameters), title, size=size, dpi=DPI, sharex="none")
+    figure, grid = sheet(3, len(parameters), title, size=size, sharex="none")
     norm, meshes = LogNorm(1, 10), []
     for column, parameter in zip(grid.T, parameters, strict=True):
         for axes, quantity in zip(column, QUANTITIES, strict=True):
@@ -191,41 +190,28 @@ def fixed_points(
     Left and right: bias, standard deviation and RMSE of a less those of b at two fixed values of
     the parameter, over x and y; averaged over whatever parameters remain, such as S0. Both planes
     of a row have one range of colours, 0 in its middle. Centre: the marginal curves of both
-    estimators as in `labelwise.study.plots.curves.performance`, the two values marked.
+    estimators as in `labelwise.plots.curves.performance`, the two values marked.
 
     Args:
-        ds: what `labelwise.evaluation.grid.evaluate` returned.
         a: the first estimator.
         b: the one that is subtracted.
         parameter: whose estimates are compared, and which is held at two values.
         x: the parameter along x of the planes.
         y: the parameter along y of the planes.
-        title: one or more lines above all panels.
         indices: which of the grid's values of `parameter` are fixed, on the left and on the right.
 
     Returns:
         (3, 3) Axes.
 
-    Raises:
-        InputError: if the evaluation lacks an estimator or a parameter, two of the three parameters
-            are one, or the grid has no such index.
-
     Source: figure 12 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
     """
     check(ds, [a, b], [parameter, x, y])
-    if len({parameter.name, x.name, y.name}) < 3:
-        raise InputError(
-            f"parameter, x, y: expected three parameters, got {parameter.name}, {x.name}, {y.name}"
-        )
     values = ds[parameter.name].values
-    if not all(-len(values) <= index < len(values) for index in indices):
-        raise InputError(
-            f"indices: the grid has {len(values)} values of {parameter.name}, got {indices}"
-        )
-    styles = {name: style_of(name) for name in (a, b)}
+    known = styles(ds)
+    looks = {name: known[name] for name in (a, b)}
     note = f"left and right: {a} minus {b}"
     title = f"{title}\n{note}" if title else note
-    figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1), dpi=DPI)
+    figure, grid = sheet(3, 3, title, (a, b), size=(3.1, 2.1))
     curve = marginal_curve(ds, (a, b), parameter)
     for row, (quantity, words) in zip(grid, QUANTITIES.items(), strict=True):
         here = ds[quantity].sel(parameter=parameter.name)
@@ -243,7 +229,7 @@ def fixed_points(
             )
             axes.tick_params(labelsize=8, length=3)
             axes.set_ylabel(symbol(y) + in_unit(y), fontsize=9)
-        panel(row[1], values, curve, quantity, styles)
+        panel(row[1], values, curve, quantity, looks)
         for index in indices:
             row[1].axvline(values[index], color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
         row[1].set_ylabel(f"{words}{in_unit(parameter)}", fontsize=8)
@@ -272,13 +258,9 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
         ds: `value` (method, parameter, x, y), NaN where there is none; the first method is the gold
             standard.
         parameters: which to show, one row each.
-        title: one or more lines above all panels.
 
     Returns:
         (P, methods) Axes.
-
-    Raises:
-        InputError: if the maps lack a parameter.
 
     Source: figure 7 of Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5.
 
@@ -298,7 +280,7 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
     width = min(1.7, (_PAGE - _BAR) / len(methods))
     height = width * high / wide + 0.05 + 0.35 / len(parameters)
     size = width + _BAR / len(methods), height
-    figure, grid = sheet(len(parameters), len(methods), title, size=size, dpi=DPI)
+    figure, grid = sheet(len(parameters), len(methods), title, size=size)
     for row, parameter in zip(grid, parameters, strict=True):
         images = values.sel(parameter=parameter.name).values[:, window[0], window[1]]
         limits = colour_range(images[0], np.isfinite(images[0]), top=98)
