@@ -53,6 +53,7 @@ class Setting:
         plausible: expected range of the largest value of an acquisition, in `unit`.
         possible: possible range of that value; beyond it, values are in another unit.
         mistake: the remedy for values in another unit.
+        others: other units that it is given in by mistake, and how many of each make one `unit`.
     """
 
     words: str
@@ -62,18 +63,23 @@ class Setting:
     plausible: tuple[float, float]
     possible: tuple[float, float]
     mistake: str
+    others: Mapping[str, float]
 
 
+_TIMES = {"s": 1e-3, "µs": 1000.0}
 _FROM_SECONDS = "times in seconds have to be multiplied by 1000"
 SETTINGS = {
     "b": Setting(
         *("b-values", "s/mm²", "ms/µm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
         "divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read the .bval file with "
         "labelwise.read_bvals, which does so",
+        {"s/m²": 1e6, "s/cm²": 100.0, "ms/µm²": 1e-3},
     ),
-    "te": Setting("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS),
+    "te": Setting(
+        *("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS, _TIMES)
+    ),
     "ti": Setting(
-        "inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS
+        *("inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS, _TIMES)
     ),
 }
 """The settings with known units, by name; others are in the unit stated by their model."""

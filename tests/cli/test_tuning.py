@@ -250,7 +250,8 @@ def test_what_cannot_be_tuned_is_one_sentence(folder, options, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[from", "task.toml: is no TOML file"),
+        ("[from", "task.toml: not valid TOML"),
+        ("from = " + "[" * 100_000, "task.toml: not valid TOML (nested too deeply)"),
         ("[from]\nADC = 1", "the table [to] is missing; expected [from] and [to]"),
         (TASK + "[tissue]", "tissue = {} is not expected"),
         ("snr = 'high'\n[from]\n[to]", "snr = 'high' is not expected"),

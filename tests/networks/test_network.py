@@ -339,6 +339,19 @@ def test_another_version_of_the_file_is_refused(written, tmp_path):
     refused(path.read_bytes(), path, "version 7 .* this labelwise reads 1 to 2; upgrade")
 
 
+@pytest.mark.parametrize("depth", [150, 600])
+def test_a_card_that_is_nested_deeply_is_refused(written, tmp_path, depth):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(written)
+    arrays, said = read_arrays(path)
+    deep: list = []
+    for _ in range(depth):
+        deep = [deep]
+    said["networks"][0]["card"]["recipe"] = {"width": deep}
+    write_arrays(path, arrays, said)
+    refused(path.read_bytes(), path)
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such network file"):
         load(tmp_path / "net.safetensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -278,12 +277,10 @@ def _distribution(value: str, where: str) -> Distribution:
 
 def _read(path: Path, tables: tuple[str, ...]) -> tuple[dict[str, Tissue], float | None]:
     """The tissues in a TOML file by table, and its SNR, if any."""
+    from labelwise.io.files import from_toml, read_text
     from labelwise.priors import Tissue
 
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no text
-        raise InputError(f"{path}: is no TOML file: {error}") from error
+    content = from_toml(read_text(path), path)
     expected = " and ".join(f"[{table}]" for table in tables)
     for key, value in content.items():
         if key == "snr" and _is_number(value):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import tomllib
+import unicodedata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from safetensors.numpy import load, save
 
 from labelwise.types import InputError
 
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _ENTRY, _CHECKSUM = "labelwise", "sha256"
 
 
@@ -65,6 +69,84 @@ def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
         raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, UTF-16, UTF-32 or the 8-bit encoding of Windows.
+
+    A byte-order mark, and Ctrl-Z or null characters at the end are left out.
+
+    Raises:
+        OSError: if it cannot be read.
+        InputError: if it has other control characters: it is no text.
+    """
+    data = path.read_bytes().rstrip(b"\x1a")
+    wide = b"\0" in data.rstrip(b"\0\r\n")
+    for encoding in ("utf-32", "utf-16", "utf-16-be") if wide else ("utf-8-sig", "cp1252"):
+        try:
+            text = data.decode(encoding).rstrip("\x1a" if encoding == "cp1252" else "\0\x1a")
+        except UnicodeDecodeError:
+            continue
+        certain = not wide or data.startswith(_MARKS) or text.isascii()
+        if certain and not any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
+            return text
+    raise InputError(f"{path}: expected a text file, got binary data")
+
+
+def from_json(text: str, source: str | Path) -> Any:
+    """The data of a JSON text from outside.
+
+    Args:
+        text: the text.
+        source: its file, for messages.
+
+    Raises:
+        InputError: if it is no JSON, a name occurs twice in an object, or it is nested more than
+            100 deep.
+
+    Example:
+        >>> from_json('{"te": [10, 20]}', "acquisition.json")
+        {'te': [10, 20]}
+    """
+    return _parsed(lambda: json.loads(text, object_pairs_hook=_distinct), source, "JSON")
+
+
+def from_toml(text: str, source: str | Path) -> dict[str, Any]:
+    """The data of a TOML text from outside; see `from_json`."""
+    return _parsed(lambda: tomllib.loads(text), source, "TOML")
+
+
+def _parsed(parse: Callable[[], Any], source: str | Path, kind: str) -> Any:
+    try:
+        data = parse()
+        refuse_deep(data)
+    except RecursionError as error:
+        raise InputError(f"{source}: not valid {kind} (nested too deeply)") from error
+    except ValueError as error:
+        raise InputError(f"{source}: not valid {kind} ({error})") from error
+    return data
+
+
+def refuse_deep(data: Any, most: int = 100) -> None:
+    """Refuse data that are nested too deeply to be worked on.
+
+    Raises:
+        RecursionError: if lists and dicts are nested more than `most` deep.
+    """
+    if most < 0:
+        raise RecursionError("nested too deeply")
+    if isinstance(data, (dict, list)):
+        for entry in data.values() if isinstance(data, dict) else data:
+            refuse_deep(entry, most - 1)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} occurs twice")
+    return found
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
     """Write arrays by name as one `.safetensors` file; the same arrays give the same bytes.
 
@@ -95,6 +177,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
+        refuse_deep(header)
         arrays = load(data)
         whole = header.pop(_CHECKSUM) == _checksum(arrays, header)
     except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:

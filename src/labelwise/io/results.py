@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from labelwise.formatting import plain
+from labelwise.io.files import from_json
 from labelwise.io.nifti import OUT_OF_SPACE, Series
 from labelwise.io.staging import LOCK, staged
 from labelwise.types import InputError
@@ -235,7 +236,7 @@ def _is_plain(name: str) -> bool:
 def _listed_files(run: Path) -> set[str]:
     """The files of an earlier run from its `run.json`; plain file names only."""
     try:
-        names = json.loads(run.read_text(encoding="utf-8"))[FILES]
+        names = from_json(run.read_text(encoding="utf-8"), run)[FILES]
         return {name for name in names if _is_plain(name) and (run.parent / name).is_file()}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

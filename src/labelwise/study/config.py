@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from labelwise.formatting import plain
 from labelwise.io.acquisition import checked, read_bvals, read_times
+from labelwise.io.files import from_toml, read_text
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, scale_parameter
 from labelwise.models.check import check_signal_model
@@ -302,11 +303,7 @@ def read_study(path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
-    return _study(content, path.parent, str(path))
+    return _study(from_toml(read_text(path), path), path.parent, str(path))
 
 
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
