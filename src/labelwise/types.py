@@ -8,7 +8,9 @@ import inspect
 import json
 import marshal
 import math
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -98,7 +100,8 @@ class Parameter:
             bounds if None.
 
     Raises:
-        InputError: if the name is not an identifier, the unit is empty or a range is not ordered.
+        InputError: if the name is not an identifier, is that of another output (`OUTPUTS`) or no
+            file name, the unit is empty or a range is not ordered.
 
     Example:
         >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
@@ -112,11 +115,12 @@ class Parameter:
     typical: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not self.name.isidentifier() or not self.name.isprintable():
             raise InputError(
                 f"parameter name {self.name!r}: expected letters, digits and underscores "
                 "(maps are files named after it), e.g. 'D_slow'"
             )
+        _refuse_name(self.name)
         if not self.unit:
             raise InputError(f"parameter {self.name}: give its unit, or '1' if it has none")
         lower, upper = (float(bound) for bound in self.bounds)
@@ -135,6 +139,41 @@ class Parameter:
                     f"and within the bounds {self.bounds}"
                 )
             object.__setattr__(self, "typical", (low, high))
+
+
+OUTPUTS = frozenset(
+    (
+        *("status", "on_bound", "nll", "residual", "iterations", "outside", "sigma"),
+        *("run", "maps", "net"),  # other files
+        *("estimator", "parameter", "other"),  # dimensions of evaluations
+        *("name", "all"),  # words of tissues and options
+    )
+)
+"""Names that outputs and options have already: no parameter may have them."""
+STANDARD_ERROR = "_standard_error"
+"""The end of the names of maps of standard errors."""
+_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no files of Windows
+_LONGEST_NAME = 100  # bytes: file names have 255, and endings are added
+
+
+def same_file(name: str) -> str:
+    """What names have in common that some file systems do not distinguish: case, composition."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse the name of a parameter whose maps would be other outputs, or no files."""
+    plain = same_file(name)
+    if plain in OUTPUTS or plain.endswith(STANDARD_ERROR):
+        raise InputError(
+            f"parameter name {name!r}: another output of labelwise is called that; choose another "
+            "name"
+        )
+    if _DEVICES.fullmatch(plain) or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"parameter name {name[:20]!r}: maps are files named after it, and it is no possible "
+            f"file name on every system; choose one of at most {_LONGEST_NAME} bytes"
+        )
 
 
 class Status(IntEnum):
