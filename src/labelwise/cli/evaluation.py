@@ -13,6 +13,7 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_evaluation
+from labelwise.formatting import printable
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -234,9 +235,9 @@ def _stems(paths: Sequence[Path]) -> list[str]:
     """Short names, whole paths where short ones are not distinct."""
     if len(set(paths)) < len(paths):
         raise InputError("networks: the same file is given twice")
-    stems = [path.name.removesuffix(".safetensors") for path in paths]
+    stems = [printable(path.name.removesuffix(".safetensors")) for path in paths]
     plain = len(set(stems)) == len(stems) and MLE_NAME not in stems
-    return stems if plain else [str(path) for path in paths]
+    return stems if plain else [printable(str(path)) for path in paths]
 
 
 def _nested(summary: xr.Dataset) -> dict[str, Any]:

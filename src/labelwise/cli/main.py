@@ -6,7 +6,6 @@ import, and `labelwise --help` does not need them.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -27,6 +26,8 @@ from labelwise.cli import study as study_commands
 from labelwise.cli import tuning as tune_command
 from labelwise.cli.tables import (
     notes,
+    pasted,
+    print_json,
     progress_bar,
     sentence,
     show_comparison,
@@ -34,7 +35,9 @@ from labelwise.cli.tables import (
     show_report,
     stderr,
     stdout,
+    use_ascii_where_needed,
 )
+from labelwise.formatting import json_text
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -66,6 +69,7 @@ class _Commands(TyperGroup):
         **extra,
     ):
         """Run the command line; typer handles usage errors itself."""
+        use_ascii_where_needed()
 
         def run():
             rest = (complete_var, standalone_mode, windows_expand_args)
@@ -286,7 +290,7 @@ def map_(
 
 def _show(report: Report, quiet: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo((report.folder / "run.json").read_text(encoding="utf-8"), nl=False)
+        print_json((report.folder / "run.json").read_text(encoding="utf-8").rstrip())
     elif not quiet:
         show_report(report)
 
@@ -340,7 +344,7 @@ def models(
         for name, model in available_models().items()
     }
     if as_json:
-        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        print_json(json_text(listed, indent=2))
         return
     show_models(listed)
 
@@ -361,7 +365,8 @@ def demo(
     for title, arguments in zip(("By a fit", "By a network"), phantom.arguments, strict=True):
         arguments = [*arguments, *(["--overwrite"] if overwrite else [])]
         console.print(f"\n{title}:\n")
-        console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
+        words = " ".join(map(pasted, ["labelwise", *arguments]))
+        console.print(f"{words}\n", style="bold", soft_wrap=True)
         code = app(arguments, prog_name="labelwise", standalone_mode=False)
         if code:
             raise typer.Exit(code)

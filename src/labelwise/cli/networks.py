@@ -256,7 +256,7 @@ def export(
             raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")
         network = network.with_alpha(alphas)
     export_onnx(network, out)
-    stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)", markup=False)
+    stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)")
 
 
 def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:

@@ -19,6 +19,7 @@ from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from labelwise.formatting import json_text
 from labelwise.types import InputError
 
 _MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -163,7 +164,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[s
     entry = plain | {_CHECKSUM: _checksum(arrays, plain)}
     rows = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     # one entry: safetensors writes several in random order
-    write_whole(path, save(rows, {_ENTRY: json.dumps(entry, ensure_ascii=False)}))
+    write_whole(path, save(rows, {_ENTRY: json_text(entry)}))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

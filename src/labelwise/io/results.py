@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from labelwise.formatting import plain
+from labelwise.formatting import json_text, plain
 from labelwise.io.files import from_json
 from labelwise.io.nifti import OUT_OF_SPACE, Series
 from labelwise.io.staging import LOCK, staged
@@ -198,7 +197,7 @@ def as_json(record: Mapping[str, Any]) -> str:
         }
         <BLANKLINE>
     """
-    return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(plain(record), indent=2, allow_nan=False) + "\n"
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from labelwise.formatting import printable
 from labelwise.io.files import digest
 from labelwise.io.nifti import open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel
@@ -181,7 +182,7 @@ def in_vivo_study(
     ivim = isinstance(one, IVIM)
     free = len(one.parameters)
     return Study(
-        title=f"In vivo study: {scan.name}",
+        title=f"In vivo study: {printable(scan.name)}",
         model_name=absolute(model_name, Path()),
         model=one,
         noise=noise,
