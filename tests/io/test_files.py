@@ -56,3 +56,20 @@ def test_toml_from_outside_is_refused_with_a_sentence(text, words):
 def test_data_that_are_nested_as_usual_are_read():
     assert from_json("[" * 90 + "]" * 90, "a.json")
     assert from_toml("a = " + "[" * 90 + "]" * 90, "a.toml")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def fails(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", fails)
+    with pytest.raises(OSError, match=r"net: cannot be written \(Permission denied\); choose"):
+        refuse_existing(tmp_path / "net", overwrite=False)
+    refuse_existing(tmp_path / "net", overwrite=False, made=True)
+
+
+def test_a_name_too_long_for_what_is_written_beside_it_is_refused(tmp_path):
+    refuse_existing(tmp_path / "net", overwrite=False)
+    with pytest.raises(OSError, match=r"cannot be written .*File name too long"):
+        refuse_existing(tmp_path / ("n" * 240), overwrite=False)
+    assert not list(tmp_path.iterdir())

@@ -23,6 +23,9 @@ from labelwise.formatting import json_text
 from labelwise.types import InputError
 
 _MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_NO_CACHE = ("off", "no", "none", "false", "0", "disable", "disabled", "never", "null")
+_USUAL_CACHE = ("", "on", "yes", "true", "1", "default")
+_LONGEST_SUFFIX = ".checkpoint.self-supervised"  # beside a network, while it is trained
 _ENTRY, _CHECKSUM = "labelwise", "sha256"
 
 
@@ -54,11 +57,17 @@ def _umask() -> int:
 
 
 def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
-    """Refuse a file that is there already, and a folder that is not (unless it will be made).
+    """Refuse a file that is there already, and a folder that is not or that cannot be written.
+
+    Args:
+        path: of the file.
+        overwrite: whether a file there may be replaced.
+        made: whether the folder will be made; it is not examined then.
 
     Raises:
         FileExistsError: if there is a folder at `path`, or a file that is not to be overwritten.
         FileNotFoundError: if the folder of the file is missing.
+        OSError: if the folder cannot be written.
     """
     if path.is_dir():
         raise FileExistsError(f"{path}: a folder is where a file should go")
@@ -68,6 +77,16 @@ def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
         )
     if not made and not path.resolve().parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
+    if not made:
+        try:
+            with tempfile.NamedTemporaryFile(
+                prefix=f".{path.name}-", suffix=_LONGEST_SUFFIX, dir=path.parent
+            ):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"{path}: cannot be written ({error.strerror or error}); choose another place"
+            ) from error
 
 
 def read_text(path: Path) -> str:
@@ -230,18 +249,21 @@ def _mapping(value: Any) -> dict[str, Any]:
 def cache_folder(kind: str = "") -> Path | None:
     """The cache folder for labels, networks or compiled programs; None if there is none.
 
-    LABELWISE_CACHE names the folder, or is 'off'. Results do not depend on it: without a writable
-    folder, programs are compiled and networks trained again.
+    LABELWISE_CACHE names the folder (`~` is the home), or is 'off', 'no', 'none', 'false' or '0' in
+    upper or lower case; 'on', 'yes', 'true', '1' and nothing mean the usual folder. Results do not
+    depend on it: without a writable folder, programs are compiled and networks trained again.
     """
-    choice = os.environ.get("LABELWISE_CACHE", "")
-    if choice == "off":
+    choice = os.environ.get("LABELWISE_CACHE", "").strip()
+    if choice.lower() in _NO_CACHE:
         return None
-    root = Path(choice or user_cache_dir("labelwise", appauthor=False))
-    if not choice and not root.is_absolute():  # no home at all
-        return None
-    folder = root / kind
+    usual = choice.lower() in _USUAL_CACHE
+    root = Path(user_cache_dir("labelwise", appauthor=False) if usual else choice)
     try:
+        root = root if usual else root.expanduser()
+        if usual and not root.is_absolute():  # no home at all
+            return None
+        folder = root / kind
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # read-only, or full
+    except (OSError, RuntimeError):  # read-only, full, or the home of nobody
         return None
     return folder if os.access(folder, os.W_OK) else None
