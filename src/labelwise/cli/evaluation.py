@@ -73,6 +73,7 @@ def evaluate(
     mle: Annotated[
         bool, typer.Option("--mle/--no-mle", help="Compare with the maximum-likelihood fit.")
     ] = True,
+    b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")
@@ -99,6 +100,7 @@ def evaluate(
             points=points,
             repeats=repeats,
             reference=mle,
+            b_tolerance=b_tolerance / 1000,
             seed=seed,
             overwrite=overwrite,
             command=context.meta["labelwise.command"],
@@ -117,6 +119,7 @@ def _evaluate_files(
     points: int | None,
     repeats: int,
     reference: bool,
+    b_tolerance: float,
     seed: int,
     overwrite: bool,
     command: str,
@@ -147,7 +150,7 @@ def _evaluate_files(
     for name in _FILES:
         refuse_existing(folder / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators, first = _estimators(paths)
+    estimators, first = _estimators(paths, b_tolerance)
     card = first.card
     made = rebuild(card.model, model, paths[0])
     noise = first.noise
@@ -161,28 +164,28 @@ def _evaluate_files(
     count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
     spans = {name: (low, high) for name, (low, high) in zip(names, card.ranges, strict=True)}
     grid = Grid.over(spans, points=count, fixed=fixed)
-    dataset = evaluate(
-        estimators,
-        made,
-        noise,
-        sigma,
-        grid,
-        repeats,
-        jax.random.key(seed),
-        progress=lambda done, total: progress("evaluating", done, total, ""),
-    )
-    means = summary(dataset)
-    record = {
-        "command": command,
-        "networks": [str(path) for path in paths],
-        "snr": 1 / sigma,
-        "repeats": repeats,
-        "seed": seed,
-        "grid": {name: values.tolist() for name, values in grid.axes.items()},
-        "summary": _nested(means),
-    }
-    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
     with staged(folder, _FILES[-1]) as staging:
+        dataset = evaluate(
+            estimators,
+            made,
+            noise,
+            sigma,
+            grid,
+            repeats,
+            jax.random.key(seed),
+            progress=lambda done, total: progress("evaluating", done, total, ""),
+        )
+        means = summary(dataset)
+        record = {
+            "command": command,
+            "networks": [str(path) for path in paths],
+            "snr": 1 / sigma,
+            "repeats": repeats,
+            "seed": seed,
+            "grid": {name: values.tolist() for name, values in grid.axes.items()},
+            "summary": _nested(means),
+        }
+        figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
         dataset.to_netcdf(staging / _FILES[0], engine="scipy")
         figure.savefig(staging / _FILES[1])
         (staging / _FILES[2]).write_text(as_json(record), encoding="utf-8")
@@ -191,7 +194,7 @@ def _evaluate_files(
     return Evaluation(folder, 1 / sigma, grid.axes, repeats, means, units, seconds)
 
 
-def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
+def _estimators(paths: Sequence[Path], b_tolerance: float) -> tuple[dict[str, Estimator], Network]:
     """The estimators in some files by name, a blend at three alphas; and the first network."""
     from labelwise.formatting import distinct_names
     from labelwise.networks.network import load
@@ -199,9 +202,10 @@ def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
     networks = [load(path) for path in paths]
     first, estimators = networks[0], {}
     for path, stem, network in zip(paths, _stems(paths), networks, strict=True):
-        network.check_acquisition(first.card.acquisition)
+        network.check_acquisition(first.card.acquisition, b_tolerance)
+        alike = network.card.model["acquisition"] == first.card.model["acquisition"]
         for what, ours, theirs in (
-            ("model", _equation(first), _equation(network)),
+            ("model", _equation(first, alike), _equation(network, alike)),
             ("noise", first.card.noise, network.card.noise),
         ):
             if ours != theirs:
@@ -226,9 +230,10 @@ def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
     return estimators, first
 
 
-def _equation(network: Network) -> dict[str, Any]:
-    """The identity of a network's model, without its acquisition."""
-    return {name: network.card.model.get(name) for name in ("class", "constants", "signals")}
+def _equation(network: Network, alike: bool) -> dict[str, Any]:
+    """The identity of a network's model without its acquisition; its signals if those are alike."""
+    names = ("class", "constants", "signals" if alike else "source")
+    return {name: network.card.model.get(name) for name in names}
 
 
 def _stems(paths: Sequence[Path]) -> list[str]:

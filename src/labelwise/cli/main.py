@@ -12,6 +12,8 @@ import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +45,8 @@ from labelwise.types import InputError
 if TYPE_CHECKING:
     from labelwise.mapping.summary import Report
 
-_COMMAND = "labelwise.command"
+_CLOSED = 141  # as of processes that SIGPIPE ended
+_COMMAND, _NOTES = "labelwise.command", "labelwise.notes"
 
 
 class _Commands(TyperGroup):
@@ -51,12 +54,14 @@ class _Commands(TyperGroup):
 
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
-        context = super().make_context(info_name, args, parent, **extra)
+        with _whole_output():  # of --help
+            context = super().make_context(info_name, args, parent, **extra)
         context.meta[_COMMAND] = command
         return context
 
     def invoke(self, ctx):
-        with notes():
+        with _whole_output(), notes() as shown:
+            ctx.meta[_NOTES] = shown
             return super().invoke(ctx)
 
     def main(
@@ -79,6 +84,9 @@ class _Commands(TyperGroup):
             return run()
         try:
             return run()
+        except _StdoutError as error:
+            stderr().print(f"labelwise: stdout {error} before all was printed")
+            sys.exit(_CLOSED if error.closed else 2)
         except (InputError, OSError) as error:
             stderr().print(f"labelwise: {sentence(error)}")
             sys.exit(2)
@@ -86,6 +94,47 @@ class _Commands(TyperGroup):
             command = shlex.join(["labelwise", *(sys.argv[1:] if args is None else args)])
             stderr().print(f"labelwise: {_bug(error, command)}")
             sys.exit(1)
+
+
+class _StdoutError(Exception):
+    """Results cannot be printed; files are not affected. `closed`: nobody reads them any more."""
+
+    def __init__(self, reason: str, closed: bool) -> None:
+        super().__init__(reason)
+        self.closed = closed
+
+
+@contextmanager
+def _whole_output() -> Iterator[None]:
+    """Notice that stdout cannot be written before Python does when it ends.
+
+    Raises:
+        _StdoutError: if it is closed, as by `| head`, or its disk is full. As `OSError` or
+            `SystemExit`, click and rich would end the process without a word.
+    """
+    try:
+        yield
+    except (SystemExit, BrokenPipeError) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _discard_stdout()
+        raise _StdoutError("was closed", closed=True) from None
+    finally:
+        if sys.stdout is not None:
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                _discard_stdout()
+                closed = isinstance(error, BrokenPipeError)
+                reason = "was closed" if closed else f"failed ({error.strerror})"
+                raise _StdoutError(reason, closed) from None
+
+
+def _discard_stdout() -> None:
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _bug(error: Exception, command: str) -> str:
@@ -108,7 +157,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
-    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps.",
+    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps. "
+    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise; "
+    f"130 if interrupted; {_CLOSED} if stdout was closed early (`| head`), when files are written "
+    "nonetheless.",
 )
 
 
@@ -180,10 +232,11 @@ def fit(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
-            settings.model(model),
+            made,
             sigma=source,
             out=out,
             mask=mask,
@@ -196,6 +249,7 @@ def fit(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
+            notes=context.meta[_NOTES],
             progress=progress,
         )
     _show(report, quiet, as_json)
@@ -267,10 +321,11 @@ def map_(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model or model_of(net))
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
-            settings.model(model or model_of(net)),
+            made,
             sigma=source,
             out=out,
             mask=mask,
@@ -283,6 +338,7 @@ def map_(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
+            notes=context.meta[_NOTES],
             progress=progress,
         )
     _show(report, quiet, as_json)

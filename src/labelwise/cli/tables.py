@@ -90,14 +90,14 @@ def print_json(text: str) -> None:
 
 
 @contextmanager
-def notes() -> Iterator[None]:
-    """Show each warning as one line, once."""
-    shown = set()
+def notes() -> Iterator[list[str]]:
+    """Show each warning as one line, once; yields the list of those that were shown."""
+    shown: list[str] = []
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         text = _one_line(str(message))
         if text not in shown:
-            shown.add(text)
+            shown.append(text)
             stderr().print(f"note: {text}")
 
     with warnings.catch_warnings():
@@ -106,7 +106,7 @@ def notes() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a name in a figure
         warnings.showwarning = show
-        yield
+        yield shown
 
 
 def sentence(error: Exception) -> str:

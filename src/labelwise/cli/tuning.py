@@ -115,24 +115,26 @@ def tune(
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
     from labelwise.io.files import refuse_existing
+    from labelwise.io.staging import staged
     from labelwise.models.find import find_model
 
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
     options.keep_compiled_programs()
     network = _blend(net)
-    with progress_bar(quiet) as progress:
-        tuning = _tuned(
-            network,
-            net,
-            request.task,
-            find_model(model) if model else None,
-            snr,
-            (points, voxels, seed),
-            progress,
-        )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    _write(out, tuning, network, record)
+    with staged(out, _FILES[-1]) as folder:
+        with progress_bar(quiet) as progress:
+            tuning = _tuned(
+                network,
+                net,
+                request.task,
+                find_model(model) if model else None,
+                snr,
+                (points, voxels, seed),
+                progress,
+            )
+        _write(folder, tuning, network, record)
     if not quiet:
         show_tuning(tuning, net, out)
 
@@ -165,18 +167,16 @@ def _tuned(
     )
 
 
-def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
+def _write(folder: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
     from labelwise.io.results import as_json
-    from labelwise.io.staging import staged
     from labelwise.plots.tuning import tune_figure
 
     head = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
     figure = tune_figure(tuning, _title(tuning, short_name(network.card.model)))
-    with staged(out, _FILES[-1]) as folder:
-        figure.savefig(folder / "tune.png")
-        # without the time of day: the same command gives the same bytes
-        figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
-        (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
+    figure.savefig(folder / "tune.png")
+    # without the time of day: the same command gives the same bytes
+    figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
+    (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
 
 
 def _title(tuning: Tuning, model: str) -> str:
