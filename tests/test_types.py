@@ -35,6 +35,30 @@ def test_parameter_refuses(name, unit, bounds, message):
         Parameter(name, unit, bounds)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("status", "nll", "residual", "iterations", "on_bound", "outside", "sigma", "Sigma"),
+        *("run", "maps", "net", "S0_standard_error", "STATUS", "D_Standard_Error", "all", "name"),
+        *("estimator", "parameter", "ſtatus"),
+    ],
+)
+def test_a_parameter_named_like_an_output_is_refused(name):
+    with pytest.raises(InputError, match=f"'{name}': another output of labelwise is called that"):
+        Parameter(name, "1", (0, 1))
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "Com1", "lpt9", "x" * 101, "µ" * 51])
+def test_a_parameter_whose_map_could_be_no_file_is_refused(name):
+    with pytest.raises(InputError, match="no possible file name on every system"):
+        Parameter(name, "1", (0, 1))
+
+
+@pytest.mark.parametrize("name", ["stat", "R2s", "sigma_b", "running", "D_µ", "com", "x" * 100])
+def test_other_names_are_accepted(name):
+    assert Parameter(name, "1", (0, 1)).name == name
+
+
 def test_parameters_are_values():
     one, same = Parameter("f", "1", (0, 1)), Parameter("f", "1", (0.0, 1.0))
     assert one == same

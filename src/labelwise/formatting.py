@@ -1,14 +1,21 @@
-"""Number formats, JSON data and names of classes for output."""
+"""Number formats, JSON data, names of classes and text from outside, for output."""
 
 from __future__ import annotations
 
+import codecs
+import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+ASCII = "labelwise"
+"""The error handler of encodings that replaces what they lack: µ by u, ² by ^2."""
+_ASCII = {"µ": "u", "²": "^2", "³": "^3", "±": "+/-", "°": " degrees", "–": "-", "√": "sqrt"}
 
 
 def number(value: float) -> str:
@@ -59,6 +66,64 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def json_text(data: Any, **options: Any) -> str:
+    r"""JSON data as text; what a terminal cannot print is escaped.
+
+    That includes bytes of file names that are no UTF-8, which Python has as lone surrogates:
+    `os.fsencode` gives the bytes back.
+
+    Example:
+        >>> print(json_text({"unit": "µm²/ms", "file": "a\udcff.nii"}))
+        {"unit": "µm²/ms", "file": "a\udcff.nii"}
+    """
+    text = json.dumps(data, ensure_ascii=False, **options)
+    return "\n".join(
+        line if line.isprintable() else "".join(_json_character(c) for c in line)
+        for line in text.split("\n")
+    )
+
+
+def _json_character(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def printable(text: str) -> str:
+    r"""A text from outside for terminals and figures: what cannot be printed is escaped.
+
+    Escape sequences and other control characters, invisible characters, and bytes of file names
+    that are no UTF-8. Newlines stay.
+
+    Example:
+        >>> print(printable("a\x1b[31m\udcff.nii"))
+        a\x1b[31m\xff.nii
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def _replace_by_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(_ascii(character) for character in wrong), error.end
+
+
+def _ascii(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return _ASCII.get(character) or plain or _escaped(character)
+
+
+codecs.register_error(ASCII, _replace_by_ascii)
 
 
 def short_name(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,9 @@ import inspect
 import json
 import marshal
 import math
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -53,6 +55,7 @@ class Setting:
         plausible: expected range of the largest value of an acquisition, in `unit`.
         possible: possible range of that value; beyond it, values are in another unit.
         mistake: the remedy for values in another unit.
+        others: other units that it is given in by mistake, and how many of each make one `unit`.
     """
 
     words: str
@@ -62,18 +65,23 @@ class Setting:
     plausible: tuple[float, float]
     possible: tuple[float, float]
     mistake: str
+    others: Mapping[str, float]
 
 
+_TIMES = {"s": 1e-3, "µs": 1000.0}
 _FROM_SECONDS = "times in seconds have to be multiplied by 1000"
 SETTINGS = {
     "b": Setting(
         *("b-values", "s/mm²", "ms/µm²", 1000.0, (20.0, 30_000.0), (0.0, 50_000.0)),
         "divide s/mm² by 1000 (800 s/mm² is 0.8 ms/µm²), or read the .bval file with "
         "labelwise.read_bvals, which does so",
+        {"s/m²": 1e6, "s/cm²": 100.0, "ms/µm²": 1e-3},
     ),
-    "te": Setting("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS),
+    "te": Setting(
+        *("echo times", "ms", "ms", 1.0, (1.0, 10_000.0), (0.5, 100_000.0), _FROM_SECONDS, _TIMES)
+    ),
     "ti": Setting(
-        "inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS
+        *("inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS, _TIMES)
     ),
 }
 """The settings with known units, by name; others are in the unit stated by their model."""
@@ -92,7 +100,8 @@ class Parameter:
             bounds if None.
 
     Raises:
-        InputError: if the name is not an identifier, the unit is empty or a range is not ordered.
+        InputError: if the name is not an identifier, is that of another output (`OUTPUTS`) or no
+            file name, the unit is empty or a range is not ordered.
 
     Example:
         >>> Parameter("T2", "ms", (1.0, 2000.0), "T_2").bounds
@@ -106,11 +115,12 @@ class Parameter:
     typical: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not self.name.isidentifier() or not self.name.isprintable():
             raise InputError(
                 f"parameter name {self.name!r}: expected letters, digits and underscores "
                 "(maps are files named after it), e.g. 'D_slow'"
             )
+        _refuse_name(self.name)
         if not self.unit:
             raise InputError(f"parameter {self.name}: give its unit, or '1' if it has none")
         lower, upper = (float(bound) for bound in self.bounds)
@@ -129,6 +139,41 @@ class Parameter:
                     f"and within the bounds {self.bounds}"
                 )
             object.__setattr__(self, "typical", (low, high))
+
+
+OUTPUTS = frozenset(
+    (
+        *("status", "on_bound", "nll", "residual", "iterations", "outside", "sigma"),
+        *("run", "maps", "net"),  # other files
+        *("estimator", "parameter", "other"),  # dimensions of evaluations
+        *("name", "all"),  # words of tissues and options
+    )
+)
+"""Names that outputs and options have already: no parameter may have them."""
+STANDARD_ERROR = "_standard_error"
+"""The end of the names of maps of standard errors."""
+_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no files of Windows
+_LONGEST_NAME = 100  # bytes: file names have 255, and endings are added
+
+
+def same_file(name: str) -> str:
+    """What names have in common that some file systems do not distinguish: case, composition."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse the name of a parameter whose maps would be other outputs, or no files."""
+    plain = same_file(name)
+    if plain in OUTPUTS or plain.endswith(STANDARD_ERROR):
+        raise InputError(
+            f"parameter name {name!r}: another output of labelwise is called that; choose another "
+            "name"
+        )
+    if _DEVICES.fullmatch(plain) or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"parameter name {name[:20]!r}: maps are files named after it, and it is no possible "
+            f"file name on every system; choose one of at most {_LONGEST_NAME} bytes"
+        )
 
 
 class Status(IntEnum):

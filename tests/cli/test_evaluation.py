@@ -64,3 +64,35 @@ def test_another_prior_or_level_is_noted():
     assert result.exit_code == 0, result.stderr
     assert "note: b.safetensors was trained for another prior" in result.stderr
     assert "note: SNR 50 is not what a.safetensors was trained for (20)" in result.stderr
+
+
+def test_networks_of_b_values_within_the_tolerance_are_compared(folder):
+    trained("--snr", "20", "--label", "gt", name="a")
+    (folder / "dwi.bval").write_text("0 0 205 500 995")
+    trained("--snr", "20", "--label", "gt", name="b")
+    both = ("evaluate", "a.safetensors", "b.safetensors", "--points", "2", "--repeats", "2")
+    refused = complaint(*both, "--out", "found")
+    assert "b of volume 3 is 200, not 205 s/mm²" in refused
+    assert "raise --b-tolerance" in refused
+    result = run(*both, "--out", "found", "--b-tolerance", "5", "--no-mle")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("evaluate", "--points", "2"), ("tune", "--rmse", "all", "--voxels", "100")]
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(folder, monkeypatch, command):
+    trained("--snr", "20")
+
+    def fails(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    def never(*args, **options):
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("labelwise.io.staging.tempfile.mkdtemp", fails)
+    monkeypatch.setattr("labelwise.evaluation.grid.evaluate", never)
+    monkeypatch.setattr("labelwise.evaluation.tuning.tune", never)
+    words = complaint(command[0], "net.safetensors", *command[1:], "--out", "found")
+    assert "found: cannot write there (Permission denied); choose another output folder" in words
+    assert not (folder / "found").exists()

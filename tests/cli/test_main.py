@@ -434,3 +434,38 @@ def test_a_fresh_process_keeps_its_compiled_programs_where_it_can(scan, cache):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (scan / "programs").exists() == (cache == "programs")
+
+
+def test_a_doubt_about_units_is_in_the_record_once(scan):
+    (scan / "dwi.bval").write_text("0 0 0 0 1 4 8")
+    result = run(*USUAL, "--json")
+    doubt = "(in ms/µm²? multiply by 1000); check that its unit is s/mm²"
+    assert sum(doubt in line for line in result.stderr.splitlines()) == 1
+    assert sum(doubt in note for note in json.loads(result.stdout)["notes"]) == 1
+    assert sum(doubt in n for n in json.loads((scan / "maps/run.json").read_text())["notes"]) == 1
+
+
+def test_a_warning_of_a_model_file_is_in_the_record(scan):
+    (scan / "own.py").write_text(
+        "import warnings\nfrom labelwise import ADC\n"
+        "warnings.warn('fitted [x]\\nby hand')\nclass Own(ADC):\n    pass\n"
+    )
+    result = run(*USUAL, "--model", "own.py:Own", "--json")
+    assert "note: fitted [x] by hand\n" in result.stderr
+    assert "fitted [x] by hand" in json.loads(result.stdout)["notes"]
+
+
+@pytest.mark.parametrize("command", [("models",), ("models", "--json"), ("--help",)])
+def test_stdout_that_is_closed_early_is_a_sentence_and_a_status(command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "labelwise", *command],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        text=True,
+    )
+    os.close(writing)
+    assert result.stderr == "labelwise: stdout was closed before all was printed\n"
+    assert result.returncode == 141

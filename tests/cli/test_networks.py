@@ -137,3 +137,21 @@ def test_a_single_network_has_no_alpha_to_export():
     trained("--snr", "20", "--label", "gt")
     arguments = ("export", "onnx", "net.safetensors", "net.onnx", "--alpha", "0.5")
     assert "holds a single network" in complaint(*arguments)
+
+
+def test_a_network_that_could_not_be_saved_is_not_trained(folder, monkeypatch):
+    def never(*args, **options):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("labelwise.networks.train.train_networks", never)
+    name = "n" * 240
+    words = complaint(*TRAIN, "--snr", "20", "--out", name)
+    assert "cannot be written" in words
+    assert "choose another place" in words
+
+
+def test_b_values_within_the_tolerance_are_one_input_of_a_network(folder):
+    (folder / "dwi.bval").write_text("0 5 5 200 500 505")
+    network, _ = trained("--snr", "20", "--label", "gt", "--b-tolerance", "10")
+    assert network.members[0].scaling.groups == ((0, 1, 2), (3,), (4, 5))
+    assert network.members[0].scaling.reference == (0, 1, 2)

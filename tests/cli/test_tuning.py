@@ -251,6 +251,7 @@ def test_what_cannot_be_tuned_is_one_sentence(folder, options, words):
     ("text", "words"),
     [
         ("[from", "task.toml: not valid TOML"),
+        ("from = " + "[" * 100_000, "task.toml: not valid TOML (nested too deeply)"),
         ("[from]\nADC = 1", "task.toml: to is missing; known are from, to, snr"),
         (TASK + "[tissue]", "task.toml: there is no 'tissue'; known are from, to, snr"),
         ("snr = 'high'\n[from]\n[to]", "task.toml: snr must be a number, got 'high'"),

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from labelwise.io.acquisition import (
     average,
     average_settings,
+    doubts,
     group_equal,
     read_bvals,
     read_table,
     read_times,
     sigma_factor,
+    times_file,
     zero_b,
 )
 from labelwise.types import InputError
@@ -38,25 +40,61 @@ def write(tmp_path):
         " 0  10 800 \r\n\r\n",
         "0, 10, 800",
         "\ufeff0 10 800",
+        "0 10 800 \t",
+        "0,\n10,\n800,\n",
+        "0;10;800;",
+        "0\r10\r800\r",
+        "0 1e1 8.0E+02",
+        "-0 10 800",
+        "# s/mm²\n0 10 800 % by hand\n",
+        "# s/mm²\n0 10 800".encode("cp1252"),
+        "0 10 800\r\n\x1a",
+        "0 10 800\0",
+        "0 10 800\r\n".encode("utf-16"),
+        "0 10 800\r\n".encode("utf-16") + b"\x1a",
+        "0 10 800".encode("utf-16-le"),
+        "0 10 800".encode("utf-16-be"),
+        "# s/mm²\n0 10 800".encode("utf-32"),
+        "[0, 10,\n 800]",
+        "[  0.  10.\n 800.]\n",
+        "[0;10;800]",
+        "0, 10,800",
     ],
-    ids=["row", "column", "tabs", "blanks", "commas", "byte-order mark"],
 )
 def test_bvals_are_converted_from_s_per_mm2(write, text):
-    np.testing.assert_allclose(read_bvals(write("dwi.bval", text)), [0, 0.01, 0.8])
+    b = read_bvals(write("dwi.bval", text))
+    np.testing.assert_allclose(b, [0, 0.01, 0.8])
+    assert not np.signbit(b).any()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 10 b800", r"dwi.bval: expected numbers, got 'b800'"),
+        ("0 10 b800", r"dwi.bval, line 1: expected numbers, got 'b800'"),
+        ("b\n0 10 800", r"dwi.bval, line 1: expected numbers, got 'b'"),
+        ("0 1_000", r"expected numbers, got '1_000'"),
+        ("0 10 800 " + 200 * "x", r"got 'x{55}\.\.\.'$"),
         ("0 -10 800", r"expected values >= 0 s/mm², got -10 in .*dwi.bval"),
-        ("0 nan 800", r"dwi.bval has NaN or infinite values"),
+        ("0 nan 800", r"dwi.bval has NaN or infinite values \(number 2\)"),
         ("0 inf 800", r"dwi.bval has NaN or infinite values"),
         ("", r"dwi.bval is empty"),
-        ("0 1 0\n0 0 1\n1 0 0\n", r"one row or one column of numbers, got 3 rows of 3"),
+        (
+            "0 1 0\n0 0 1\n1 0 0\n",
+            r"line 1: has 3 numbers, but there are 3 lines; expected",
+        ),
+        ("0\n10\n\n500 800\n", r"line 4: has 2 numbers, but there are 3 lines; expected one row"),
         (b"\x93NUMPY\xff\xfe\x00", r"dwi.bval: expected a text file, got binary data"),
+        (b"0 10 800\x1a 900", r"dwi.bval: expected a text file, got binary data"),
+        ("0,0 0,0 0,5", r"line 1: the commas in '0,0 0,0 0,5' could be decimal commas"),
+        ("0,0\n0,0\n0,5\n", r"line 1: has 2 numbers, .* or decimal commas\?"),
+        ("0,0; 0,5", r"could be decimal commas"),
+        ("0,0, 0,5, 1,2", r"could be decimal commas"),
+        ("0,05,1,20", r"could be decimal commas"),
+        ("500,000 1,000", r"could be decimal commas"),
+        ("0,,800", r"line 1: an entry is missing between two separators"),
+        (", 0, 800", r"line 1: an entry is missing between two separators"),
+        ("[0 10 800", r"line 1: expected numbers, got '\[0'"),
     ],
-    ids=["word", "negative", "NaN", "infinite", "empty", "bvec", "binary"],
 )
 def test_bad_bvals_are_refused_with_a_sentence(write, text, message):
     with pytest.raises(ValueError, match=message):
@@ -75,13 +113,26 @@ def test_implausible_bvals_warn_once_with_the_number(write, text):
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("text", ["0 1e6", "0 1000000050"], ids=["s/m²", "GE adds 1e9"])
-def test_impossible_bvals_are_refused(write, text):
-    with pytest.raises(InputError, match=r"b: the largest value in .*bval is 1e\+0\d, expected"):
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("0 1000000050 1000000800", r"1000000800, .*GE scanners add 1e9 .* subtract 1e9"),
+        ("0 1e9", r"GE scanners add 1e9 .*; or they are in s/m²"),
+        ("0 1e8 8e8", r"in s/m²\? divide by 1e\+06"),
+        ("0 1e9 3e9", r"in s/m²\? divide by 1e\+06"),
+        ("0 80000", r"in s/cm²\? divide by 100"),
+        ("0 1e6", r"in s/cm²\? divide by 100"),
+        ("0 1e15", r"expected 20 to 30000 s/mm²; convert"),
+    ],
+)
+def test_impossible_bvals_are_refused_with_the_likely_cause(write, text, cause):
+    with pytest.raises(InputError, match=rf"b: the largest value in .*bval is .*{cause}"):
         read_bvals(write("dwi.bval", text))
 
 
-@pytest.mark.parametrize("text", ["10,20,30", "10 20 30", "10, 20, 30"])
+@pytest.mark.parametrize(
+    "text", ["10,20,30", "10 20 30", "10, 20, 30", "[10, 20, 30]", "(10,20,30)", "{10;20;30}"]
+)
 def test_times_from_a_list(text):
     np.testing.assert_array_equal(read_times(text, "te"), [10, 20, 30])
 
@@ -99,6 +150,9 @@ def test_times_from_a_file(write, text):
         ("10,-20", r"ti: expected values >= 0 ms, got -20"),
         ("10,nan", r"ti: .* NaN"),
         (",", r"ti: .* is empty"),
+        ("9,7 19,3", r"decimal commas"),
+        ("[10, 20", r"got '\[10, 20' \(expected numbers, got '\[10'\)"),
+        ("10\0", r"an existing text file of them, got '10\\x00'"),
     ],
 )
 def test_bad_times_are_refused_with_a_sentence(text, message):
@@ -120,7 +174,7 @@ def test_implausible_times_warn(text, name):
     [("0.01,0.08", "te"), ("10000,8e6", "te"), ("0.05,3", "ti"), ("50000,3e6", "ti")],
 )
 def test_times_in_another_unit_are_refused(text, name):
-    with pytest.raises(InputError, match=f"{name}: .* expected .* ms"):
+    with pytest.raises(InputError, match=f"{name}: .* expected .* ms \\(in µ?s\\? "):
         read_times(text, name)
 
 
@@ -146,8 +200,15 @@ def test_tables_give_numbers_by_name_and_leave_labels_out(write, name, content):
         ("acq.json", "[0, 500]", r"expected an object of lists"),
         ("acq.json", '{"b": 500}', r"expected an object of lists"),
         ("acq.json", '{"b": [0,', r"not valid JSON"),
-        ("acq.json", '{"b": [0, null]}', r"column b: expected numbers, got None"),
-        ("acq.json", '{"b": [0, true]}', r"column b: expected numbers, got True"),
+        ("acq.json", '{"b": [0, null]}', r"column b, entry 2: expected numbers, got None"),
+        ("acq.json", '{"b": [0, true]}', r"column b, entry 2: expected numbers, got True"),
+        ("acq.json", '{"b": [0, "1_0"]}', r"column b, entry 2: expected numbers, got '1_0'"),
+        ("acq.json", '{"b": [0], "b": [1]}', r"not valid JSON \('b' occurs twice\)"),
+        ("acq.json", "[" * 200_000, r"not valid JSON \(nested too deeply\)"),
+        ("acq.json", '{"b": ' + "[" * 150 + "]" * 150 + "}", r"not valid JSON \(nested too"),
+        ("acq.json", '{"b": [0, ' + "9" * 5000 + "]}", r"not valid JSON \(Exceeds the limit"),
+        ("acq.tsv", "b\tx\n0\t" + 140_000 * "1", r"line 2: no table \(field larger than"),
+        ("acq.tsv", "b\n0,5\n1,0\n", r"column b, entry 1: expected numbers, got '0,5'"),
         ("acq.json", '{"b": [0, NaN]}', r"b: .* NaN"),
         ("acq.json", '{"b": [0, 500], "te": [60]}', r"columns differ in length: .*'te': 1"),
         ("acq.json", '{"b": []}', r"b: .* is empty"),
@@ -155,8 +216,8 @@ def test_tables_give_numbers_by_name_and_leave_labels_out(write, name, content):
         ("acq.tsv", "", r"no column of numbers"),
         ("acq.tsv", "b\tte\n0\t60\n500\n", r"line 3 has 1 entries, the header names 2"),
         ("acq.tsv", "b\tb\n0\t500\n", r"distinct column names"),
-        ("acq.tsv", "b\tx\n0\t1\n500\tn/a\n", r"column x: expected numbers, got 'n/a'"),
-        ("acq.tsv", "b\nlow\nhigh\n", r"column b: expected numbers, got 'low'"),
+        ("acq.tsv", "b\tx\n0\t1\n500\tn/a\n", r"column x, entry 2: expected numbers, got 'n/a'"),
+        ("acq.tsv", "b\nlow\nhigh\n", r"column b, entry 1: expected numbers, got 'low'"),
         ("acq.tsv", "b\n0\n-500\n", r"expected values >= 0 s/mm², got -500"),
     ],
 )
@@ -276,6 +337,23 @@ def test_settings_are_averaged_like_the_signal():
     np.testing.assert_allclose(mean["te"], [60, 70])
 
 
-def test_a_list_longer_than_a_file_name_may_be():
-    times = ",".join(str(10 * echo) for echo in range(1, 200))
+@pytest.mark.parametrize("brackets", ["{}", "[{}]", "[{},]"])
+def test_a_list_longer_than_a_file_name_may_be(brackets):
+    times = brackets.format(", ".join(str(10 * echo) for echo in range(1, 200)))
     assert len(read_times(times, "te")) == 199
+    assert times_file(times) is None
+
+
+def test_a_list_is_no_file_even_if_there_is_one_of_that_name(write, monkeypatch, tmp_path):
+    path = write("10", "30 40")
+    monkeypatch.chdir(tmp_path)
+    assert times_file("10") is None
+    assert times_file(str(path)) == path
+
+
+def test_doubts_about_units_need_no_file():
+    settings = {"b": np.array([0, 1e-3]), "te": np.array([20_000.0]), "x": np.array([1e9])}
+    b, te = doubts(settings)
+    assert "(in ms/µm²? multiply by 1000); check that its unit is s/mm²" in b
+    assert "(in µs? divide by 1000); check that its unit is ms" in te
+    assert doubts({"b": np.array([0, 0.8]), "te": np.array([80.0])}) == []

@@ -39,3 +39,28 @@ def test_without_a_home_nothing_is_made_in_the_working_folder(tmp_path, monkeypa
     monkeypatch.setattr("labelwise.io.files.user_cache_dir", lambda *a, **k: "~/.cache/it")
     assert cache_folder() is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["off", "OFF", "Off ", "no", "none", "None", "0", "false"])
+def test_words_that_mean_no_cache_make_no_folder(home, monkeypatch, tmp_path, word):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABELWISE_CACHE", word)
+    assert cache_folder("labels") is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["", " ", "on", "YES", "1", "true"])
+def test_words_that_mean_a_cache_are_the_usual_folder(home, monkeypatch, word):
+    usual = cache_folder()
+    monkeypatch.setenv("LABELWISE_CACHE", word)
+    assert cache_folder() == usual
+
+
+def test_a_tilde_is_the_home(home, monkeypatch, tmp_path):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("LABELWISE_CACHE", "~/mine")
+    assert cache_folder("labels") == home / "mine" / "labels"
+    monkeypatch.setenv("LABELWISE_CACHE", "~nobody-of-that-name/mine")
+    assert cache_folder() is None
+    assert not list((tmp_path / "work").iterdir())

@@ -227,7 +227,11 @@ def test_a_run_record_cannot_name_files_elsewhere(folder, series, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "record", ["not json", "[]", '{"labelwise_files": 3}', '{"labelwise_files": [1]}', "{}"]
+    "record",
+    [
+        *("not json", "[]", '{"labelwise_files": 3}', '{"labelwise_files": [1]}', "{}"),
+        "[" * 200_000,
+    ],
 )
 def test_a_strange_run_record_can_be_overwritten(folder, series, record):
     folder.mkdir(parents=True)

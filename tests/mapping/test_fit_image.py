@@ -418,3 +418,12 @@ def test_real_t1_phantom(tmp_path):
         request.run()
     water = load(tmp_path / "maps", "T1")[120:136, 60:70]
     assert 2000 < np.nanmedian(water) < 4000
+
+
+@pytest.mark.filterwarnings("ignore:sigma", "ignore:residuals", "ignore:.*on a bound")
+def test_a_doubt_about_units_needs_no_file(ask):
+    """The settings came from Python, in another unit."""
+    job = ask(model=ADC(b=B / 100))
+    with pytest.warns(UserWarning, match="check that its unit is s/mm²"):
+        report = job.run()
+    assert any("check that its unit is s/mm²" in note for note in report.notes)

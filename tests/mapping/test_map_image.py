@@ -22,7 +22,7 @@ from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
 from labelwise.networks.network import blend
 from labelwise.noise import Gaussian, Rician
-from labelwise.types import Estimate, Status
+from labelwise.types import Estimate, InputError, Status
 
 SCANS = Path(__file__).parents[3] / "shared" / "data"
 
@@ -466,3 +466,28 @@ def test_a_network_in_memory_maps_as_its_file_does(ask, random_network, tmp_path
     lw.map_image(job.image, ADC(b=B), net=file, out=tmp_path / "b", **options)
     np.testing.assert_array_equal(load(tmp_path / "a", "ADC"), load(tmp_path / "b", "ADC"))
     assert not (tmp_path / "a" / "net.safetensors").exists()
+
+
+@BAD_FIT
+def test_b_values_within_the_tolerance_are_mapped_and_noted(ask, net):
+    b = B + np.array([0, 0, 0, 0, 5, -5, 5, 5]) / 1000
+    refuse(ask(net=net, model=ADC(b=b)), "b of volume 5 is 105, not 100 s/mm²")
+    job = ask(net=net, model=ADC(b=b), b_tolerance=0.005)
+    with pytest.warns(UserWarning, match=r"differ by up to 5 s/mm².*\(--b-tolerance\)"):
+        report = job.run()
+    assert any("--b-tolerance" in note for note in record(job.folder)["notes"])
+    assert any("--b-tolerance" in note for note in report.notes)
+
+
+def test_a_network_is_trained_with_the_tolerance(ask, monkeypatch):
+    plans = []
+
+    def train(plan, **options):
+        plans.append(plan)
+        raise InputError("no training here")
+
+    monkeypatch.setattr("labelwise.networks.blend.train_networks", train)
+    b = B + np.array([0, 5, 5, 0, 0, 0, 0, 0]) / 1000
+    with pytest.raises(InputError, match="no training here"):
+        ask(model=ADC(b=b), b_tolerance=0.01).run()
+    assert plans[0].b_tolerance == 0.01

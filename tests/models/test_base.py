@@ -41,6 +41,13 @@ class Offset(SignalModel):
         return s0 + jnp.exp(-r * self.te)
 
 
+@pytest.mark.parametrize(("one", "other"), [("D", "d"), ("Df", "DF"), ("µ", "μ")])
+def test_names_whose_maps_would_be_one_file_are_refused(one, other):
+    both = Parameter(one, "1", (0, 1)), Parameter(other, "1", (0, 1))
+    with pytest.raises(InputError, match="expected distinct names, in lower case, too"):
+        type("Own", (SignalModel,), {"parameters": both})
+
+
 def test_acquisition_is_what_has_no_default():
     assert acquisition_names(TwoSettings) == ("te", "ti")
     assert measurements(TwoSettings([1, 2, 3], [40, 50, 60])) == 3

@@ -5,6 +5,7 @@ import pytest
 
 from labelwise import T2, T2EPG
 from labelwise.models.t2_epg import epg
+from labelwise.types import InputError
 
 ECHOES = 12
 TE = 10.0 * np.arange(1, ECHOES + 1)
@@ -89,6 +90,27 @@ def test_t1_hardly_matters():
 )
 def test_refuses_echoes_that_are_no_train(te):
     with pytest.raises(ValueError, match="equally spaced echoes"):
+        T2EPG(te)
+
+
+@pytest.mark.parametrize("spacing", [9.67, 10.03, 6.15, 10.0])
+def test_times_rounded_to_a_tenth_are_those_of_their_spacing(spacing):
+    exact = spacing * np.arange(1, 33)
+    rounded, signals = T2EPG(np.round(exact, 1)), T2EPG(exact).signal(1.0, 60.0, 0.8)
+    np.testing.assert_allclose(rounded.signal(1.0, 60.0, 0.8), signals, rtol=0, atol=1e-3)
+
+
+def test_exact_times_are_taken_as_they_are():
+    """The first echo is the spacing, to the last bit."""
+    np.testing.assert_array_equal(
+        T2EPG([9.67, 19.34, 29.01]).signal(1.0, 60.0, 0.8),
+        T2EPG(9.67 * np.arange(1, 4)).signal(1.0, 60.0, 0.8),
+    )
+
+
+@pytest.mark.parametrize("te", [[9.7, 19.3, 29.2], [10, 20.2, 30], [9.7, 19.3, 29.0, 48.4]])
+def test_what_rounding_cannot_explain_is_refused(te):
+    with pytest.raises(InputError, match=r"exact or rounded to 0\.1 ms"):
         T2EPG(te)
 
 

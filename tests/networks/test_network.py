@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from labelwise import ADC, Rician
+from labelwise import ADC, T2, Rician
 from labelwise.io.files import read_arrays, write_arrays
 from labelwise.networks.labels import MLE, GroundTruth
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, blend, load
@@ -339,6 +339,19 @@ def test_another_version_of_the_file_is_refused(written, tmp_path):
     refused(path.read_bytes(), path, "version 7 .* this labelwise reads 1 to 2; upgrade")
 
 
+@pytest.mark.parametrize("depth", [150, 600])
+def test_a_card_that_is_nested_deeply_is_refused(written, tmp_path, depth):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(written)
+    arrays, said = read_arrays(path)
+    deep: list = []
+    for _ in range(depth):
+        deep = [deep]
+    said["networks"][0]["card"]["recipe"] = {"width": deep}
+    write_arrays(path, arrays, said)
+    refused(path.read_bytes(), path)
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such network file"):
         load(tmp_path / "net.safetensors")
@@ -364,6 +377,19 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(network, tmp_path, mon
 def test_its_own_acquisition_is_accepted(any_network):
     any_network.check_acquisition({"b": B, "unknown": B})
     any_network.check_acquisition({"b": B * 1.00005})
+
+
+def test_b_values_within_the_tolerance_are_accepted(any_network):
+    other = B + np.array([0.005, -0.005, 0.0, 0.005, 0.005])
+    with pytest.raises(InputError, match=r"volume 2 is 495, not 500 .* or raise --b-tolerance"):
+        any_network.check_acquisition({"b": other}, b_tolerance=0.004)
+    any_network.check_acquisition({"b": other}, b_tolerance=0.005)
+
+
+def test_the_tolerance_is_about_b_alone(random_network):
+    network = random_network(T2([10.0, 20, 30, 40, 50]), ((0,), (1,), (2,), (3,), (4,)))
+    with pytest.raises(InputError, match="te of volume 1 is 11, not 10 ms"):
+        network.check_acquisition({"te": np.array([11.0, 20, 30, 40, 50])}, b_tolerance=5.0)
 
 
 @pytest.mark.parametrize(

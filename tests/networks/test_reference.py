@@ -32,3 +32,10 @@ def test_the_reference_is_the_lowest_b_or_what_never_vanishes(model, expected):
 
 def test_equal_settings_are_one_measurement():
     assert measurement_groups(ADC([1.0, 0.0, 0.5, 0.0, 0.5005])) == ((1, 3), (2, 4), (0,))
+
+
+def test_the_tolerance_decides_what_is_equal():
+    model = ADC([0.0, 0.005, 0.5, 0.51, 1.0])
+    assert measurement_groups(model) == ((0,), (1,), (2,), (3,), (4,))
+    assert measurement_groups(model, 0.01) == ((0, 1), (2, 3), (4,))
+    assert reference_measurements(model, 0.01) == (0, 1)

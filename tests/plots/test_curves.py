@@ -108,3 +108,11 @@ def test_draws_a_real_evaluation():
     fits = {"MLE": MaximumLikelihood(model, noise)}
     result = evaluate(fits, model, noise, 0.05, grid, 20, jax.random.key(0))
     assert len(curves(result, model.parameters[1:]).axes) == 3
+
+
+def test_names_of_files_are_no_mathtext_and_all_in_the_legend():
+    names = ["$\\frac{$_$", "_hidden", "GT"]
+    figure = curves(evaluation(names), title="$\\frac{$")
+    figure.draw_without_rendering()
+    texts = figure.legends[0].get_texts()
+    assert [text.get_text() for text in texts] == [r"\$\frac{\$_\$", " _hidden", "GT"]

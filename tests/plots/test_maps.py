@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 
+from labelwise.formatting import printable
 from labelwise.models import IVIM
 from labelwise.plots.maps import parameter_maps
 from labelwise.types import Parameter, Status
@@ -97,3 +100,22 @@ def test_the_legend_names_each_status_that_occurs():
         Status.CONVERGED.reason,
         Status.NEGATIVE.reason,
     ]
+
+
+@pytest.mark.parametrize("name", ["a$b$", "$\\frac{$", "a$b", "\\$x\\$", "x\x1b\udcff$y$"])
+def test_a_file_name_in_a_title_is_no_mathtext(name):
+    ones = np.ones((4, 4, 1))
+    parameter = Parameter("D", "m$^2$", (0.0, 4.0))
+    figure = parameter_maps(
+        {"D": ones},
+        [parameter],
+        ones.astype(int),
+        index=0,
+        standard_errors={"D": ones},
+        title=f"{name}, slice 1",
+    )
+    figure.savefig(io.BytesIO())
+    shown, is_math = figure._suptitle._preprocess_math(figure._suptitle.get_text())
+    assert not is_math
+    assert shown == f"{printable(name)}, slice 1"
+    assert r"(m\$^2\$)" in figure.axes[0].get_title("left")

@@ -126,6 +126,7 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
     ("text", "complaint"),
     [
         ("model = ", "not valid TOML"),
+        ("model = " + "[" * 100_000, "not valid TOML \\(nested too deeply"),
         ('snr = 5\n[acquisition]\nb = [0]\nmodel = "x"', "model is missing"),
         (
             T2.replace("snr = 50", "snr = -1"),

@@ -12,6 +12,7 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_evaluation
+from labelwise.formatting import printable
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evaluate(
     mle: Annotated[
         bool, typer.Option("--mle/--no-mle", help="Compare with the maximum-likelihood fit.")
     ] = True,
+    b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")
@@ -77,13 +79,13 @@ def evaluate(
     for name in _FILES:
         refuse_existing(out / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators, first = _estimators(nets)
+    estimators, first = _estimators(nets, b_tolerance / 1000)
     made = rebuild(first.card.model, kind, nets[0])
     if mle:
         estimators[MLE_NAME] = MaximumLikelihood(made, first.noise)
     sigma = options.sigma_for(first.card.sigma, snr, nets[0])
     grid = _grid(first, points)
-    with progress_bar(quiet) as progress:
+    with staged(out, _FILES[-1]) as staging, progress_bar(quiet) as progress:
         dataset = grids.evaluate(
             estimators,
             made,
@@ -94,20 +96,19 @@ def evaluate(
             jax.random.key(seed),
             progress=lambda done, total: progress("evaluating", done, total, ""),
         )
-    means = grids.summary(dataset)
-    record = {
-        "command": context.meta["labelwise.command"],
-        "networks": [str(path) for path in nets],
-        "snr": 1 / sigma,
-        "repeats": repeats,
-        "seed": seed,
-        "grid": {name: values.tolist() for name, values in grid.axes.items()},
-        "summary": _nested(means),
-    }
-    several = [each for each in made.parameters if dataset.sizes[each.name] > 1]
-    title = f"{type(made).__name__}, SNR {1 / sigma:.3g}"
-    axes = performance(dataset, list(estimators), several, title)
-    with staged(out, _FILES[-1]) as staging:
+        means = grids.summary(dataset)
+        record = {
+            "command": context.meta["labelwise.command"],
+            "networks": [str(path) for path in nets],
+            "snr": 1 / sigma,
+            "repeats": repeats,
+            "seed": seed,
+            "grid": {name: values.tolist() for name, values in grid.axes.items()},
+            "summary": _nested(means),
+        }
+        several = [each for each in made.parameters if dataset.sizes[each.name] > 1]
+        title = f"{type(made).__name__}, SNR {1 / sigma:.3g}"
+        axes = performance(dataset, list(estimators), several, title)
         dataset.to_netcdf(staging / _FILES[0], engine="scipy")
         axes[0, 0].figure.savefig(staging / _FILES[1])
         (staging / _FILES[2]).write_text(as_json(record), encoding="utf-8")
@@ -128,7 +129,7 @@ def _grid(network: Network, points: int | None) -> Grid:
     return Grid.over({name: (low, high) for name, (low, high) in spans}, count, fixed)
 
 
-def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
+def _estimators(paths: Sequence[Path], b_tolerance: float) -> tuple[dict[str, Estimator], Network]:
     """The estimators in some files by name, a blend at three alphas; and the first network."""
     from labelwise.formatting import distinct_names
     from labelwise.networks.network import load
@@ -136,9 +137,10 @@ def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
     networks = [load(path) for path in paths]
     first, estimators = networks[0], {}
     for path, stem, network in zip(paths, _stems(paths), networks, strict=True):
-        network.check_acquisition(first.card.acquisition)
+        network.check_acquisition(first.card.acquisition, b_tolerance)
+        alike = network.card.model["acquisition"] == first.card.model["acquisition"]
         for what, ours, theirs in (
-            ("model", _equation(first), _equation(network)),
+            ("model", _equation(first, alike), _equation(network, alike)),
             ("noise", first.card.noise, network.card.noise),
         ):
             if ours != theirs:
@@ -163,18 +165,19 @@ def _estimators(paths: Sequence[Path]) -> tuple[dict[str, Estimator], Network]:
     return estimators, first
 
 
-def _equation(network: Network) -> dict[str, Any]:
-    """The identity of a network's model, without its acquisition."""
-    return {name: network.card.model.get(name) for name in ("class", "constants", "signals")}
+def _equation(network: Network, alike: bool) -> dict[str, Any]:
+    """The identity of a network's model without its acquisition; its signals if those are alike."""
+    names = ("class", "constants", "signals" if alike else "source")
+    return {name: network.card.model.get(name) for name in names}
 
 
 def _stems(paths: Sequence[Path]) -> list[str]:
     """Short names, whole paths where short ones are not distinct."""
     if len(set(paths)) < len(paths):
         raise InputError("networks: the same file is given twice")
-    stems = [path.name.removesuffix(".safetensors") for path in paths]
+    stems = [printable(path.name.removesuffix(".safetensors")) for path in paths]
     plain = len(set(stems)) == len(stems) and MLE_NAME not in stems
-    return stems if plain else [str(path) for path in paths]
+    return stems if plain else [printable(str(path)) for path in paths]
 
 
 def _nested(summary: xr.Dataset) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import, and `labelwise --help` does not need them.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,8 @@ from labelwise.cli import study as study_commands
 from labelwise.cli import tuning as tune_command
 from labelwise.cli.tables import (
     notes,
+    pasted,
+    print_json,
     progress_bar,
     sentence,
     show_comparison,
@@ -34,13 +37,16 @@ from labelwise.cli.tables import (
     show_report,
     stderr,
     stdout,
+    use_ascii_where_needed,
 )
+from labelwise.formatting import json_text
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.mapping.summary import Report
 
-_COMMAND = "labelwise.command"
+_CLOSED = 141  # as of processes that SIGPIPE ended
+_COMMAND, _NOTES = "labelwise.command", "labelwise.notes"
 
 
 class _Commands(TyperGroup):
@@ -48,12 +54,14 @@ class _Commands(TyperGroup):
 
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
-        context = super().make_context(info_name, args, parent, **extra)
+        with _whole_output():  # of --help
+            context = super().make_context(info_name, args, parent, **extra)
         context.meta[_COMMAND] = command
         return context
 
     def invoke(self, ctx):
-        with notes():
+        with _whole_output(), notes() as shown:
+            ctx.meta[_NOTES] = shown
             return super().invoke(ctx)
 
     def main(
@@ -66,6 +74,7 @@ class _Commands(TyperGroup):
         **extra,
     ):
         """Run the command line; typer handles usage errors itself."""
+        use_ascii_where_needed()
 
         def run():
             rest = (complete_var, standalone_mode, windows_expand_args)
@@ -75,6 +84,9 @@ class _Commands(TyperGroup):
             return run()
         try:
             return run()
+        except _StdoutError as error:
+            stderr().print(f"labelwise: stdout {error} before all was printed")
+            sys.exit(_CLOSED if error.closed else 2)
         except (InputError, OSError) as error:
             stderr().print(f"labelwise: {sentence(error)}")
             sys.exit(2)
@@ -82,6 +94,47 @@ class _Commands(TyperGroup):
             command = shlex.join(["labelwise", *(sys.argv[1:] if args is None else args)])
             stderr().print(f"labelwise: {_bug(error, command)}")
             sys.exit(1)
+
+
+class _StdoutError(Exception):
+    """Results cannot be printed; files are not affected. `closed`: nobody reads them any more."""
+
+    def __init__(self, reason: str, closed: bool) -> None:
+        super().__init__(reason)
+        self.closed = closed
+
+
+@contextmanager
+def _whole_output() -> Iterator[None]:
+    """Notice that stdout cannot be written before Python does when it ends.
+
+    Raises:
+        _StdoutError: if it is closed, as by `| head`, or its disk is full. As `OSError` or
+            `SystemExit`, click and rich would end the process without a word.
+    """
+    try:
+        yield
+    except (SystemExit, BrokenPipeError) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _discard_stdout()
+        raise _StdoutError("was closed", closed=True) from None
+    finally:
+        if sys.stdout is not None:
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                _discard_stdout()
+                closed = isinstance(error, BrokenPipeError)
+                reason = "was closed" if closed else f"failed ({error.strerror})"
+                raise _StdoutError(reason, closed) from None
+
+
+def _discard_stdout() -> None:
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _bug(error: Exception, command: str) -> str:
@@ -104,7 +157,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
-    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps.",
+    epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps. "
+    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise; "
+    f"130 if interrupted; {_CLOSED} if stdout was closed early (`| head`), when files are written "
+    "nonetheless.",
 )
 
 
@@ -176,10 +232,11 @@ def fit(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
-            settings.model(model),
+            made,
             sigma=source,
             out=out,
             mask=mask,
@@ -192,6 +249,7 @@ def fit(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
+            notes=context.meta[_NOTES],
             progress=progress,
         )
     _show(report, quiet, as_json)
@@ -263,10 +321,11 @@ def map_(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model or model_of(net))
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
-            settings.model(model or model_of(net)),
+            made,
             sigma=source,
             out=out,
             mask=mask,
@@ -279,6 +338,7 @@ def map_(
             overwrite=overwrite,
             sources=settings.sources,
             command=context.meta[_COMMAND],
+            notes=context.meta[_NOTES],
             progress=progress,
         )
     _show(report, quiet, as_json)
@@ -286,7 +346,7 @@ def map_(
 
 def _show(report: Report, quiet: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo((report.folder / "run.json").read_text(encoding="utf-8"), nl=False)
+        print_json((report.folder / "run.json").read_text(encoding="utf-8").rstrip())
     elif not quiet:
         show_report(report)
 
@@ -340,7 +400,7 @@ def models(
         for name, model in available_models().items()
     }
     if as_json:
-        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        print_json(json_text(listed, indent=2))
         return
     show_models(listed)
 
@@ -361,7 +421,8 @@ def demo(
     for title, arguments in zip(("By a fit", "By a network"), phantom.arguments, strict=True):
         arguments = [*arguments, *(["--overwrite"] if overwrite else [])]
         console.print(f"\n{title}:\n")
-        console.print(f"{shlex.join(['labelwise', *arguments])}\n", style="bold", soft_wrap=True)
+        words = " ".join(map(pasted, ["labelwise", *arguments]))
+        console.print(f"{words}\n", style="bold", soft_wrap=True)
         code = app(arguments, prog_name="labelwise", standalone_mode=False)
         if code:
             raise typer.Exit(code)

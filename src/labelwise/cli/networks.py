@@ -127,6 +127,7 @@ def train(
             help="Do not divide signals by their mean at b = 0; expect S0 of about 1.",
         ),
     ] = False,
+    b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same file.")
     ] = 0,
@@ -184,6 +185,7 @@ def train(
         normalise=not absolute,
         on_bound=on_bound.value,
         weights=_weights(weight or [], [p.name for p in made.parameters], ranges.ranges),
+        b_tolerance=b_tolerance / 1000,
     )
     with progress_bar(quiet) as progress:
         try:
@@ -257,7 +259,7 @@ def export(
             raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")
         network = network.with_alpha(alphas)
     export_onnx(network, out)
-    stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)", markup=False)
+    stdout().print(f"{out}: signal (N, M), sigma (N, 1) to params (N, P)")
 
 
 def _level(snr: str | None, sigma: str | None) -> float | tuple[float, float]:

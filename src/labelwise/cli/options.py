@@ -110,7 +110,7 @@ class Acquisition:
         cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
     ) -> Acquisition:
         """Read the settings; an option overrides the table."""
-        from labelwise.io.acquisition import read_bvals, read_table, read_times
+        from labelwise.io.acquisition import read_bvals, read_table, read_times, times_file
 
         settings, sources = {}, {}
         if table is not None:
@@ -122,8 +122,8 @@ class Acquisition:
             if text is not None:
                 settings[name] = read_times(text, name)
                 sources.pop(name, None)
-                if len(text) < 256 and Path(text).is_file():  # a longer one is a list
-                    sources[name] = Path(text)
+                if (file := times_file(text)) is not None:
+                    sources[name] = file
         options = (("b", bvals), ("te", te), ("ti", ti))
         return cls(settings, sources, [name for name, value in options if value is not None])
 

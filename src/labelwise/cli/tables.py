@@ -1,21 +1,31 @@
-"""Output in the terminal: tables on stdout; progress, notes and errors on stderr."""
+"""Output in the terminal: tables on stdout; progress, notes and errors on stderr.
+
+Names, units and messages may come from files of others. The consoles print all text as it is:
+nothing in it is markup, and control characters are escaped. A character that the encoding of the
+output lacks is replaced by ASCII (`use_ascii_where_needed`).
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import os
 import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from labelwise import types
-from labelwise.formatting import number, short_name, with_error
+from labelwise.formatting import ASCII, number, printable, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,42 +39,86 @@ if TYPE_CHECKING:
     from labelwise.phantoms.abdomen import Comparison
     from labelwise.study.run import StudyResult
 
+_STANDARD_ERRORS = ("strict", "backslashreplace", "surrogateescape")
 _PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+
+
+class _Console(Console):
+    """A console that prints text as it is, with what cannot be printed escaped."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        shown = printable(text).encode(self.encoding, ASCII).decode(self.encoding)
+        return super().render_str(shown, **options)
 
 
 def stdout() -> Console:
     """The console for results."""
-    return Console(highlight=False, emoji=False)
+    return _Console(markup=False, emoji=False, highlight=False)
 
 
 def stderr() -> Console:
     """The console for notes and errors; each stays on one line, so that tools can search them."""
-    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return _Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def use_ascii_where_needed() -> None:
+    """Let stdout and stderr replace characters that their encoding lacks, such as µ in GBK."""
+    for stream in (sys.stdout, sys.stderr):
+        chosen = getattr(stream, "errors", None)  # others were asked for: PYTHONIOENCODING
+        if isinstance(stream, io.TextIOWrapper) and chosen in _STANDARD_ERRORS:
+            stream.reconfigure(errors=ASCII)
+
+
+def pasted(text: str) -> str:
+    r"""A word for a shell; what cannot be printed is escaped in the way of bash and zsh.
+
+    Example:
+        >>> print(pasted("a b.nii"), pasted("it's\udcff.nii"))
+        'a b.nii' $'it\'s\xff.nii'
+    """
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + printable(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def print_json(text: str) -> None:
+    """Print a JSON text on stdout; in ASCII if the encoding lacks a character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), indent=2)
+    typer.echo(text)
 
 
 @contextmanager
-def notes() -> Iterator[None]:
-    """Show each warning as one line, once."""
-    shown = set()
+def notes() -> Iterator[list[str]]:
+    """Show each warning as one line, once; yields the list of those that were shown."""
+    shown: list[str] = []
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if str(message) not in shown:
-            shown.add(str(message))
-            stderr().print(f"note: {message}")
+        text = _one_line(str(message))
+        if text not in shown:
+            shown.append(text)
+            stderr().print(f"note: {text}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a name in a figure
         warnings.showwarning = show
-        yield
+        yield shown
 
 
 def sentence(error: Exception) -> str:
     """The message of an error, on one line."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'system'}: {error.strerror}"
-    return " ".join(str(error).split())
+        return _one_line(f"{os.fsdecode(error.filename or 'system')}: {error.strerror}")
+    return _one_line(str(error))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @contextmanager
@@ -75,9 +129,9 @@ def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
         return
     console = stderr()
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn()),
         *(TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TimeRemainingColumn()),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
@@ -88,8 +142,8 @@ def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
             if what not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, visible=False)
-                tasks[what] = progress.add_task(what, total=total, words=words)
-            progress.update(tasks[what], completed=done, total=total, words=words)
+                tasks[what] = progress.add_task(printable(what), total=total, words="")
+            progress.update(tasks[what], completed=done, total=total, words=printable(words))
 
         yield advance
 
@@ -120,15 +174,16 @@ def show_report(report: Report) -> None:
 
     levels = [_level(report.sigma), *(f"{_level(o)} (not used)" for o in report.other_sigma)]
     table = Table(**_PLAIN, show_header=False)
-    table.add_row("sigma", Text("\n".join(levels)))
+    table.add_row("sigma", "\n".join(levels))
     if math.isfinite(report.residual):
         table.add_row(
             "residual", f"median {number(report.residual)}; 1 if model and sigma are right"
         )
     if network:
-        table.add_row("network", Text(_network(network), overflow="fold"))
+        table.add_row("network", console.render_str(_network(network), overflow="fold"))
     table.add_row("speed", _speed(report))
-    table.add_row("maps", Text(f"{report.folder} (look at maps.png first)", overflow="fold"))
+    place = f"{report.folder} (look at maps.png first)"
+    table.add_row("maps", console.render_str(place, overflow="fold"))
     console.print(table)
 
 
@@ -168,15 +223,16 @@ def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
     """The signal models, in the form of `labelwise models --json`."""
     console = stdout()
     for name, model in models.items():
-        console.print(f"[bold]{name}[/bold]  needs {', '.join(model['needs'])}")
-        console.print(f"  {model['equation']}", markup=False)
+        title = console.render_str(name, style="bold")
+        console.print(title, f" needs {', '.join(model['needs'])}")
+        console.print(f"  {model['equation']}")
         table = Table(**_PLAIN, show_header=False)
         for parameter in model["parameters"]:
             low, high = parameter["bounds"]
             span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
             table.add_row(f"    {parameter['name']}", span, _unit(parameter["unit"]))
         console.print(table, "", sep="\n")
-    console.print("For your own model: --model FILE.py:Class", markup=False)
+    console.print("For your own model: --model FILE.py:Class")
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
@@ -255,7 +311,6 @@ def show_training(network: Network, path: Path, seconds: float) -> None:
     snr = " to ".join(number(1 / each) for each in reversed(levels))
     console.print(
         f"\nSNR {snr}; {seconds:.1f} s, compiling included; saved as {path}",
-        markup=False,
         soft_wrap=True,
     )
     for member in members:
@@ -286,15 +341,15 @@ def show_study(result: StudyResult) -> None:
         held = sum(part.verdict.value == "holds" for part in claim.parts)
         verdict = Text(claim.verdict.value, style=colours.get(claim.verdict.value, ""))
         parts = f"{held} of {len(claim.parts)}"
-        table.add_row(claim.section or "ours", Text(claim.statement), verdict, parts)
+        table.add_row(claim.section or "ours", claim.statement, verdict, parts)
     console.print(table)
     for note in result.notes:
-        console.print(f"note: {note}", markup=False, style="dim")
+        console.print(f"note: {note}", style="dim")
     reused = sum(stage.kept for stage in result.stage_times)
     total = len(result.stage_times)
     note = f", {reused} of {total} stages reused from an earlier run" if reused else ""
-    console.print(f"\n{result.seconds:.0f} s{note}", markup=False)
-    console.print(f"{result.folder / 'report.html'}", markup=False, soft_wrap=True)
+    console.print(f"\n{result.seconds:.0f} s{note}")
+    console.print(f"{result.folder / 'report.html'}", soft_wrap=True)
 
 
 def show_evaluation(
@@ -330,9 +385,8 @@ def show_evaluation(
         "\nbias slope: 0 preserves differences, -1 removes them; information: share of the Fisher "
         "information\nin the signal (linear); bits: mutual information of truth and estimate. All "
         "are means over\nthe grid; their standard errors are in evaluation.json.",
-        markup=False,
     )
-    console.print(f"{folder} (look at curves.png first)", markup=False, soft_wrap=True)
+    console.print(f"{folder} (look at curves.png first)", soft_wrap=True)
 
 
 def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:
@@ -344,7 +398,6 @@ def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:
     console.print(
         f"{what}\nSNR {_short(1 / tuning.sigma)}; {tuning.voxels:,} voxels"
         f"{' per tissue' if apart else ''} to choose alpha, as many others to evaluate it\n",
-        markup=False,
         soft_wrap=True,
     )
     table = Table(**_PLAIN)
@@ -354,7 +407,7 @@ def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:
     for name, curve in tuning.curves.items():
         unit = _unit(curve.parameter.unit) if measure == "RMSE" else ""
         table.add_row(
-            Text(f"{name} {unit}".strip()),
+            f"{name} {unit}".strip(),
             f"{curve.alpha[curve.best]:g}",
             _alphas(curve),
             *(with_error(curve.value[i], curve.error[i]) for i in (curve.best, 0, -1)),
@@ -364,10 +417,10 @@ def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:
         table.add_row("all", "these", "", *values)
     console.print(table, "", sep="\n")
     for line in _tuning_notes(tuning):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     alphas = " ".join(f"--alpha {name}={value:g}" for name, value in tuning.alphas.items())
-    console.print(f"\nlabelwise map ... --net {shlex.quote(str(net))} {alphas}", soft_wrap=True)
-    console.print(f"{folder} (look at tune.png first)", markup=False, soft_wrap=True)
+    console.print(f"\nlabelwise map ... --net {pasted(str(net))} {alphas}", soft_wrap=True)
+    console.print(f"{folder} (look at tune.png first)", soft_wrap=True)
 
 
 def _tuning_notes(tuning: Tuning) -> Iterator[str]:

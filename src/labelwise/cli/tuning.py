@@ -101,6 +101,7 @@ def tune(
 
     from labelwise.evaluation.tuning import tune as tuned
     from labelwise.io.files import refuse_existing
+    from labelwise.io.staging import staged
     from labelwise.models.find import find_model, rebuild
 
     for name in _FILES:
@@ -108,36 +109,35 @@ def tune(
     options.keep_compiled_programs()
     network = _blend(net)
     card, kind = network.card, find_model(model) if model else None
-    with progress_bar(quiet) as progress:
-        tuning = tuned(
-            network,
-            task,
-            rebuild(card.model, kind, net),
-            network.noise,
-            options.sigma_for(card.sigma, snr, net),
-            points=points,
-            voxels=voxels,
-            key=jax.random.key(seed),
-            progress=lambda done, total: progress("tuning", done, total, ""),
-        )
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    _write(out, tuning, network, record)
+    with staged(out, _FILES[-1]) as folder:
+        with progress_bar(quiet) as progress:
+            tuning = tuned(
+                network,
+                task,
+                rebuild(card.model, kind, net),
+                network.noise,
+                options.sigma_for(card.sigma, snr, net),
+                points=points,
+                voxels=voxels,
+                key=jax.random.key(seed),
+                progress=lambda done, total: progress("tuning", done, total, ""),
+            )
+        _write(folder, tuning, network, record)
     if not quiet:
         show_tuning(tuning, net, out)
 
 
-def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
+def _write(folder: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
     from labelwise.io.results import as_json
-    from labelwise.io.staging import staged
     from labelwise.plots.tuning import tune_figure
 
     head = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
     figure = tune_figure(tuning, _title(tuning, short_name(network.card.model)))
-    with staged(out, _FILES[-1]) as folder:
-        figure.savefig(folder / "tune.png")
-        # without the time of day: the same command gives the same bytes
-        figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
-        (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
+    figure.savefig(folder / "tune.png")
+    # without the time of day: the same command gives the same bytes
+    figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
+    (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
 
 
 def _title(tuning: Tuning, model: str) -> str:

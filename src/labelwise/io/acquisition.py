@@ -6,40 +6,53 @@ In files and options b is in s/mm²; here it is in ms/µm² (1 ms/µm² = 1000 s
 from __future__ import annotations
 
 import csv
-import json
 import math
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from labelwise.io.files import from_json, read_text
 from labelwise.types import SETTINGS, InputError
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.A)
+_COMMENT = re.compile(r"[#%].*")
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_LONGEST = 60  # characters of an entry in a message
+_GE = 1e9  # added to b-values by GE scanners
 
 
 def read_bvals(path: str | Path) -> Float[np.ndarray, " M"]:
     """Read b-values in s/mm² from an FSL `.bval` file: one line, or one column.
+
+    Numbers are separated by blanks, tabs, commas or semicolons, also within one pair of brackets.
+    Comments (`#`, `%`), a byte-order mark, UTF-16, and a Ctrl-Z at the end are allowed. Commas
+    that could be decimal commas (`0,0 0,5`) are refused.
 
     Returns:
         (M,) b in ms/µm², in the file's order.
 
     Raises:
         OSError: if the file cannot be read.
-        InputError: if it holds anything but non-negative numbers in one row or one column.
+        InputError: if it holds anything but non-negative numbers in one row or one column, or
+            numbers in another unit.
 
     Warns:
         UserWarning: if the largest is below 20 or above 30000 s/mm²: the unit may be another.
     """
-    return checked("b", _read_numbers(Path(path)), str(path))
+    return checked("b", _numbers(read_text(Path(path)), path), str(path))
 
 
 def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
     """Read echo or inversion times in ms, given as a list or as a text file of them.
 
     Args:
-        text: `"10,20,30"`, or the path of a file with such numbers.
+        text: `"10,20,30"`, also in brackets, or the path of a file with such numbers; see
+            `read_bvals` for what is allowed.
         name: `"te"` or `"ti"`, for messages and for what is plausible.
 
     Raises:
@@ -49,19 +62,33 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
         UserWarning: if the magnitude suggests another unit.
 
     Example:
-        >>> read_times("10, 20,30", "te")
+        >>> read_times("[10, 20, 30]", "te")
         array([10., 20., 30.])
     """
+    path = times_file(text)
+    if path is not None:
+        return checked(name, _numbers(read_text(path), path), path)
     try:
-        values = [float(token) for token in text.replace(",", " ").split()]
-    except ValueError:
-        if Path(text).is_file():
-            return checked(name, _read_numbers(Path(text)), text)
+        values = _numbers(text, "")
+    except InputError as error:
+        cause = str(error).removeprefix(", line 1: ")
         raise InputError(
             f"{name}: expected times in ms such as '10,20,30', or an existing text file of them, "
-            f"got {text!r}"
+            f"got {_shown(text)} ({cause})"
         ) from None
-    return checked(name, values, f"the list {text!r}")
+    return checked(name, values, f"the list {_shown(text)}")
+
+
+def times_file(text: str) -> Path | None:
+    """The file that `read_times` reads; None if its text is a list of numbers, or neither."""
+    try:
+        _numbers(text, "")
+    except InputError:
+        try:
+            return Path(text) if Path(text).is_file() else None
+        except (OSError, ValueError):  # no possible file name: too long, or with a null character
+            return None
+    return None
 
 
 def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
@@ -92,7 +119,14 @@ def read_table(path: str | Path) -> dict[str, Float[np.ndarray, " M"]]:
     if len(set(lengths.values())) > 1:
         raise InputError(f"{path}: its columns differ in length: {lengths}")
     table = {
-        name: checked(name, [_number(entry, f"{path}, column {name}") for entry in entries], path)
+        name: checked(
+            name,
+            [
+                _number(entry, f"{path}, column {name}, entry {place}")
+                for place, entry in enumerate(entries, start=1)
+            ],
+            path,
+        )
         for name, entries in columns.items()
         if name in SETTINGS or not all(_is_word(entry) for entry in entries)
     }
@@ -230,16 +264,17 @@ def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarra
         source: their file, for messages.
 
     Raises:
-        InputError: if there is none, or one is not finite or negative.
+        InputError: if there is none, one is not finite or negative, or they are in another unit.
 
     Warns:
-        UserWarning: if the magnitude suggests another unit.
+        UserWarning: if the magnitude suggests another unit; see `doubts`.
     """
-    array = np.array(values, dtype=float)
+    array = np.array(values, dtype=float) + 0.0  # -0 becomes 0
     if not array.size:
         raise InputError(f"{name}: {source} is empty; expected one value per measurement")
     if not np.all(np.isfinite(array)):
-        raise InputError(f"{name}: {source} has NaN or infinite values")
+        first = int(np.flatnonzero(~np.isfinite(array))[0]) + 1
+        raise InputError(f"{name}: {source} has NaN or infinite values (number {first})")
     if name not in SETTINGS:
         return array
     setting, largest = SETTINGS[name], float(array.max())
@@ -248,74 +283,153 @@ def checked(name: str, values: Sequence[float], source: str | Path) -> np.ndarra
         raise InputError(f"{name}: expected values >= 0 {unit}, got {array.min():g} in {source}")
     if 0 < largest < setting.possible[0] or largest > setting.possible[1]:
         raise InputError(
-            f"{name}: the largest value in {source} is {largest:g}, expected {lowest:g} to "
-            f"{highest:g} {unit}; convert them to {unit}"
+            f"{name}: the largest value in {source} is {largest:.12g}, expected {lowest:g} to "
+            f"{highest:g} {unit}{_cause(name, array)}; convert them to {unit}"
         )
-    if not lowest <= largest <= highest:
-        warnings.warn(
-            f"{name}: the largest value in {source} is {largest:g}, expected {lowest:g} to "
-            f"{highest:g} {unit}; check that its unit is {unit}",
-            stacklevel=3,
-        )
-    return array / SETTINGS[name].factor
+    settings = array / setting.factor
+    for doubt in doubts({name: settings}):
+        warnings.warn(doubt, stacklevel=3)
+    return settings
 
 
-def _read_numbers(path: Path) -> list[float]:
-    """The numbers of a text file that holds one row or one column of them."""
-    lines = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()]
-    if len(lines) > 1 and max(len(line) for line in lines) > 1:
-        raise InputError(
-            f"{path}: expected one row or one column of numbers, got {len(lines)} rows of "
-            f"{len(lines[0])} (a .bvec file?)"
-        )
-    return [_number(token, path) for line in lines for token in line]
+def doubts(settings: Mapping[str, Float[np.ndarray, " M"]]) -> list[str]:
+    """Notes on settings whose magnitude suggests another unit.
+
+    Args:
+        settings: by name, (M,) each, in the units of the models.
+
+    Example:
+        >>> doubts({"b": np.array([0.0, 0.8])}), len(doubts({"te": np.array([0.6, 0.9])}))
+        ([], 1)
+    """
+    notes = []
+    for name, values in settings.items():
+        if name not in SETTINGS:
+            continue
+        setting, array = SETTINGS[name], np.asarray(values) * SETTINGS[name].factor
+        unit, (lowest, highest), largest = setting.unit, setting.plausible, float(array.max())
+        if not lowest <= float(f"{largest:.9g}") <= highest:
+            notes.append(
+                f"{name}: the largest value is {largest:.9g}, expected {lowest:g} to {highest:g} "
+                f"{unit}{_cause(name, array)}; check that its unit is {unit}"
+            )
+    return notes
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected a text file, got binary data") from error
+def _cause(name: str, values: Float[np.ndarray, " M"]) -> str:
+    """What settings of an implausible magnitude probably are, in parentheses; empty if unknown."""
+    setting = SETTINGS[name]
+    largest, large = float(values.max()), values[values > _GE / 2]
+    if name == "b" and large.size and np.all((large >= _GE) & (large < _GE + setting.possible[1])):
+        cause = "GE scanners add 1e9 to b-values: subtract 1e9 from those above it"
+        return f" ({cause})" if largest > _GE else f" ({cause}; or they are in s/m²)"
+    lowest, highest = setting.plausible
+    for unit, factor in setting.others.items():
+        if lowest <= largest / factor <= highest:
+            how = f"divide by {factor:g}" if factor > 1 else f"multiply by {1 / factor:g}"
+            return f" (in {unit}? {how})"
+    return ""
+
+
+def _numbers(text: str, source: str | Path) -> list[float]:
+    """The numbers of a text that holds one row or one column of them.
+
+    Raises:
+        InputError: with the line and what is wrong there, if it can be read in two ways or in none.
+    """
+    lines = [
+        (number, stripped)
+        for number, line in enumerate(text.splitlines(), start=1)
+        if (stripped := _COMMENT.sub("", line).strip())
+    ]
+    if lines and _BRACKETS.get(lines[0][1][0]) == lines[-1][1][-1]:  # one row, however wrapped
+        joined = " ".join(line for _, line in lines)
+        lines = [(lines[0][0], joined[1:-1].strip())]
+    rows = []
+    for number, line in lines:
+        where = f"{source}, line {number}"
+        rows.append((where, [_number(entry, where) for entry in _row(line, where)]))
+    rows = [(where, row) for where, row in rows if row]
+    for where, row in rows:
+        if len(row) > 1 and len(rows) > 1:
+            raise InputError(
+                f"{where}: has {len(row)} numbers, but there are {len(rows)} lines; expected one "
+                "row or one column of numbers (a .bvec file, a table, or decimal commas?)"
+            )
+    return [value for _, row in rows for value in row]
+
+
+def _row(line: str, where: str) -> list[str]:
+    """The entries of a line; commas separate them, unless they could be decimal commas."""
+    parts = re.split(r"\s*[,;]\s*|\s+", line)
+    if parts[-1] == "":  # a separator at the end
+        parts.pop()
+    if parts == [""]:
+        return []
+    if "" in parts:
+        raise InputError(f"{where}: an entry is missing between two separators")
+    pieces = re.split(r"\s*;\s*|\s*,\s+|\s+,\s*|\s+", line.rstrip(",; \t"))
+    if len(pieces) < len(parts):  # some commas have no blank beside them
+        commas = {piece.count(",") for piece in pieces}
+        loose = re.sub(r"\s*,\s*", "", line)
+        mixed = re.search(r"\s|;", loose.rstrip(";")) is not None
+        padded = any(re.fullmatch(r"0\d+", part) for part in parts)
+        if mixed or padded or (len(pieces) > 1 and commas == {1}):
+            raise InputError(
+                f"{where}: the commas in {_shown(line)} could be decimal commas or separators; "
+                "write decimals with points, and separate numbers by blanks"
+            )
+    return parts
 
 
 def _number(entry: object, where: object) -> float:
-    if isinstance(entry, (str, int, float)) and not isinstance(entry, bool):
+    if isinstance(entry, str) and _NUMBER.fullmatch(entry.strip()):
+        return float(entry)
+    if isinstance(entry, (int, float)) and not isinstance(entry, bool):
         try:
             return float(entry)
-        except (ValueError, OverflowError):
+        except OverflowError:
             pass
-    raise InputError(f"{where}: expected numbers, got {entry!r}")
+    raise InputError(f"{where}: expected numbers, got {_shown(entry)}")
+
+
+def _shown(entry: object) -> str:
+    """An entry in quotes, shortened."""
+    text = repr(entry)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]}...{text[0]}"
 
 
 def _is_word(entry: object) -> bool:
-    try:
-        _number(entry, "")
-    except ValueError:
-        return isinstance(entry, str)
-    return False
+    return isinstance(entry, str) and not _NUMBER.fullmatch(entry.strip())
 
 
 def _json_columns(path: Path) -> dict[str, list]:
-    try:
-        table = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+    table = from_json(read_text(path), path)
     if not isinstance(table, dict) or not all(isinstance(v, list) for v in table.values()):
         raise InputError(f"{path}: expected an object of lists, such as {{'te': [10, 20, 30]}}")
     return table
 
 
 def _tsv_columns(path: Path) -> dict[str, list]:
-    header, *rows = [
-        [entry.strip() for entry in row]
-        for row in csv.reader(_text(path).splitlines(), delimiter="\t")
-        if any(entry.strip() for entry in row)
-    ] or [[]]
-    if len(set(header)) < len(header) or not all(header):
-        raise InputError(f"{path}: expected distinct column names in its first line, got {header}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
+    header, *rows = list(_tsv_rows(path)) or [(0, [])]
+    names = header[1]
+    if len(set(names)) < len(names) or not all(names):
+        raise InputError(f"{path}: expected distinct column names in its first line, got {names}")
+    for number, row in rows:
+        if len(row) != len(names):
             raise InputError(
-                f"{path}: line {number} has {len(row)} entries, the header names {len(header)}"
+                f"{path}: line {number} has {len(row)} entries, the header names {len(names)}"
             )
-    return {name: [row[column] for row in rows] for column, name in enumerate(header)}
+    return {name: [row[column] for _, row in rows] for column, name in enumerate(names)}
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty, with their numbers."""
+    reader = csv.reader(read_text(path).splitlines(), delimiter="\t")
+    try:
+        for row in reader:
+            entries = [entry.strip() for entry in row]
+            if any(entries):
+                yield reader.line_num, entries
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: no table ({error})") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import tomllib
+import unicodedata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,13 @@ from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from labelwise.formatting import json_text
 from labelwise.types import InputError
 
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_NO_CACHE = ("off", "no", "none", "false", "0", "disable", "disabled", "never", "null")
+_USUAL_CACHE = ("", "on", "yes", "true", "1", "default")
+_LONGEST_SUFFIX = ".checkpoint.self-supervised"  # beside a network, while it is trained
 _ENTRY, _CHECKSUM = "labelwise", "sha256"
 
 
@@ -49,11 +57,17 @@ def _umask() -> int:
 
 
 def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
-    """Refuse a file that is there already, and a folder that is not (unless it will be made).
+    """Refuse a file that is there already, and a folder that is not or that cannot be written.
+
+    Args:
+        path: of the file.
+        overwrite: whether a file there may be replaced.
+        made: whether the folder will be made; it is not examined then.
 
     Raises:
         FileExistsError: if there is a folder at `path`, or a file that is not to be overwritten.
         FileNotFoundError: if the folder of the file is missing.
+        OSError: if the folder cannot be written.
     """
     if path.is_dir():
         raise FileExistsError(f"{path}: a folder is where a file should go")
@@ -63,6 +77,94 @@ def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
         )
     if not made and not path.resolve().parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
+    if not made:
+        try:
+            with tempfile.NamedTemporaryFile(
+                prefix=f".{path.name}-", suffix=_LONGEST_SUFFIX, dir=path.parent
+            ):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"{path}: cannot be written ({error.strerror or error}); choose another place"
+            ) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, UTF-16, UTF-32 or the 8-bit encoding of Windows.
+
+    A byte-order mark, and Ctrl-Z or null characters at the end are left out.
+
+    Raises:
+        OSError: if it cannot be read.
+        InputError: if it has other control characters: it is no text.
+    """
+    data = path.read_bytes().rstrip(b"\x1a")
+    wide = b"\0" in data.rstrip(b"\0\r\n")
+    for encoding in ("utf-32", "utf-16", "utf-16-be") if wide else ("utf-8-sig", "cp1252"):
+        try:
+            text = data.decode(encoding).rstrip("\x1a" if encoding == "cp1252" else "\0\x1a")
+        except UnicodeDecodeError:
+            continue
+        certain = not wide or data.startswith(_MARKS) or text.isascii()
+        if certain and not any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
+            return text
+    raise InputError(f"{path}: expected a text file, got binary data")
+
+
+def from_json(text: str, source: str | Path) -> Any:
+    """The data of a JSON text from outside.
+
+    Args:
+        text: the text.
+        source: its file, for messages.
+
+    Raises:
+        InputError: if it is no JSON, a name occurs twice in an object, or it is nested more than
+            100 deep.
+
+    Example:
+        >>> from_json('{"te": [10, 20]}', "acquisition.json")
+        {'te': [10, 20]}
+    """
+    return _parsed(lambda: json.loads(text, object_pairs_hook=_distinct), source, "JSON")
+
+
+def from_toml(text: str, source: str | Path) -> dict[str, Any]:
+    """The data of a TOML text from outside; see `from_json`."""
+    return _parsed(lambda: tomllib.loads(text), source, "TOML")
+
+
+def _parsed(parse: Callable[[], Any], source: str | Path, kind: str) -> Any:
+    try:
+        data = parse()
+        refuse_deep(data)
+    except RecursionError as error:
+        raise InputError(f"{source}: not valid {kind} (nested too deeply)") from error
+    except ValueError as error:
+        raise InputError(f"{source}: not valid {kind} ({error})") from error
+    return data
+
+
+def refuse_deep(data: Any, most: int = 100) -> None:
+    """Refuse data that are nested too deeply to be worked on.
+
+    Raises:
+        RecursionError: if lists and dicts are nested more than `most` deep.
+    """
+    if most < 0:
+        raise RecursionError("nested too deeply")
+    if isinstance(data, (dict, list)):
+        for entry in data.values() if isinstance(data, dict) else data:
+            refuse_deep(entry, most - 1)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} occurs twice")
+    return found
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
@@ -81,7 +183,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[s
     entry = plain | {_CHECKSUM: _checksum(arrays, plain)}
     rows = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     # one entry: safetensors writes several in random order
-    write_whole(path, save(rows, {_ENTRY: json.dumps(entry, ensure_ascii=False)}))
+    write_whole(path, save(rows, {_ENTRY: json_text(entry)}))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -95,6 +197,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_ENTRY])
+        refuse_deep(header)
         arrays = load(data)
         whole = header.pop(_CHECKSUM) == _checksum(arrays, header)
     except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -146,18 +249,21 @@ def _mapping(value: Any) -> dict[str, Any]:
 def cache_folder(kind: str = "") -> Path | None:
     """The cache folder for labels, networks or compiled programs; None if there is none.
 
-    LABELWISE_CACHE names the folder, or is 'off'. Results do not depend on it: without a writable
-    folder, programs are compiled and networks trained again.
+    LABELWISE_CACHE names the folder (`~` is the home), or is 'off', 'no', 'none', 'false' or '0' in
+    upper or lower case; 'on', 'yes', 'true', '1' and nothing mean the usual folder. Results do not
+    depend on it: without a writable folder, programs are compiled and networks trained again.
     """
-    choice = os.environ.get("LABELWISE_CACHE", "")
-    if choice == "off":
+    choice = os.environ.get("LABELWISE_CACHE", "").strip()
+    if choice.lower() in _NO_CACHE:
         return None
-    root = Path(choice or user_cache_dir("labelwise", appauthor=False))
-    if not choice and not root.is_absolute():  # no home at all
-        return None
-    folder = root / kind
+    usual = choice.lower() in _USUAL_CACHE
+    root = Path(user_cache_dir("labelwise", appauthor=False) if usual else choice)
     try:
+        root = root if usual else root.expanduser()
+        if usual and not root.is_absolute():  # no home at all
+            return None
+        folder = root / kind
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # read-only, or full
+    except (OSError, RuntimeError):  # read-only, full, or the home of nobody
         return None
     return folder if os.access(folder, os.W_OK) else None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from labelwise.formatting import plain
+from labelwise.formatting import json_text, plain
+from labelwise.io.files import from_json
 from labelwise.io.nifti import OUT_OF_SPACE, Series
 from labelwise.io.staging import LOCK, staged
 from labelwise.types import InputError
@@ -197,7 +197,7 @@ def as_json(record: Mapping[str, Any]) -> str:
         }
         <BLANKLINE>
     """
-    return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(plain(record), indent=2, allow_nan=False) + "\n"
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:
@@ -235,7 +235,7 @@ def _is_plain(name: str) -> bool:
 def _listed_files(run: Path) -> set[str]:
     """The files of an earlier run from its `run.json`; plain file names only."""
     try:
-        names = json.loads(run.read_text(encoding="utf-8"))[FILES]
+        names = from_json(run.read_text(encoding="utf-8"), run)[FILES]
         return {name for name in names if _is_plain(name) and (run.parent / name).is_file()}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from labelwise.io.files import from_toml, read_text
 from labelwise.types import InputError
 
 Content = TypeVar("Content", bound=BaseModel)
@@ -39,10 +39,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
         InputError: if it is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no text
-        raise InputError(f"{path}: not valid TOML: {error}") from error
+    return from_toml(read_text(path), path)
 
 
 def expected(words: str) -> WrapValidator:

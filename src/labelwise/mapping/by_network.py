@@ -73,7 +73,7 @@ class ByNetwork:
         return maps_of_network(parameters)
 
     def check(self, request: Request) -> list[str]:
-        """Refuse contradictory options; there are no notes.
+        """Refuse contradictory options; note b-values unlike those of the network's training.
 
         Raises:
             InputError: if alpha is not between 0 and 1 or names no parameter, or a network that
@@ -87,7 +87,7 @@ class ByNetwork:
                 f"prior: {name} was trained already, so --prior cannot change it; leave "
                 "out --prior or --net"
             )
-        return []
+        return [] if self.loaded is None else _other_b(request, self.loaded.card)
 
     def settings(self, request: Request) -> dict[str, Any]:
         """None; the record holds the network's card."""
@@ -102,7 +102,7 @@ class ByNetwork:
         place = self.net or Path("the network")
         network = self.loaded or load(place, noise=own)
         _check(request, place, network.card)
-        network.check_acquisition(request.acquisition)
+        network.check_acquisition(request.acquisition, request.b_tolerance)
         if self.alpha is not None:
             if not network.is_blend:
                 raise InputError(
@@ -167,9 +167,15 @@ class ByNetwork:
                 "level to train a network for"
             )
         prior = Uniform.typical(request.model, **self.ranges)
-        levels = noise_levels(request.model, signal, sigma)
+        levels = noise_levels(request.model, signal, sigma, request.b_tolerance)
         network, how = trained_blend(
-            request.model, request.noise, levels, prior, cache=self.cache, progress=progress
+            request.model,
+            request.noise,
+            levels,
+            prior,
+            b_tolerance=request.b_tolerance,
+            cache=self.cache,
+            progress=progress,
         )
         if self.alpha is not None:
             network = network.with_alpha(self.alpha)
@@ -228,6 +234,18 @@ def _use(
 def _pair(numbers) -> tuple[float, float]:
     low, high = (float(number) for number in numbers)
     return low, high
+
+
+def _other_b(request: Request, card: Card) -> list[str]:
+    """A note on b-values that differ from those of the training within the tolerance."""
+    ours, theirs = request.acquisition.get("b"), card.acquisition.get("b")
+    if ours is None or theirs is None or np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
+        return []
+    most = 1000 * float(np.abs(ours - theirs).max())
+    return [
+        f"b-values: those of the series differ by up to {most:.3g} s/mm² from those that the "
+        "network was trained for, which counts as equal (--b-tolerance)"
+    ]
 
 
 def _check(request: Request, path: Path, card: Card) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from labelwise.formatting import in_words
+from labelwise.io.acquisition import doubts
 from labelwise.io.nifti import Series, file_hash
 from labelwise.mapping.method import Method
 from labelwise.mapping.request import Request, describe_settings, equation
@@ -53,7 +54,7 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
             f"{series.path.name}: {measured} measurements cannot determine {needs}; acquire "
             "more, or choose a model with fewer parameters"
         )
-    notes = []
+    notes = doubts(request.acquisition)
     if distinct < len(parameters):
         notes.append(
             f"{label}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "

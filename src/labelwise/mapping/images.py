@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,7 @@ def fit_image(
     overwrite: bool = False,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Fit a signal model to every voxel of a series by maximum likelihood, and write the maps.
@@ -62,6 +63,7 @@ def fit_image(
         overwrite: replace maps that are in the folder already.
         sources: the files that the settings came from, by name of the setting, for the record.
         command: the command line, for the record.
+        notes: on possible mistakes that are known already, for the record.
         progress: called repeatedly during the run.
 
     Returns:
@@ -86,6 +88,7 @@ def fit_image(
         overwrite=overwrite,
         sources=sources or {},
         command=command,
+        notes=notes,
     )
     return run(request, ByFit(bounds or {}, average, max_iterations), progress)
 
@@ -107,6 +110,7 @@ def map_image(
     cache: bool = True,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Map every voxel of a series by a network, trained for it unless one is given.
@@ -132,6 +136,7 @@ def map_image(
             `~/.cache/labelwise` (the environment variable LABELWISE_CACHE moves it).
         sources: see `fit_image`.
         command: see `fit_image`.
+        notes: see `fit_image`.
         progress: see `fit_image`.
 
     Raises:
@@ -153,6 +158,7 @@ def map_image(
         overwrite=overwrite,
         sources=sources or {},
         command=command,
+        notes=notes,
     )
     loaded = net if isinstance(net, Network) else None
     method = ByNetwork(

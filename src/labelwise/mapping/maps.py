@@ -18,7 +18,7 @@ from labelwise.io.results import Output
 from labelwise.mapping.request import Request
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.plots.maps import parameter_maps
-from labelwise.types import Estimate, Parameter, Status, has_values
+from labelwise.types import STANDARD_ERROR, Estimate, Parameter, Status, has_values
 
 PICTURE = "maps.png"
 
@@ -183,7 +183,7 @@ def _values_and_errors(parameters: Sequence[Parameter], value: str, error: str) 
         get, get_error = _column(lambda e: e.values, column), _column(errors, column)
         maps.append(Map(name, get, value.format(name), unit, bounds))
         maps.append(
-            Map(f"{name}_standard_error", get_error, error.format(name), unit, bounds),
+            Map(f"{name}{STANDARD_ERROR}", get_error, error.format(name), unit, bounds),
         )
     codes = {"codes": {int(code): code.reason for code in Status}}
     return [*maps, Map("status", lambda e: e.status, "what became of each voxel", "1", codes)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ class Request:
         overwrite: replace maps that are in the folder already.
         sources: the files that the settings came from, by name of the setting.
         command: the command line, for the record.
+        notes: on possible mistakes in it that are known already, for the record.
     """
 
     image: Path
@@ -53,6 +54,7 @@ class Request:
     overwrite: bool = False
     sources: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def workers(self) -> int:

@@ -57,9 +57,11 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
     """
     progress = progress or no_progress
     clock = Clock()
-    method = method.begin(request)
+    with _heard() as heard:
+        method = method.begin(request)
     with open_series(request.image) as series:
-        notes = _warn(check(request, method, series))
+        notes = list(dict.fromkeys([*request.notes, *heard]))
+        notes += _warn([n for n in check(request, method, series) if n not in notes])
         inside = _inside(request, series)
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
@@ -181,6 +183,19 @@ def _usable_voxels(
     sigma = np.broadcast_to(scan.sigma_of(index), (len(index), 1))
     good = check_input(signal, sigma, scan.request.noise) == Status.CONVERGED
     return signal[good], sigma[good, 0]
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The texts of the warnings for persons that are raised in the `with`, which are passed on."""
+    heard: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield heard
+    for each in caught:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        if issubclass(each.category, UserWarning):
+            heard.append(str(each.message))
 
 
 def _warn(notes: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from labelwise.types import SETTINGS, InputError, Parameter, Setting
+from labelwise.types import SETTINGS, InputError, Parameter, Setting, same_file
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
     from typing import ClassVar as AbstractClassVar
@@ -77,8 +77,11 @@ class SignalModel(eqx.Module):
                 f"got {parameters!r}"
             )
         names = [parameter.name for parameter in parameters]
-        if not names or len(set(names)) < len(names):
-            raise InputError(f"{cls.__name__}.parameters: expected distinct names, got {names}")
+        if not names or len(set(map(same_file, names))) < len(names):
+            raise InputError(
+                f"{cls.__name__}.parameters: expected distinct names, in lower case, too (maps are "
+                f"files named after them), got {names}"
+            )
 
     def __check_init__(self) -> None:
         """Check that the acquisition has one finite number per measurement."""

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 import labelwise.models
-from labelwise.formatting import distinct_names, plain, short_name
+from labelwise.formatting import distinct_names, plain, printable, short_name
 from labelwise.models import SignalModel
 from labelwise.models.base import acquisition_names, within
 from labelwise.types import USERS, InputError, class_name, identity, is_built_in
@@ -291,8 +291,10 @@ def _run(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look up annotations here
     try:
+        # JAX needs a file name in UTF-8 for the code
+        code = compile(path.read_bytes(), printable(str(path.absolute())), "exec")
         with redirect_stdout(sys.stderr):  # output of the file must not mix with results
-            spec.loader.exec_module(module)
+            exec(code, vars(module))
     except Exception as error:
         del sys.modules[module_name]
         raise InputError(
@@ -312,7 +314,7 @@ def _line(error: Exception, path: Path) -> int | str:
 
 
 def _same(filename: str | None, path: Path) -> bool:
-    return filename is not None and Path(filename).resolve() == path.resolve()
+    return filename is not None and filename == printable(str(path.absolute()))
 
 
 def _message(error: Exception) -> str:

@@ -17,6 +17,7 @@ from labelwise.types import InputError, Parameter
 _T2_BOUNDS = (5.0, 2000.0)
 _LOG_T2_BOUNDS, _LOG_T2_NODES = (math.log(_T2_BOUNDS[0]), math.log(_T2_BOUNDS[1])), 60
 _B1_BOUNDS, _B1_NODES = (0.5, 1.0), 64
+_ROUNDING = 0.05 * (1 + 1e-6)  # ms: half of the last digit of times rounded to 0.1 ms
 
 
 class T2EPG(SignalModel):
@@ -29,7 +30,9 @@ class T2EPG(SignalModel):
     the slice. The magnitude is taken because late echoes of a short T2 can be negative.
 
     Args:
-        te: (M,) echo times in ms: ESP, 2 ESP, ... M ESP, all of them and in that order.
+        te: (M,) echo times in ms: ESP, 2 ESP, ... M ESP, all of them and in that order; each may
+            be off by 0.1 % of itself, or rounded to 0.1 ms. Of rounded times, ESP is the middle of
+            the spacings that agree with all of them.
         t1: T1 in ms, the same for all voxels; the echoes hardly depend on it.
 
     Raises:
@@ -56,18 +59,18 @@ class T2EPG(SignalModel):
 
     def __check_init__(self) -> None:
         """Refuse echo times that are not one train."""
-        train = np.arange(1, np.size(self.te) + 1) * np.ravel(self.te)[:1]
-        if np.any(train <= 0) or not np.allclose(np.ravel(self.te), train, rtol=1e-3, atol=0):
+        if math.isnan(_spacing(np.ravel(self.te))):
             raise InputError(
                 "T2EPG.te: expected equally spaced echoes ESP, 2 ESP, 3 ESP, ... from the first "
-                f"on (their amplitudes depend on each other), got {np.ravel(self.te).tolist()} ms"
+                "on (their amplitudes depend on each other), exact or rounded to 0.1 ms, got "
+                f"{np.ravel(self.te).tolist()} ms"
             )
         if not 0 < self.t1 < np.inf:
             raise InputError(f"T2EPG.t1: expected a positive time in ms, got {self.t1}")
 
     def signal(self, s0, t2, b1):
         """The echoes of one voxel (scalars in) or of N (arrays (N, 1) in, (N, M) out)."""
-        table = _dictionary(float(self.te[0]), len(self.te), float(self.t1))
+        table = _dictionary(_spacing(np.asarray(self.te)), len(self.te), float(self.t1))
         row, row_weights = _cubic(np.log(np.clip(t2, *_T2_BOUNDS)), *_LOG_T2_BOUNDS, _LOG_T2_NODES)
         column, column_weights = _cubic(np.asarray(b1), *_B1_BOUNDS, _B1_NODES)
         echoes = 0.0
@@ -75,6 +78,24 @@ class T2EPG(SignalModel):
             for j, column_weight in enumerate(column_weights):
                 echoes = echoes + row_weight * column_weight * table[row + i, column + j]
         return s0 * np.abs(echoes)
+
+
+def _spacing(te: Float[np.ndarray, " M"]) -> float:
+    """The echo spacing of a train; NaN if the times are none.
+
+    Example:
+        >>> round(_spacing(np.array([9.7, 19.3, 29.0, 38.7])), 3)
+        9.67
+        >>> _spacing(np.array([10, 20, 40]))
+        nan
+    """
+    echo = np.arange(1, len(te) + 1)
+    if np.any(te <= 0):
+        return math.nan
+    if np.allclose(te, echo * te[0], rtol=1e-3, atol=0):
+        return float(te[0])
+    low, high = np.max((te - _ROUNDING) / echo), np.min((te + _ROUNDING) / echo)
+    return float(low + high) / 2 if 0 < low <= high else math.nan
 
 
 def epg(

@@ -14,7 +14,7 @@ from labelwise.networks.labels import MLE, GroundTruth
 from labelwise.networks.network import Network, load
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
-from labelwise.networks.reference import reference_measurements, typical_signals
+from labelwise.networks.reference import B_TOLERANCE, reference_measurements, typical_signals
 from labelwise.networks.train import joined, train_networks
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior, Uniform
@@ -28,6 +28,7 @@ def noise_levels(
     model: SignalModel,
     signal: Float[np.ndarray, "N M"],
     sigma: Float[np.ndarray, "#N"] | float,
+    b_tolerance: float = B_TOLERANCE,
 ) -> tuple[float, float]:
     """The range of noise levels in an image, for `TrainingPlan.sigma`.
 
@@ -38,11 +39,12 @@ def noise_levels(
         model: the signal model with the acquisition of the image.
         signal: (N, M) the signal of a sample of the voxels.
         sigma: noise of one channel, in the unit of the signal: a number or (N,).
+        b_tolerance: in ms/µm²; b-values this close are equal.
 
     Raises:
         InputError: if no voxel has a signal, or no parameter of the model scales it.
     """
-    mean = np.asarray(signal, float)[:, _reference_of(model)].mean(axis=1)
+    mean = np.asarray(signal, float)[:, _reference_of(model, b_tolerance)].mean(axis=1)
     ratio = np.broadcast_to(np.asarray(sigma, float), len(mean))
     good = np.isfinite(mean) & (mean > 0) & np.isfinite(ratio) & (ratio > 0)
     if not good.any():
@@ -61,6 +63,7 @@ def blend_plan(
     prior: Prior | None = None,
     *,
     seed: int = 0,
+    b_tolerance: float = B_TOLERANCE,
 ) -> TrainingPlan:
     """The training plan of `labelwise map`: two networks of a blend, for a range of noise levels.
 
@@ -70,12 +73,13 @@ def blend_plan(
         levels: lowest and highest noise level, from `noise_levels`.
         prior: of the simulated parameters; the typical range of each if None.
         seed: of all random numbers.
+        b_tolerance: in ms/µm²; b-values this close are equal.
 
     Raises:
         InputError: if no parameter of the model scales the signal.
     """
     prior = prior or Uniform.typical(model)
-    reference = _reference_of(model)
+    reference = _reference_of(model, b_tolerance)
     clean = typical_signals(model, prior)[:, reference].mean(axis=1)
     weak, strong = np.percentile(clean, [5, 95])
     return TrainingPlan(
@@ -89,6 +93,7 @@ def blend_plan(
         ),  # fitting labels takes as long as training
         seed=seed,
         on_bound="keep",  # at low SNR most labels are on a bound: docs/decisions/0007
+        b_tolerance=b_tolerance,
     )
 
 
@@ -99,6 +104,7 @@ def trained_blend(
     prior: Prior | None = None,
     *,
     seed: int = 0,
+    b_tolerance: float = B_TOLERANCE,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Network, dict[str, Any]]:
@@ -110,13 +116,14 @@ def trained_blend(
         levels: see `blend_plan`.
         prior: see `blend_plan`.
         seed: see `blend_plan`.
+        b_tolerance: see `blend_plan`.
         cache: folder of cached networks and labels; nothing is cached if None.
         progress: called during the training.
 
     Returns:
         The blend at alpha = 1, and a record: `cached`, `path` and `seconds` of each stage.
     """
-    plan = blend_plan(model, noise, levels, prior, seed=seed)
+    plan = blend_plan(model, noise, levels, prior, seed=seed, b_tolerance=b_tolerance)
     path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
     begin = time.perf_counter()
     if path is not None and path.exists():
@@ -140,8 +147,8 @@ def trained_blend(
     return network, {"cached": False, "path": saved, "seconds": seconds}
 
 
-def _reference_of(model: SignalModel) -> list[int]:
-    reference = reference_measurements(model)
+def _reference_of(model: SignalModel, b_tolerance: float) -> list[int]:
+    reference = reference_measurements(model, b_tolerance)
     if not reference:
         raise InputError(
             f"{type(model).__name__}: no parameter scales the whole signal, so the noise "

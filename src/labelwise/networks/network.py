@@ -175,16 +175,19 @@ class Network:
         """The same network without standard errors, which is much faster."""
         return replace(self, standard_errors=False)
 
-    def check_acquisition(self, settings: Mapping[str, Float[np.ndarray, " M"]]) -> None:
+    def check_acquisition(
+        self, settings: Mapping[str, Float[np.ndarray, " M"]], b_tolerance: float = 0.0
+    ) -> None:
         """Check that settings are those of the training; the error lists the differences.
 
         Args:
             settings: by name, in the units of the model: b in ms/µm², times in ms.
+            b_tolerance: in ms/µm²; b-values this close are equal.
 
         Raises:
             InputError: if a setting is missing or different.
         """
-        _check_acquisition(self.card.acquisition, settings)
+        _check_acquisition(self.card.acquisition, settings, b_tolerance)
 
     def save(self, path: str | Path) -> None:
         """Save the network as one `.safetensors` file, written completely or not at all.
@@ -409,7 +412,9 @@ def _scaling_from_json(record: Mapping[str, Any]) -> Scaling:
 
 
 def _check_acquisition(
-    trained: Mapping[str, Float[np.ndarray, " M"]], settings: Mapping[str, np.ndarray]
+    trained: Mapping[str, Float[np.ndarray, " M"]],
+    settings: Mapping[str, np.ndarray],
+    b_tolerance: float,
 ) -> None:
     differences = []
     for name, values in trained.items():
@@ -421,7 +426,9 @@ def _check_acquisition(
         elif len(given) != len(values):
             differences.append(f"{len(given)} values of {name} where it has {len(values)}")
         else:
-            other = np.flatnonzero(~np.isclose(given, values, rtol=1e-4, atol=1e-6))
+            allowed = b_tolerance * (1 + 1e-9) if name == "b" else 0.0
+            equal = np.isclose(given, values, rtol=1e-4, atol=1e-6)
+            other = np.flatnonzero(~(equal | (np.abs(given - values) <= allowed + 1e-12)))
             shown = [
                 f"{name} of volume {i + 1} is {factor * given[i]:g}, "
                 f"not {factor * values[i]:g}{unit}"
@@ -434,6 +441,7 @@ def _check_acquisition(
             "network: trained for another acquisition: "
             + "; ".join(differences)
             + "; train a network for these settings"
+            + ", or raise --b-tolerance if the b-values are meant to be equal" * ("b" in trained)
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.formatting import json_text
 from labelwise.io.files import write_whole
 from labelwise.networks.mlp import Scaling
 from labelwise.networks.network import Member, Network
@@ -80,9 +80,7 @@ def export_onnx(network: Network, path: str | Path) -> None:
         "parameters": [{"name": p.name, "unit": p.unit} for p in network.parameters],
         "acquisition": network.card.model["acquisition"],
     }
-    onnx.helper.set_model_props(
-        model, {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
-    )
+    onnx.helper.set_model_props(model, {name: json_text(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
     write_whole(Path(path), model.SerializeToString(deterministic=True))
 

@@ -20,6 +20,7 @@ from labelwise.networks.cache import code_of
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.mlp import Weights, named
 from labelwise.networks.recipe import Recipe
+from labelwise.networks.reference import B_TOLERANCE
 from labelwise.noise import NoiseModel, describe_noise, noise_named
 from labelwise.priors import Prior
 from labelwise.simulation import Sigma
@@ -109,6 +110,8 @@ class TrainingPlan:
         weights: W of eqs. 7 and 9, one for each parameter in 1 / its unit; or such a row for each
             label; None for 1 / the parameter's mean.
         start: initial weights of every network, instead of restarts.
+        b_tolerance: in ms/µm²; b-values this close are equal: their mean is one input of the
+            network, and that at the lowest b is the reference.
 
     Raises:
         InputError: if there is no label, a weight is not positive, the prior exceeds the bounds of
@@ -130,6 +133,7 @@ class TrainingPlan:
     on_bound: Literal["drop", "keep"] = "drop"
     weights: Sequence[float] | Sequence[Sequence[float] | None] | None = None
     start: Weights | None = None
+    b_tolerance: float = B_TOLERANCE
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.model.parameters]
@@ -200,6 +204,7 @@ class TrainingPlan:
             "on_bound": self.on_bound,
             "weights": None if set(self.rows) == {None} else plain(self.rows),
             "start": None if self.start is None else digest(named(self.start)),
+            "b_tolerance": self.b_tolerance,
         }
 
     @property

@@ -11,21 +11,33 @@ from labelwise.models.base import SignalModel, acquisition_names, scale_paramete
 from labelwise.models.evaluate import signals
 from labelwise.priors import Prior, Uniform
 
-_TOLERANCE = 0.001  # ms/µm²: closer b-values are repeats of one measurement
+B_TOLERANCE = 0.001
+"""In ms/µm²: closer b-values are equal, unless something else is requested."""
 
 
-def measurement_groups(model: SignalModel) -> tuple[tuple[int, ...], ...]:
-    """Groups of measurements with equal settings; sorted by b, if there is one."""
-    equal = group_equal(settings_of(model), _TOLERANCE)
+def measurement_groups(
+    model: SignalModel, b_tolerance: float = B_TOLERANCE
+) -> tuple[tuple[int, ...], ...]:
+    """Groups of measurements with equal settings; sorted by b, if there is one.
+
+    Args:
+        model: the signal model with its acquisition.
+        b_tolerance: in ms/µm²; b-values this close are equal.
+    """
+    equal = group_equal(settings_of(model), b_tolerance)
     return tuple(tuple(int(i) for i in group) for group in equal)
 
 
-def reference_measurements(model: SignalModel) -> tuple[int, ...]:
+def reference_measurements(model: SignalModel, b_tolerance: float = B_TOLERANCE) -> tuple[int, ...]:
     """The measurements whose mean normalises a voxel.
 
     Those at the lowest b; without b, those with the largest signal for any tissue (the first
     echo). If there are none, as in an inversion recovery, where each measurement vanishes for some
     T1, all measurements. Empty if no parameter scales the whole signal.
+
+    Args:
+        model: see `measurement_groups`.
+        b_tolerance: see `measurement_groups`.
 
     Example:
         >>> import labelwise as lw
@@ -36,7 +48,7 @@ def reference_measurements(model: SignalModel) -> tuple[int, ...]:
     """
     if scale_parameter(model) is None:
         return ()
-    groups = measurement_groups(model)
+    groups = measurement_groups(model, b_tolerance)
     if "b" in acquisition_names(type(model)):
         return groups[0]  # they are sorted by b
     clean = typical_signals(model, Uniform.typical(model))

@@ -260,7 +260,7 @@ def _weights_of(result: TrainingResult, targets: _Targets) -> Weights:
 def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
     assert voxels.params is not None
     few = slice(0, _SCALING_VOXELS)
-    reference = reference_measurements(plan.model) if plan.normalise else ()
+    reference = reference_measurements(plan.model, plan.b_tolerance) if plan.normalise else ()
     signal, sigma, params = voxels.signal[few], voxels.sigma[few], voxels.params[few]
     if reference:
         some = signal[:, list(reference)].mean(axis=1) > 0
@@ -269,7 +269,7 @@ def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
         signal,
         sigma,
         params,
-        groups=measurement_groups(plan.model),
+        groups=measurement_groups(plan.model, plan.b_tolerance),
         reference=reference,
         scale=scale_parameter(plan.model),
         conditioned=plan.conditioned,

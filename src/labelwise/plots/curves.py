@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from labelwise.evaluation.grid import marginal
-from labelwise.plots.maps import in_unit, symbol
+from labelwise.plots.maps import in_unit, symbol, verbatim
 from labelwise.plots.styles import styles
 from labelwise.types import InputError, Parameter
 
@@ -132,7 +132,7 @@ def sheet(
     figure = Figure((across, rows * size[1] + head + foot), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        figure.suptitle(verbatim(title), fontsize=9, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex)
 
 
@@ -140,7 +140,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]
     """The legend below all panels of a `sheet` made with these labels."""
     figure.legend(
         handles,
-        names,
+        [verbatim(name) for name in names],
         loc="outside lower left",
         ncols=_per_line(figure.get_figwidth(), names),
         fontsize=8,
@@ -171,7 +171,7 @@ def panel(
     for name, style in styles.items():
         mean = here[quantity].sel(estimator=name).values
         error = 2 * here[f"{quantity}_error"].sel(estimator=name).values
-        axes.plot(x, mean, label=name, linewidth=1.3, markersize=3.5, **style)
+        axes.plot(x, mean, label=verbatim(name), linewidth=1.3, markersize=3.5, **style)
         axes.fill_between(
             x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0
         )

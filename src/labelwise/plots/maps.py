@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import Patch
 
+from labelwise.formatting import printable
 from labelwise.types import Parameter, Status
 
 _NO_VALUE = "#d9d9d9"
@@ -106,7 +108,8 @@ def parameter_maps(
     )
     figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9, x=_MARGIN / size[0], y=1 - _MARGIN / size[1], ha="left")
+    place: dict[str, Any] = {"x": _MARGIN / size[0], "y": 1 - _MARGIN / size[1], "ha": "left"}
+    figure.suptitle(verbatim(title), fontsize=9, **place)
 
     def add_axes(column: int, row: int, right: float = 0.0, across: float = width) -> Axes:
         left = _MARGIN + column * cell[0] + right
@@ -198,14 +201,27 @@ def symbol(parameter: Parameter) -> str:
     text = f"${parameter.symbol}$"
     try:
         MathTextParser("path").parse(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return parameter.name
     return text
 
 
+def verbatim(text: str) -> str:
+    r"""A text from outside, such as a file name, for a figure.
+
+    Dollars start no mathtext, and a leading underscore does not hide it from legends.
+
+    Example:
+        >>> print(verbatim("cost_$5_$6.nii"))
+        cost_\$5_\$6.nii
+    """
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def in_unit(parameter: Parameter) -> str:
     """The parameter's unit for the end of labels: `" (ms)"`, empty for a fraction."""
-    return "" if parameter.unit == "1" else f" ({parameter.unit})"
+    return "" if parameter.unit == "1" else f" ({verbatim(parameter.unit)})"
 
 
 def colour_range(

@@ -352,6 +352,13 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{value}: a study file cannot hold this name, which is not UTF-8; rename the file "
+                "or its folder"
+            ) from error
         return json.dumps(value, ensure_ascii=False)  # a basic string of TOML escapes likewise
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from labelwise.formatting import ASCII
 from labelwise.io.files import write_whole
 from labelwise.io.results import as_json
 from labelwise.models import IVIM
@@ -121,7 +122,7 @@ def run_study(
         appendix=text.numbers(first, trainings),
     )
     write_whole(folder / RECORD, as_json(text.as_record(report)).encode())
-    write_whole(folder / REPORT, render(report).encode())
+    write_whole(folder / REPORT, render(report).encode(errors=ASCII))
     return StudyResult(folder, claims, stage_times, time.perf_counter() - begin, report.notes)
 
 

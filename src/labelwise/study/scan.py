@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from labelwise.fitting import MaximumLikelihood
+from labelwise.formatting import printable
 from labelwise.io.files import digest
 from labelwise.io.nifti import open_series, read_mask
 from labelwise.io.noise_level import NoiseLevel, from_repeats, over_repeats, repeated_volumes
@@ -178,7 +179,7 @@ def in_vivo_study(
     ivim = isinstance(one, IVIM)
     free = len(one.parameters)
     return Study(
-        title=f"In vivo study: {scan.name}",
+        title=f"In vivo study: {printable(scan.name)}",
         model_name=absolute(model_name, Path()),
         model=one,
         noise=noise,

@@ -22,7 +22,7 @@ import xarray as xr
 
 from labelwise.fitting import available_cores
 from labelwise.formatting import plain
-from labelwise.io.files import canonical, read_arrays, write_arrays
+from labelwise.io.files import canonical, from_json, read_arrays, write_arrays
 from labelwise.io.staging import LOCK, locked, remove_partial, whole_folder
 from labelwise.networks.cache import code_of
 from labelwise.networks.network import Network, load
@@ -145,7 +145,7 @@ class Stages:
         slug = "-".join("".join(c if c.isalnum() else " " for c in what.lower()).split())
         place = self.folder / f"{slug}-{key}"
         with contextlib.suppress(OSError, ValueError, LookupError):  # damaged: make it again
-            said = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+            said = from_json((place / _RECORD).read_text(encoding="utf-8"), place)
             return read(place), float(said["seconds"]), True
         begin = time.perf_counter()
         result = make()
