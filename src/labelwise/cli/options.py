@@ -245,16 +245,11 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
 
 def keep_compiled_programs() -> None:
     """Let XLA fuse kernels and JAX cache compiled programs; call it before any computation."""
-    from labelwise.fitting.compiler import use_fused_kernels
-
-    use_fused_kernels()
+    from labelwise.fitting.compiler import keep_programs, use_fused_kernels
     from labelwise.io.files import cache_folder
 
-    folder = cache_folder()
-    if folder is None:
-        return
-    import jax
+    use_fused_kernels()
 
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    folder = cache_folder()
+    if folder is not None:
+        keep_programs(folder)
