@@ -195,8 +195,8 @@ def train(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            stderr().print(f"labelwise: stopped ({out}); the same command with --resume continues")
-            raise typer.Exit(130) from None
+            stderr().print(f"note: {out} is unfinished; the same command with --resume continues")
+            raise
     if not quiet:
         show_training(network, out, seconds)
 

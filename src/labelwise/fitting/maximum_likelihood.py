@@ -135,8 +135,11 @@ class MaximumLikelihood:
             )
 
         parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
-        with ThreadPoolExecutor(len(parts)) as pool:
-            fitted = list(pool.map(fit, parts))
+        if len(parts) == 1:
+            fitted = [fit(good)]  # in this thread, which an interrupt can end
+        else:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                fitted = list(pool.map(fit, parts))
         return _assemble(status, good, fitted, self.parameters)
 
     def _fit(

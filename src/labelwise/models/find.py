@@ -255,7 +255,7 @@ def _load_entry_point(point: EntryPoint) -> type[SignalModel]:
     name = f"installed model {point.name!r} ({point.value})"
     try:
         value = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{name}: cannot be imported, {type(error).__name__}: {error}; repair or uninstall it"
         ) from error
@@ -293,7 +293,7 @@ def _run(path: Path) -> ModuleType:
     try:
         with redirect_stdout(sys.stderr):  # output of the file must not mix with results
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise InputError(
             f"model file {path}, line {_line(error, path)}: {type(error).__name__}: "
@@ -302,7 +302,20 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _line(error: Exception, path: Path) -> int | str:
+def error_of_model(error: BaseException) -> str | None:
+    """The message for an error in the code of a user's file, such as an exit; None for others."""
+    lines = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(USERS)
+    ]
+    if not lines:
+        return None
+    file, line = lines[-1]
+    return f"model file {file}, line {line}: {type(error).__name__}: {_message(error)}"
+
+
+def _line(error: BaseException, path: Path) -> int | str:
     """The last line of the file that was being executed, or that cannot be parsed."""
     if isinstance(error, SyntaxError) and _same(error.filename, path):
         return error.lineno or "?"
@@ -315,5 +328,8 @@ def _same(filename: str | None, path: Path) -> bool:
     return filename is not None and Path(filename).resolve() == path.resolve()
 
 
-def _message(error: Exception) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ends the process, with status {error.code}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return text.strip().partition("\n")[0]  # JAX explains its errors at length
