@@ -1,29 +1,34 @@
 """Interrupts of the command `labelwise`: Ctrl-C, SIGTERM, and SIGHUP of a closed terminal.
 
 An interrupt ends the command with one sentence and the exit status 128 + its number (130 for
-Ctrl-C). Python raises `KeyboardInterrupt` in the main thread only, and some libraries drop it or
-turn it into another error; therefore the signal is recorded, too.
+Ctrl-C). Python raises `KeyboardInterrupt` in the main thread only, drops it in some callbacks, and
+libraries may turn it into another error; therefore the signal is recorded, too.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_ALARM = getattr(signal, "SIGALRM", None)  # not on Windows
 _received: list[int] = []
 
 
 def leave_at_once() -> None:
     """End the process on an interrupt, without cleaning up: for imports, and after the work."""
     _handle(_leave)
+    if _ALARM:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def raise_them() -> None:
     """Record an interrupt, and raise `KeyboardInterrupt` in the main thread."""
     _handle(_raise)
+    sys.unraisablehook = _send_again
 
 
 def check() -> None:
@@ -65,3 +70,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     raise KeyboardInterrupt
+
+
+def _send_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that Python dropped, in a callback of its garbage collection."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt) and _received and _ALARM:
+        signal.signal(_ALARM, lambda number, frame: _raise(_received[-1], frame))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(dropped)

@@ -103,6 +103,23 @@ labelwise.cli.main.show_models = show
     assert (done.returncode, done.stderr) == (130, "labelwise: stopped by Ctrl-C\n")
 
 
+def test_an_interrupt_of_a_garbage_collection_is_sent_again(folder):
+    drop = """
+import gc, time, labelwise.cli.main
+sent = []
+def collected(phase, info):
+    if not sent:
+        sent.append(os.kill(os.getpid(), signal.SIGINT))
+def show(listed):
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(60)
+labelwise.cli.main.show_models = show
+"""
+    done = ended(INTERRUPT.replace("CODE", drop), "none", 2, "models")
+    assert (done.returncode, done.stderr) == (130, "labelwise: stopped by Ctrl-C\n")
+
+
 @pytest.mark.parametrize("ignored", ["SIGHUP", "SIGINT"])
 def test_a_signal_that_is_ignored_stays_ignored(ignored):
     code = f"import signal; signal.signal(signal.{ignored}, signal.SIG_IGN)" + INTERRUPT

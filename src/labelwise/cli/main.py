@@ -365,6 +365,7 @@ def models(
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
 
+    options.keep_compiled_programs()
     listed = {
         name: {
             "equation": equation(model),
@@ -402,6 +403,7 @@ def demo(
     """Write a digital phantom, map it by fit and network, and compare with the true maps."""
     from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
+    options.keep_compiled_programs()
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
     console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")

@@ -249,6 +249,7 @@ def export(
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
+    options.keep_compiled_programs()
     network, alphas = load(net), options.alphas(alpha or [])
     refuse_existing(out, overwrite)
     if alphas is not None:

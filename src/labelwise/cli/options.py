@@ -244,12 +244,13 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
 
 
 def keep_compiled_programs() -> None:
-    """Let XLA fuse kernels and JAX cache compiled programs; call it before any computation."""
-    from labelwise.fitting.compiler import keep_programs, use_fused_kernels
+    """Start JAX, let XLA fuse kernels and cache compiled programs; call it before computations."""
+    from labelwise.fitting import compiler
     from labelwise.io.files import cache_folder
 
-    use_fused_kernels()
-
+    compiler.use_fused_kernels()
+    compiler.refuse_unknown_flags()
+    compiler.use_what_is_there()
     folder = cache_folder()
     if folder is not None:
-        keep_programs(folder)
+        compiler.keep_programs(folder)
