@@ -17,6 +17,7 @@ from jax.scipy.special import gammaln, i0e, i1e
 from jaxtyping import Array, PRNGKeyArray
 
 from labelwise.formatting import distinct_names, short_name
+from labelwise.limits import check_whole
 from labelwise.types import InputError, Numbers, class_name, identity
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
@@ -203,7 +204,7 @@ class NoncentralChi(NoiseModel):
         coils: n, at least 1.
 
     Raises:
-        InputError: if `coils` is not a positive integer.
+        InputError: if `coils` is not a whole number within its limits.
 
     Source: Constantinides, Atalar & McVeigh 1997, doi:10.1002/mrm.1910380524.
 
@@ -217,9 +218,7 @@ class NoncentralChi(NoiseModel):
     magnitude = True
 
     def __check_init__(self) -> None:
-        whole = isinstance(self.coils, int) and not isinstance(self.coils, bool)
-        if not whole or self.coils < 1:
-            raise InputError(f"coils: expected a whole number, at least 1, got {self.coils!r}")
+        check_whole("coils", self.coils)
 
     def sample(self, key, signal, sigma):
         """See `NoiseModel`; the signal is in the first coil, without loss of generality."""
@@ -316,6 +315,8 @@ def noise_named(name: str) -> NoiseModel:
         raise InputError(f"noise {name!r}: expected {', '.join(NOISES)} (noncentral-chi:COILS)")
     try:
         return NOISES[kind](*([int(text)] if text else []))
+    except InputError as error:
+        raise InputError(f"noise {name!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InputError(
             f"noise {name!r}: expected {', '.join(NOISES)}, with the number of coils after "

@@ -80,6 +80,8 @@ class _Commands(TyperGroup):
         try:
             return run()
         except _Interrupted:
+            if interrupts.received():
+                interrupts.leave_at_once()  # a second one must not interrupt the sentence
             _end(interrupts.sentence(), interrupts.status())
         except Exception as error:
             if os.environ.get("LABELWISE_DEBUG") == "1":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelwise.limits import check_sigma
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -187,6 +188,8 @@ def sigma_source(text: str | None) -> Any:
 
 def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:
     """The noise level of an SNR; without one, the level of the training or its geometric mean."""
+    if snr is not None:
+        check_sigma(1 / snr)
     levels = trained if isinstance(trained, list) else [trained]
     low, high = min(levels), max(levels)
     if snr is None:

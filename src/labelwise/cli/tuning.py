@@ -15,6 +15,7 @@ import typer
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_tuning
 from labelwise.formatting import in_words, short_name
+from labelwise.limits import check_whole
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def tune(
         snr = request.snr
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
+    check_whole("seed", seed)
 
     from labelwise.io.files import refuse_existing
     from labelwise.models.find import find_model

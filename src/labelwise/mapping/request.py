@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from labelwise.fitting import available_cores
 from labelwise.io.acquisition import group_equal
+from labelwise.limits import check_whole
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
@@ -40,6 +41,9 @@ class Request:
         overwrite: replace maps that are in the folder already.
         sources: the files that the settings came from, by name of the setting.
         command: the command line, for the record.
+
+    Raises:
+        InputError: if `threads` is no possible number.
     """
 
     image: Path
@@ -53,6 +57,10 @@ class Request:
     overwrite: bool = False
     sources: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            check_whole("threads", self.threads)
 
     @property
     def workers(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
@@ -18,10 +19,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, create_model
 from pydantic_core import PydanticCustomError
 
+from labelwise.evaluation.grid import refuse_large
 from labelwise.formatting import plain
 from labelwise.io.acquisition import checked, read_bvals, read_times
+from labelwise.limits import check_sigma, check_whole
 from labelwise.models import SignalModel
-from labelwise.models.base import acquisition_names, scale_parameter
+from labelwise.models.base import acquisition_names, measurements, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.find import describe_model, find_model
 from labelwise.networks.recipe import Recipe
@@ -33,7 +36,6 @@ LABELS = ("gt", "selfsup", "mle-rician", "mle-gaussian")
 """The training labels that a study may use, besides mixtures."""
 
 _RECIPES = {"paper": Recipe.paper, "fast": Recipe.fast, "every-level": Recipe.every_level}
-_SEEDS = 2**31
 
 
 def _expected(words: str) -> WrapValidator:
@@ -195,24 +197,26 @@ class Study:
             name = getattr(self, what)
             if name is not None and name not in names:
                 raise InputError(f"{what}: no parameter {name!r}; there are {', '.join(names)}")
-        for what, least in (("trainings", 1), ("repeats", 2), ("training_repeats", 2)):
-            if getattr(self, what) < least:
-                raise InputError(f"{what}: must be at least {least}, got {getattr(self, what)}")
+        for what in ("trainings", "repeats", "training_repeats", "wide", "deep", "seed"):
+            check_whole(what, getattr(self, what))
         for alpha in (self.hybrid, *self.dial):
             if not 0 <= alpha <= 1:
                 raise InputError(f"hybrid, dial: expected shares from 0 to 1, got {alpha:g}")
-        if self.own_weight < 0 or self.wide < 0 or self.deep < 0:
-            raise InputError("own_weight, wide, deep: must be positive, or 0 for none")
+        if not 0 <= self.own_weight < np.inf:
+            raise InputError(f"own_weight: must be positive, or 0 for none, got {self.own_weight}")
         if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
             raise InputError(f"snr: the same one is given twice, got {list(self.snrs)}")
         if self.levels is not None and not (
             len(self.levels) == 2 and 0 < self.levels[0] < self.levels[1] < np.inf
         ):
             raise InputError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
-        if not 0 <= self.seed < _SEEDS:
-            raise InputError(f"seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
+        check_sigma([1 / snr for snr in self.snrs])
+        check_sigma(self.levels or ())
         if max(self.grid.shape) < 2:
             raise InputError("fixed: at least one parameter must have several values to test at")
+        labels = len(self.labels) + 2
+        self.recipe.check_memory(measurements(self.model), len(names), labels)
+        refuse_large(self.model, self.grid, max(self.repeats, self.training_repeats), labels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -298,13 +302,16 @@ def read_study(path: str | Path) -> Study:
     Raises:
         FileNotFoundError: if it is not there.
         InputError: if it is no TOML, a key is unknown or missing, or a value is not possible.
+
+    Warns:
+        UserWarning: if the model is a file of code, before it is run.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also for a number of thousands of digits
         raise InputError(f"{path}: not valid TOML: {error}") from error
     return _study(content, path.parent, str(path))
 
@@ -316,6 +323,9 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
         raise InputError(_sentence(error, where)) from error
     # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
     model_name = absolute(content["model"], folder)
+    if ".py:" in model_name:
+        file = model_name.rpartition(":")[0]
+        warnings.warn(f"{where}: runs the code of {file}", stacklevel=3)
     model = _model(model_name, content["acquisition"], folder, where)
     values: dict[str, Any] = {
         key: content[key] for key in ("levels", "seed", "phantom") if key in content
