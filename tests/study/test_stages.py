@@ -13,7 +13,7 @@ import xarray as xr
 
 import labelwise as lw
 from helpers import Fixed
-from labelwise.io.staging import PARTIAL
+from labelwise.io.staging import MARK, PARTIAL
 from labelwise.networks.labels import GroundTruth
 from labelwise.study.stages import opened
 
@@ -107,6 +107,7 @@ def test_what_fails_leaves_no_stage(tmp_path):
 def test_leftovers_of_a_killed_run_go(tmp_path):
     leftover = tmp_path / f"{PARTIAL}abc"
     leftover.mkdir()
+    (leftover / MARK).touch()
     (leftover / "half").write_text("x")
     with opened(tmp_path, quiet):
         assert not leftover.exists()
