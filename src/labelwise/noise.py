@@ -6,7 +6,7 @@ All functions are elementwise and broadcast; z = data * signal / sigma² may be 
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -241,8 +241,8 @@ class NoncentralChi(NoiseModel):
         precision = 1 / (sigma * sigma)
         z = signal * data * precision
         excess = log_i0e(z)
-        for order in range(self.coils - 1):  # I_{k+1} / I_k · 2 (k + 1) / z, which is 1 at z = 0
-            excess += jnp.log(_ratio_over_z(z, order) * (2 * (order + 1)))
+        for order, over_z in _ratios_over_z(z, self.coils - 2):
+            excess += jnp.log(over_z * (2 * (order + 1)))  # I_{k+1} / I_k · 2 (k + 1) / z; 1 at 0
         return 0.5 * (data - signal) ** 2 * precision - excess
 
     def score_and_curvature(self, signal, data, sigma):
@@ -417,7 +417,12 @@ def bessel_ratio_slope(z: Numbers) -> Array:
 
 
 def _ratio_over_z(z: Numbers, order: int) -> Array:
-    """I_{v+1}(z) / I_v(z) / z for a whole order v: 1 / (2 (v + 1)) at z = 0.
+    """I_{v+1}(z) / I_v(z) / z for a whole order v: 1 / (2 (v + 1)) at z = 0."""
+    return next(_ratios_over_z(z, order))[1]
+
+
+def _ratios_over_z(z: Numbers, order: int) -> Iterator[tuple[int, Array]]:
+    """Each order from `order` down to 0, with its `_ratio_over_z`.
 
     By the recurrence 1 / R_v = 2 (v + 1) / z + R_{v+1}, downwards from an order high enough for a
     closed form that is exact to second order in 1 / z (relative error about 1e-6).
@@ -427,9 +432,10 @@ def _ratio_over_z(z: Numbers, order: int) -> Array:
     square = jnp.asarray(z) ** 2
     start = order + _STEPS
     over_z = 1 / (start + 0.5 + jnp.sqrt((start + 0.5) * (start + 1.5) + square))
-    for lower in reversed(range(order, start)):
+    for lower in reversed(range(start)):
         over_z = 1 / (2 * (lower + 1) + square * over_z)
-    return over_z
+        if lower <= order:
+            yield lower, over_z
 
 
 def _ratio_slope(z: Numbers, order: int) -> Array:

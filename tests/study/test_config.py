@@ -93,7 +93,8 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         "    def signal(self, s0, t2):\n"
         "        return s0 * np.exp(-np.asarray(self.te) / t2)\n"
     )
-    study = read_study(written(tmp_path, T2.replace('"t2"', '"box.py:Box"')))
+    with pytest.warns(UserWarning, match=rf"my\.toml: runs the code of {tmp_path}/box\.py$"):
+        study = read_study(written(tmp_path, T2.replace('"t2"', '"box.py:Box"')))
     assert "selfsup" not in study.labels
     assert study.model_name == f"{tmp_path / 'box.py'}:Box"
 
@@ -129,7 +130,10 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         (T2 + "[grid]\npoints = 2.5", "points must be a whole number"),
         (T2 + "[networks]\nhybrid = '1'", "hybrid must be a number, got '1'"),
         (T2.replace("snr = 50", "snr = 50\ngrid = 3"), "grid must be a table, \\[grid\\], got 3"),
-        (T2.replace("snr = 50", "snr = 50\nseed = 99999999999999"), "seed: expected 0 to"),
+        (
+            T2.replace("snr = 50", "snr = 50\nseed = 99999999999999"),
+            "seed: expected a whole number from 0 to",
+        ),
         (T2.replace("snr = 50", "snr = 50\nlevels = [0.2, 0.1]"), "levels: expected"),
         (T2.replace("te = [10,", "te = [-10,"), "expected values >= 0 ms"),
         (
