@@ -15,7 +15,7 @@ from labelwise.noise import describe_noise
 
 @pytest.fixture
 def random_network():
-    """Makes networks with random weights, for five groups of measurements, b = 0 the first."""
+    """Makes networks with random weights, for four groups of measurements, b = 0 the first."""
 
     def make(model, groups, seed=0, **card):
         architecture = Architecture(5, 2, 8)

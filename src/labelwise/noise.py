@@ -6,7 +6,7 @@ All functions are elementwise and broadcast; z = data * signal / sigma² may be 
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from jax.scipy.special import gammaln, i0e, i1e
 from jaxtyping import Array, PRNGKeyArray
 
 from labelwise.formatting import distinct_names, short_name
+from labelwise.limits import check_whole
 from labelwise.types import InputError, Numbers, class_name, identity
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
@@ -203,7 +204,7 @@ class NoncentralChi(NoiseModel):
         coils: n, at least 1.
 
     Raises:
-        InputError: if `coils` is not a positive integer.
+        InputError: if `coils` is not a whole number within its limits.
 
     Source: Constantinides, Atalar & McVeigh 1997, doi:10.1002/mrm.1910380524.
 
@@ -217,9 +218,7 @@ class NoncentralChi(NoiseModel):
     magnitude = True
 
     def __check_init__(self) -> None:
-        whole = isinstance(self.coils, int) and not isinstance(self.coils, bool)
-        if not whole or self.coils < 1:
-            raise InputError(f"coils: expected a whole number, at least 1, got {self.coils!r}")
+        check_whole("coils", self.coils)
 
     def sample(self, key, signal, sigma):
         """See `NoiseModel`; the signal is in the first coil, without loss of generality."""
@@ -242,8 +241,8 @@ class NoncentralChi(NoiseModel):
         precision = 1 / (sigma * sigma)
         z = signal * data * precision
         excess = log_i0e(z)
-        for order in range(self.coils - 1):  # I_{k+1} / I_k · 2 (k + 1) / z, which is 1 at z = 0
-            excess += jnp.log(_ratio_over_z(z, order) * (2 * (order + 1)))
+        for order, over_z in _ratios_over_z(z, self.coils - 2):
+            excess += jnp.log(over_z * (2 * (order + 1)))  # I_{k+1} / I_k · 2 (k + 1) / z; 1 at 0
         return 0.5 * (data - signal) ** 2 * precision - excess
 
     def score_and_curvature(self, signal, data, sigma):
@@ -316,6 +315,8 @@ def noise_named(name: str) -> NoiseModel:
         raise InputError(f"noise {name!r}: expected {', '.join(NOISES)} (noncentral-chi:COILS)")
     try:
         return NOISES[kind](*([int(text)] if text else []))
+    except InputError as error:
+        raise InputError(f"noise {name!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InputError(
             f"noise {name!r}: expected {', '.join(NOISES)}, with the number of coils after "
@@ -416,7 +417,12 @@ def bessel_ratio_slope(z: Numbers) -> Array:
 
 
 def _ratio_over_z(z: Numbers, order: int) -> Array:
-    """I_{v+1}(z) / I_v(z) / z for a whole order v: 1 / (2 (v + 1)) at z = 0.
+    """I_{v+1}(z) / I_v(z) / z for a whole order v: 1 / (2 (v + 1)) at z = 0."""
+    return next(_ratios_over_z(z, order))[1]
+
+
+def _ratios_over_z(z: Numbers, order: int) -> Iterator[tuple[int, Array]]:
+    """Each order from `order` down to 0, with its `_ratio_over_z`.
 
     By the recurrence 1 / R_v = 2 (v + 1) / z + R_{v+1}, downwards from an order high enough for a
     closed form that is exact to second order in 1 / z (relative error about 1e-6).
@@ -426,9 +432,10 @@ def _ratio_over_z(z: Numbers, order: int) -> Array:
     square = jnp.asarray(z) ** 2
     start = order + _STEPS
     over_z = 1 / (start + 0.5 + jnp.sqrt((start + 0.5) * (start + 1.5) + square))
-    for lower in reversed(range(order, start)):
+    for lower in reversed(range(start)):
         over_z = 1 / (2 * (lower + 1) + square * over_z)
-    return over_z
+        if lower <= order:
+            yield lower, over_z
 
 
 def _ratio_slope(z: Numbers, order: int) -> Array:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from labelwise.limits import check_whole
 from labelwise.models.base import SignalModel, scale_parameter
 from labelwise.types import InputError, Parameter
 
@@ -181,6 +182,7 @@ class Grid:
                     f'use fixed={{"{name}": value}}'
                 )
             else:
+                check_whole("points", count, name)
                 axes[name] = np.linspace(low, high, count)
         return cls(axes)
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from labelwise.limits import check_memory
 from labelwise.models.base import SignalModel, detached, measurements
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
@@ -63,6 +64,8 @@ def simulate(
         ((1000, 6), (1000,), (1000, 4))
     """
     blocks = stream(model, noise, prior, sigma, n, key)
+    numbers = n * (measurements(model) + len(prior.names) + 1)
+    check_memory(4.0 * numbers, f"simulating {n:,} voxels", "simulate fewer")
     voxels = Voxels(
         signal=np.empty((n, measurements(model)), np.float32),
         sigma=np.empty(n, np.float32),

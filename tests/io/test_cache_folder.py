@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -64,3 +65,59 @@ def test_a_tilde_is_the_home(home, monkeypatch, tmp_path):
     monkeypatch.setenv("LABELWISE_CACHE", "~nobody-of-that-name/mine")
     assert cache_folder() is None
     assert not list((tmp_path / "work").iterdir())
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no modes of files")
+
+
+@posix
+@pytest.mark.parametrize("place", ["mine/labels", "mine", "."])
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777])
+def test_a_cache_that_others_can_write_to_is_not_used(home, monkeypatch, place, mode):
+    monkeypatch.setenv("LABELWISE_CACHE", str(home / "mine"))
+    folder = cache_folder("labels")
+    assert folder == home / "mine" / "labels"
+    (home / place).chmod(mode)
+    if mode == 0o1777 and folder != home / place:  # sticky: others cannot replace what is in it
+        assert cache_folder("labels") == folder
+        return
+    with pytest.warns(UserWarning, match=rf"other users can write to .* \(mode {mode:o}\)"):
+        assert cache_folder("labels") is None
+
+
+@posix
+def test_what_lies_above_the_home_is_not_examined(home, monkeypatch):
+    monkeypatch.setenv("HOME", str(home / "me"))
+    home.chmod(0o777)
+    assert cache_folder() == home / "me" / ".cache" / "labelwise"
+    assert (home / "me" / ".cache" / "labelwise").stat().st_mode & 0o777 == 0o700
+
+
+@posix
+def test_a_group_of_several_people_is_others_and_that_of_one_is_not(home, monkeypatch):
+    import grp
+
+    cache_folder()
+    folder = home / ".cache" / "labelwise"
+    folder.chmod(0o775)
+    own = grp.struct_group(("me", "x", 12, []))
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: type("User", (), {"pw_name": "me"}))
+    monkeypatch.setattr(grp, "getgrgid", lambda group: own)
+    assert cache_folder() == folder
+    monkeypatch.setattr("labelwise.io.files._own_group", lambda group: False)
+    with pytest.warns(UserWarning, match="other users can write to"):
+        assert cache_folder() is None
+
+
+@posix
+@pytest.mark.parametrize("place", ["labelwise", "labelwise/jit_one"])
+def test_what_belongs_to_another_user_is_not_used(home, monkeypatch, place):
+    folder = cache_folder()
+    (folder / "jit_one").touch()
+    if os.getuid() == 0:
+        os.chown(folder.parent / place, 12345, 12345)
+    else:
+        uid = os.getuid()
+        monkeypatch.setattr("os.getuid", lambda: uid + 1)
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        assert cache_folder() is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from labelwise.io.staging import LOCK, PARTIAL, locked, remove_partial, staged, whole_folder
+from labelwise.io.staging import LOCK, MARK, PARTIAL, locked, remove_partial, staged, whole_folder
 
 
 def listing(folder):
@@ -107,6 +107,25 @@ def test_a_killed_run_leaves_no_lock_that_blocks(tmp_path):
     with locked(tmp_path / LOCK, "in use"):
         remove_partial(tmp_path)
     assert not list(tmp_path.glob(f"{PARTIAL}*"))
+
+
+@pytest.mark.parametrize("content", ["mine.txt", LOCK, None])
+def test_a_folder_of_the_person_that_looks_like_a_partial_one_stays(tmp_path, content):
+    out = tmp_path / "out"
+    mine = out / f"{PARTIAL}abcdefgh"
+    mine.mkdir(parents=True)
+    if content:
+        (mine / content).write_text("precious")
+    linked = tmp_path / "elsewhere"
+    with whole_folder(linked):
+        pass
+    (linked / MARK).touch()
+    (out / f"{PARTIAL}link").symlink_to(linked)
+    before = listing(out)
+    write(out, one="1")
+    assert sorted([*before, "one.txt"]) == listing(out)
+    assert not content or (mine / content).read_text() == "precious"
+    assert listing(linked) == [MARK]
 
 
 def test_a_folder_appears_whole_in_place_of_an_earlier_one(tmp_path):

@@ -1,15 +1,19 @@
 """The network that `labelwise map` trains: its noise levels, its lesson, its cache."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers import Offset
-from labelwise import ADC, Rician
+from labelwise import ADC, Gaussian, Rician
+from labelwise.io.files import write_arrays
 from labelwise.networks import blend as module
 from labelwise.networks.blend import blend_plan, noise_levels, trained_blend
 from labelwise.networks.recipe import Recipe
+from labelwise.priors import Uniform
 
 MODEL = ADC([0.0, 0.2, 0.5, 1.0])
 NOISE = Rician()
@@ -116,6 +120,43 @@ def test_a_damaged_dial_is_trained_anew(quick, tmp_path, damage):
     assert (done["cached"], len(quick)) == (False, 2)
     assert told(again) == told(first)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("other", ["acquisition", "noise", "noise level", "prior", "seed"])
+def test_the_network_of_another_plan_under_its_name_is_not_used(quick, tmp_path, other):
+    levels, prior = (1 / 50, 1 / 10), Uniform.typical(MODEL)
+    first, done = trained_blend(MODEL, NOISE, levels, prior, cache=tmp_path / "cache")
+    others = {
+        "acquisition": (ADC([0.0, 0.2, 0.5, 1.1]), NOISE, levels, prior),
+        "noise": (MODEL, Gaussian(), levels, prior),
+        "noise level": (MODEL, NOISE, (1 / 40, 1 / 10), prior),
+        "prior": (MODEL, NOISE, levels, Uniform.typical(MODEL, ADC=(0.5, 2.0))),
+        "seed": (MODEL, NOISE, levels, prior),
+    }
+    network, _ = trained_blend(*others[other], seed=int(other == "seed"))
+    network.save(path := Path(done["path"]))
+    again, done = trained_blend(MODEL, NOISE, levels, prior, cache=tmp_path / "cache")
+    assert (done["cached"], done["path"]) == (False, str(path))
+    assert told(again) == told(first)
+
+
+@pytest.mark.parametrize("content", ["a folder", "a text", "nothing", "other arrays", "a socket"])
+def test_what_is_no_network_in_the_cache_is_not_used(quick, tmp_path, content):
+    first, done = trained_blend(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    path = Path(done["path"])
+    path.unlink()
+    if content == "a folder":
+        (path / "with").mkdir(parents=True)
+    elif content == "a socket":
+        os.mkfifo(path)
+    elif content == "other arrays":
+        write_arrays(path, {"x": np.zeros(3)}, {"version": 2, "alpha": None, "networks": []})
+    else:
+        path.write_text({"a text": "{}" * 99, "nothing": ""}[content])
+    again, done = trained_blend(MODEL, NOISE, (1 / 50, 1 / 10), cache=tmp_path)
+    assert (done["cached"], len(quick)) == (False, 2)
+    assert (done["path"] is None) == (content == "a folder")
+    assert told(again) == told(first)
 
 
 def test_a_dial_needs_no_cache(quick, tmp_path):

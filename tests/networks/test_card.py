@@ -15,7 +15,7 @@ FIELDS = [field.name for field in fields(Card)]
 
 @pytest.fixture
 def networks(random_network):
-    model, groups = ADC([0.0, 0.2, 0.5, 1.0, 2.0]), ((0,), (1,), (2,), (3,), (4,))
+    model, groups = ADC([0.0, 0.2, 0.5, 1.0, 2.0]), ((0,), (1,), (2,), (3, 4))
     return [
         random_network(model, groups, seed, label={"kind": kind})
         for seed, kind in enumerate(("maximum likelihood", "ground truth"))

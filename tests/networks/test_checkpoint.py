@@ -60,6 +60,13 @@ def test_one_with_fewer_arrays_is_refused(path):
         read(path, like=[*states(), *states()])
 
 
+@pytest.mark.parametrize("epochs", [-1, 3, 10**18, None, "1"])
+def test_one_with_an_impossible_number_of_epochs_is_refused(path, epochs):
+    save_checkpoint(path, states(), HISTORY, epochs, "a lesson")
+    with pytest.raises(ValueError, match="of another training"):
+        read(path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 def test_a_damaged_one_is_refused(path, damage):
     data = path.read_bytes()

@@ -331,6 +331,68 @@ def test_what_is_no_network_is_refused(tmp_path):
     refused((2).to_bytes(8, "little") + b"{}", tmp_path / "empty.safetensors")
 
 
+def widened(arrays, header):
+    arrays["0.0.matrix"] = np.pad(arrays["0.0.matrix"], ((0, 0), (0, 1)))
+
+
+def not_a_number(arrays, header):
+    arrays["0.1.bias"][0] = np.nan
+
+
+def three_members(arrays, header):
+    header["networks"] *= 3
+    arrays |= {f"{i}{name[1:]}": rows for name, rows in arrays.items() for i in (1, 2)}
+
+
+def no_member(arrays, header):
+    header["networks"] = []
+
+
+def lone_half_of_a_blend(arrays, header):
+    header["alpha"] = [1.0, 1.0]
+
+
+def of_another_model(arrays, header):
+    header["networks"][0]["parameters"] *= 2
+
+
+def of_fewer_volumes(arrays, header):
+    header["networks"][0]["card"]["model"]["acquisition"]["b"].pop()
+
+
+def with_a_volume_twice(arrays, header):
+    header["networks"][0]["scaling"]["groups"][0].append(0)
+
+
+def scaled_by_another_number_of_inputs(arrays, header):
+    header["networks"][0]["scaling"]["spread"].pop()
+
+
+def without_a_class(arrays, header):
+    del header["networks"][0]["card"]["model"]["class"]
+
+
+def deeper_than_its_weights(arrays, header):
+    header["networks"][0]["architecture"]["depth"] = 10**18
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(widened, not_a_number, three_members, no_member, lone_half_of_a_blend),
+        *(of_another_model, of_fewer_volumes, with_a_volume_twice),
+        *(scaled_by_another_number_of_inputs, without_a_class, deeper_than_its_weights),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_each_other_is_refused(written, tmp_path, spoil):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(written)
+    arrays, header = read_arrays(path)
+    spoil(arrays, header)
+    write_arrays(path, arrays, header)
+    refused(path.read_bytes(), path)
+
+
 def test_another_version_of_the_file_is_refused(written, tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_bytes(written)

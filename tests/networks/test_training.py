@@ -59,15 +59,15 @@ def losses_by_hand(examples, label, weights, rows, network=NETWORK):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"signals": 0}, "signals must be at least 1"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"restarts": 0}, "restarts must be at least 1"),
+        ({"signals": 0}, "signals: expected a whole number from 1 to"),
+        ({"epochs": 0}, "epochs: expected a whole number from 1 to"),
+        ({"restarts": 0}, "restarts: expected a whole number from 1 to"),
         ({"rate": 0.0}, "rate must be positive"),
         ({"rate": float("inf")}, "rate must be positive"),
         ({"validation": 1.0}, "validation"),
         ({"loss": "cubic"}, "known are squared, absolute, huber"),
         ({"schedule": "linear"}, "known are constant, cosine"),
-        ({"patience": 0}, "patience must be at least 1"),
+        ({"patience": 0}, "patience: expected a whole number from 1 to"),
         ({"signals": 120}, "96 training voxels do not fill one batch of 100"),
     ],
 )

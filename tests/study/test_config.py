@@ -117,7 +117,8 @@ def test_a_black_box_is_not_taught_by_its_signal(tmp_path):
         "    def signal(self, s0, t2):\n"
         "        return s0 * np.exp(-np.asarray(self.te) / t2)\n"
     )
-    study = read_study(written(tmp_path, T2.replace('"t2"', '"box.py:Box"')))
+    with pytest.warns(UserWarning, match=rf"my\.toml: runs the code of {tmp_path}/box\.py$"):
+        study = read_study(written(tmp_path, T2.replace('"t2"', '"box.py:Box"')))
     assert "selfsup" not in study.labels
     assert study.model_name == f"{tmp_path / 'box.py'}:Box"
 

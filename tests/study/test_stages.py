@@ -13,7 +13,7 @@ import xarray as xr
 
 import labelwise as lw
 from helpers import Fixed
-from labelwise.io.staging import PARTIAL
+from labelwise.io.staging import MARK, PARTIAL
 from labelwise.networks.labels import GroundTruth
 from labelwise.study.stages import opened
 
@@ -70,6 +70,31 @@ def test_a_damaged_stage_is_made_again(tmp_path):
     assert first.identical(again)
 
 
+def test_the_result_of_another_stage_under_its_name_is_made_again(tmp_path):
+    with opened(tmp_path, quiet) as stages:
+        first = stages.dataset("numbers", {"of": 1}, numbers)
+        stages.dataset("numbers", {"of": 2}, lambda: numbers() * 2)
+    one, two = sorted(tmp_path.glob("numbers-*"), key=lambda path: path.stat().st_mtime_ns)
+    for name in ("stage.json", "result.safetensors"):
+        (one / name).write_bytes((two / name).read_bytes())
+    with opened(tmp_path, quiet) as stages:
+        again = stages.dataset("numbers", {"of": 1}, numbers)
+        assert not stages.stage_times[0].kept
+    assert first.identical(again)
+
+
+def test_the_networks_of_another_stage_are_trained_again(tmp_path):
+    with opened(tmp_path, quiet) as stages:
+        first = stages.networks("a", [(lesson(0), ["a"])])["a"]
+        (place,) = tmp_path.glob("plan-*")
+        other = stages.networks("b", [(lesson(1), ["b"])])["b"]
+        other.save(place / "00.safetensors")
+        again = stages.networks("a", [(lesson(0), ["a"])])["a"]
+    signal = np.array([[1.0, 0.7, 0.5]])
+    assert again(signal, 0.05).values.tobytes() == first(signal, 0.05).values.tobytes()
+    assert again(signal, 0.05).values.tobytes() != other(signal, 0.05).values.tobytes()
+
+
 def test_what_fails_leaves_no_stage(tmp_path):
     def fail():
         raise RuntimeError("power cut")
@@ -82,6 +107,7 @@ def test_what_fails_leaves_no_stage(tmp_path):
 def test_leftovers_of_a_killed_run_go(tmp_path):
     leftover = tmp_path / f"{PARTIAL}abc"
     leftover.mkdir()
+    (leftover / MARK).touch()
     (leftover / "half").write_text("x")
     with opened(tmp_path, quiet):
         assert not leftover.exists()

@@ -13,6 +13,7 @@ import typer
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_evaluation
 from labelwise.formatting import printable
+from labelwise.limits import check_whole
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def evaluate(
     """
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
+    check_whole("seed", seed)
 
     import jax
 

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from labelwise import interrupts
 from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
 from labelwise.cli import options
@@ -54,13 +55,13 @@ class _Commands(TyperGroup):
 
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
-        with _whole_output():  # of --help
+        with _errors_in_words(), _whole_output():  # of --help
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[_COMMAND] = command
         return context
 
     def invoke(self, ctx):
-        with _whole_output(), notes() as shown:
+        with notes() as shown, _errors_in_words(), _whole_output():
             ctx.meta[_NOTES] = shown
             return super().invoke(ctx)
 
@@ -80,20 +81,60 @@ class _Commands(TyperGroup):
             rest = (complete_var, standalone_mode, windows_expand_args)
             return super(_Commands, self).main(args, prog_name, *rest, **extra)
 
-        if not standalone_mode or os.environ.get("LABELWISE_DEBUG") == "1":
+        if not standalone_mode:
             return run()
         try:
             return run()
+        except _Interrupted:
+            if interrupts.received():
+                interrupts.leave_at_once()  # a second one must not interrupt the sentence
+            _end(interrupts.sentence(), interrupts.status())
         except _StdoutError as error:
-            stderr().print(f"labelwise: stdout {error} before all was printed")
-            sys.exit(_CLOSED if error.closed else 2)
-        except (InputError, OSError) as error:
-            stderr().print(f"labelwise: {sentence(error)}")
-            sys.exit(2)
+            _end(f"stdout {error} before all was printed", _CLOSED if error.closed else 2)
         except Exception as error:
+            if os.environ.get("LABELWISE_DEBUG") == "1":
+                raise
+            if isinstance(error, InputError | OSError):
+                _end(sentence(error), 2)
             command = shlex.join(["labelwise", *(sys.argv[1:] if args is None else args)])
-            stderr().print(f"labelwise: {_bug(error, command)}")
-            sys.exit(1)
+            _end(_bug(error, command), 1)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    stderr().print(f"labelwise: {message}")
+    sys.exit(status)
+
+
+class _Interrupted(BaseException):
+    """An interrupt; typer has its own treatment of KeyboardInterrupt."""
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Turn an interrupt, an error of a person's own model, and a lack of memory into their class.
+
+    Raises:
+        InputError: if the code of a model raised an error or ended the process, or memory was not
+            sufficient.
+    """
+    try:
+        yield
+    except _Interrupted:
+        raise
+    except BaseException as error:
+        if interrupts.received() or isinstance(error, KeyboardInterrupt):
+            raise _Interrupted from error
+        if isinstance(error, InputError):
+            raise
+        from labelwise.models.find import error_of_model
+
+        if words := error_of_model(error):
+            raise InputError(words) from error
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise InputError(f"not enough memory ({sentence(error)})") from error
+        raise
+    if interrupts.received():  # a library dropped it
+        raise _Interrupted
 
 
 class _StdoutError(Exception):
@@ -165,8 +206,12 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The entry point of the command `labelwise`."""
-    app(prog_name="labelwise")
+    """Run the command line of this process."""
+    interrupts.raise_them()
+    try:
+        app(prog_name="labelwise")
+    finally:
+        interrupts.leave_at_once()
 
 
 def _version(wanted: bool) -> None:
@@ -378,6 +423,7 @@ def models(
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
 
+    options.keep_compiled_programs()
     listed = {
         name: {
             "equation": equation(model),
@@ -415,6 +461,7 @@ def demo(
     """Write a digital phantom, map it by fit and network, and compare with the true maps."""
     from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
+    options.keep_compiled_programs()
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
     console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")

@@ -198,8 +198,8 @@ def train(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            stderr().print(f"labelwise: stopped ({out}); the same command with --resume continues")
-            raise typer.Exit(130) from None
+            stderr().print(f"note: {out} is unfinished; the same command with --resume continues")
+            raise
     if not quiet:
         show_training(network, out, seconds)
 
@@ -252,6 +252,7 @@ def export(
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
+    options.keep_compiled_programs()
     network, alphas = load(net), options.alphas(alpha or [])
     refuse_existing(out, overwrite)
     if alphas is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelwise.limits import check_sigma
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -187,6 +188,8 @@ def sigma_source(text: str | None) -> Any:
 
 def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:
     """The noise level of an SNR; without one, the level of the training or its geometric mean."""
+    if snr is not None:
+        check_sigma(1 / snr)
     levels = trained if isinstance(trained, list) else [trained]
     low, high = min(levels), max(levels)
     if snr is None:
@@ -244,17 +247,13 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
 
 
 def keep_compiled_programs() -> None:
-    """Let XLA fuse kernels and JAX cache compiled programs; call it before any computation."""
-    from labelwise.fitting.compiler import use_fused_kernels
-
-    use_fused_kernels()
+    """Start JAX, let XLA fuse kernels and cache compiled programs; call it before computations."""
+    from labelwise.fitting import compiler
     from labelwise.io.files import cache_folder
 
+    compiler.use_fused_kernels()
+    compiler.refuse_unknown_flags()
+    compiler.use_what_is_there()
     folder = cache_folder()
-    if folder is None:
-        return
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if folder is not None:
+        compiler.keep_programs(folder)

@@ -67,6 +67,7 @@ def paper(
     """
     from labelwise.study.config import paper as published
 
+    options.keep_compiled_programs()
     changes: dict[str, Any] = {"wide": 150 if wide else 0, "deep": 10 if deep else 0}
     if s0_fixed:
         changes["fixed"] = {"S0": 1.0}
@@ -92,6 +93,7 @@ def run(
     """
     from labelwise.study.config import read_study
 
+    options.keep_compiled_programs()
     _run(_changed(read_study(file), quick, trainings, seed), out, context, False, overwrite, quiet)
 
 
@@ -189,7 +191,6 @@ def _run(
         return
     from labelwise.study.run import run_study
 
-    options.keep_compiled_programs()
     with progress_bar(quiet) as progress:
         result = run_study(
             study,

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from labelwise import types
+from labelwise import interrupts, types
 from labelwise.formatting import ASCII, number, printable, short_name, with_error
 
 if TYPE_CHECKING:
@@ -123,9 +123,12 @@ def _one_line(text: str) -> str:
 
 @contextmanager
 def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
-    """A bar on stderr, removed at the end; yields the callback that advances it."""
+    """A bar on stderr, removed at the end; yields the callback that advances it.
+
+    The callback raises KeyboardInterrupt after an interrupt that a library dropped.
+    """
     if silent:
-        yield types.no_progress
+        yield lambda what, done, total, words: interrupts.check()
         return
     console = stderr()
     columns = (
@@ -139,6 +142,7 @@ def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
         tasks = {}
 
         def advance(what: str, done: int, total: int, words: str = "") -> None:
+            interrupts.check()
             if what not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, visible=False)

@@ -13,6 +13,7 @@ import typer
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_tuning
 from labelwise.formatting import in_words, short_name
+from labelwise.limits import check_whole
 from labelwise.types import InputError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def tune(
     snr = snr_of_file if snr is None else snr
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
+    check_whole("seed", seed)
 
     import jax
 

@@ -6,6 +6,7 @@ all estimators get the same signals. Results are an `xarray.Dataset` with named 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,9 @@ from labelwise.evaluation.information import (
 from labelwise.evaluation.methods import methods_of
 from labelwise.fitting import available_cores
 from labelwise.fitting.batching import blocks
+from labelwise.limits import check_memory, check_whole
 from labelwise.models import SignalModel
+from labelwise.models.base import measurements
 from labelwise.models.evaluate import jacobian, signals
 from labelwise.noise import NoiseModel
 from labelwise.priors import Grid
@@ -105,6 +108,7 @@ def evaluate(
     names = tuple(parameter.name for parameter in model.parameters)
     sources = _sources(estimators, labels or {}, names, sigma)
     _check(names, grid, sigma, repeats)
+    refuse_large(model, grid, repeats, len(sources))
     simulator = _Simulator(model, noise, sigma, np.asarray(grid.points, float), key)
     points, size = simulator.truth.shape
     levels = np.stack(np.unravel_index(np.arange(points), grid.shape), axis=-1)
@@ -331,8 +335,22 @@ def _check(names: tuple[str, ...], grid: Grid, sigma: float, repeats: int) -> No
         )
     if not (np.ndim(sigma) == 0 and np.isfinite(sigma) and sigma > 0):
         raise InputError(f"sigma: expected one positive number, got {sigma!r}")
-    if repeats < 2:
-        raise InputError(f"repeats: expected at least 2 for a standard deviation, got {repeats}")
+    check_whole("repeats", repeats)
+
+
+def refuse_large(model: SignalModel, grid: Grid, repeats: int, estimators: int) -> None:
+    """Refuse an evaluation that needs more memory than there is.
+
+    Raises:
+        InputError: if a rough estimate exceeds the memory of this machine.
+    """
+    points, size, m = math.prod(grid.shape), len(grid.shape), measurements(model)
+    a_point = estimators * (8 * size + size**2) + 3 * size + 2 * m * (1 + size)
+    check_memory(
+        8.0 * (points * a_point + 2 * repeats * (m + 2 * size)),
+        f"evaluating {points:,} grid points with {repeats:,} repeats",
+        "choose fewer points or repeats",
+    )
 
 
 def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int):

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.evaluation.scores import auc, rmse, scatter
+from labelwise.limits import check_memory, check_whole
 from labelwise.models.base import SignalModel, settings_of
 from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel
@@ -282,6 +283,10 @@ def tune(
         raise InputError(f"points: expected at least 2 alphas, 0 and 1, got {points}")
     if voxels < _FEWEST:
         raise InputError(f"voxels: expected at least {_FEWEST} in each half, got {voxels}")
+    check_whole("alphas", points, "points")
+    check_whole("voxels", voxels)
+    need = 8.0 * voxels * len(network.parameters) * (6 * points + 30)
+    check_memory(need, f"tuning over {voxels:,} voxels", "choose fewer voxels or points")
     network.check_acquisition(settings_of(model))
     key = jax.random.key(0) if key is None else key
     task = _complete(task, network)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from labelwise import interrupts
 from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, State, Stop
 
 WIDTH = 2048
@@ -58,6 +59,7 @@ def solve(
     busy = np.arange(WIDTH) < fits
     state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
     while busy.any():
+        interrupts.check()
         state = jax.tree.map(np.array, advance(state, part))
         over = (state.outcome != RUNNING) | (state.iterations >= stop.max_iterations)
         done = np.flatnonzero(over & busy)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from labelwise import interrupts
 from labelwise.fitting.newton import (
     Problem,
     State,
@@ -119,7 +120,10 @@ class BlackBox:
             return np.asarray(self.model.signal(*params[:, :, None]), float).T
         # a batch may repeat voxels to fill its width
         distinct, lanes = np.unique(params, axis=1, return_inverse=True)
-        columns = [np.asarray(self.model.signal(*voxel), float) for voxel in distinct.T]
+        columns = []
+        for voxel in distinct.T:
+            interrupts.check()  # a slow model takes minutes for a batch
+            columns.append(np.asarray(self.model.signal(*voxel), float))
         return np.stack(columns, axis=-1)[:, lanes]
 
 

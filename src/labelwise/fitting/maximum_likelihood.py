@@ -13,6 +13,7 @@ from labelwise.fitting.batching import WIDTH, blocks, solve
 from labelwise.fitting.engines import make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
+from labelwise.limits import check_whole
 from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
 from labelwise.noise import NoiseModel, Rician
 from labelwise.types import (
@@ -71,6 +72,9 @@ class MaximumLikelihood:
             )
         if not isinstance(noise, NoiseModel):
             raise InputError(f"noise: expected a noise model, such as Rician(), got {noise!r}")
+        check_whole("max_iterations", max_iterations)
+        if threads is not None:
+            check_whole("threads", threads)
         self.model = model
         self.noise = noise
         self.parameters = _bounded(model.parameters, bounds or {})
@@ -135,8 +139,11 @@ class MaximumLikelihood:
             )
 
         parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
-        with ThreadPoolExecutor(len(parts)) as pool:
-            fitted = list(pool.map(fit, parts))
+        if len(parts) == 1:
+            fitted = [fit(good)]  # in this thread, which an interrupt can end
+        else:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                fitted = list(pool.map(fit, parts))
         return _assemble(status, good, fitted, self.parameters)
 
     def _fit(

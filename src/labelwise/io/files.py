@@ -6,9 +6,12 @@ import codecs
 import hashlib
 import json
 import os
+import stat
+import sys
 import tempfile
 import tomllib
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -252,6 +255,9 @@ def cache_folder(kind: str = "") -> Path | None:
     LABELWISE_CACHE names the folder (`~` is the home), or is 'off', 'no', 'none', 'false' or '0' in
     upper or lower case; 'on', 'yes', 'true', '1' and nothing mean the usual folder. Results do not
     depend on it: without a writable folder, programs are compiled and networks trained again.
+
+    Warns:
+        UserWarning: if other users could write to the folder, which is then not used.
     """
     choice = os.environ.get("LABELWISE_CACHE", "").strip()
     if choice.lower() in _NO_CACHE:
@@ -263,7 +269,58 @@ def cache_folder(kind: str = "") -> Path | None:
         if usual and not root.is_absolute():  # no home at all
             return None
         folder = root / kind
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        doubt = _others_write(folder)
     except (OSError, RuntimeError):  # read-only, full, or the home of nobody
         return None
+    if doubt:
+        warnings.warn(
+            f"cache: {doubt}, so no cache is used; choose a folder of your own by LABELWISE_CACHE",
+            stacklevel=2,
+        )
+        return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _others_write(folder: Path) -> str:
+    """Why other users could have written to a folder; empty if they could not.
+
+    Checked are the owners and modes of the folder and of its parents up to the home folder, and
+    the owners of its files.
+    """
+    if sys.platform == "win32":
+        return ""
+    mine = (os.getuid(), 0)
+    home = Path(os.path.abspath(os.path.expanduser("~")))
+    homes = (home, home.resolve())
+    for start in dict.fromkeys((Path(os.path.abspath(folder)), folder.resolve())):
+        for place in (start, *start.parents):
+            state = place.lstat()
+            if state.st_uid not in mine:
+                return f"{place} belongs to another user"
+            mode = stat.S_IMODE(state.st_mode)
+            group = mode & stat.S_IWGRP and not _own_group(state.st_gid)
+            # in a sticky folder such as /tmp, others cannot replace what is mine
+            sticky = mode & stat.S_ISVTX and place != start
+            if stat.S_ISDIR(state.st_mode) and (group or mode & stat.S_IWOTH) and not sticky:
+                return f"other users can write to {place} (mode {mode:o})"
+            if place in homes:
+                break
+    with os.scandir(folder) as entries:
+        foreign = [
+            each.path for each in entries if each.stat(follow_symlinks=False).st_uid not in mine
+        ]
+    return f"{foreign[0]} belongs to another user" if foreign else ""
+
+
+def _own_group(group: int) -> bool:
+    """Whether a group is root's or the private one of this user, as many systems make."""
+    import grp
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+        entry = grp.getgrgid(group)
+    except KeyError:
+        return False
+    return group == 0 or (entry.gr_name == name and set(entry.gr_mem) <= {name})

@@ -1,7 +1,8 @@
 """Output folders whose files appear when all are written, locked to one run at a time.
 
 Until then the files are in a hidden folder `.labelwise-partial-*`. A killed run leaves it behind;
-the next run removes it.
+the next run removes it. A file in it, `.made-by-labelwise`, tells it from a folder of that name
+that a person made.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 
 LOCK = ".lock"
 PARTIAL = ".labelwise-partial-"
+MARK = ".made-by-labelwise"
 
 
 @contextmanager
@@ -100,9 +102,10 @@ def whole_folder(place: Path) -> Iterator[Path]:
     Args:
         place: its final path; the parent folder exists, and no other run uses it.
     """
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
+    partial = _marked(place.parent)
     try:
         yield partial
+        (partial / MARK).unlink()
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
     except BaseException:
@@ -111,12 +114,14 @@ def whole_folder(place: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove the partial results of killed runs from a folder.
+    """Remove the partial results of killed runs from a folder; no other folder of such a name.
 
     Raises:
         FileExistsError: if a run is still writing there.
     """
     for leftover in folder.glob(f"{PARTIAL}*"):
+        if leftover.is_symlink() or not (leftover / MARK).is_file():
+            continue
         with _in_use(leftover):
             pass
         shutil.rmtree(leftover, ignore_errors=True)
@@ -128,9 +133,16 @@ def _in_use(staging: Path) -> AbstractContextManager[None]:
     return locked(staging / LOCK, f"{staging.parent}: {refusal}")
 
 
+def _marked(folder: Path) -> Path:
+    """A new partial folder."""
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
+    (partial / MARK).touch()
+    return partial
+
+
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
+    staging = _marked(folder)
     try:
         (staging / LOCK).write_text(f"{os.getpid()}\n")  # detects a full disk before the work
         with _in_use(staging):
@@ -156,7 +168,9 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _move(staging: Path, folder: Path, last: str) -> None:
-    files = [path for path in staging.rglob("*") if path.is_file() and path.name != LOCK]
+    files = [
+        path for path in staging.rglob("*") if path.is_file() and path.name not in (LOCK, MARK)
+    ]
     names = sorted(str(path.relative_to(staging)) for path in files)
     names.sort(key=lambda name: name == last)
     (folder / last).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from labelwise.fitting import available_cores
 from labelwise.io.acquisition import group_equal
+from labelwise.limits import check_whole
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
@@ -41,6 +42,9 @@ class Request:
         sources: the files that the settings came from, by name of the setting.
         command: the command line, for the record.
         notes: on possible mistakes in it that are known already, for the record.
+
+    Raises:
+        InputError: if `threads` is no possible number.
     """
 
     image: Path
@@ -55,6 +59,10 @@ class Request:
     sources: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            check_whole("threads", self.threads)
 
     @property
     def workers(self) -> int:

@@ -73,7 +73,7 @@ def _call_problems(model: SignalModel) -> Iterator[str]:
     voxel = _interior(model)[0]
     try:
         signal = np.asarray(model.signal(*voxel))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         yield f"signal fails at {_at(model, voxel)}: {type(error).__name__}: {error}"
         return
     m = measurements(model)
@@ -121,7 +121,7 @@ def _value_problems(model: SignalModel) -> Iterator[str]:
     points = np.concatenate([_interior(model), _corners(model)])
     try:
         exact = signals(model, points)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         yield f"signal fails somewhere inside the bounds: {type(error).__name__}: {error}"
         return
     bad = _not_finite(exact, keep=0)

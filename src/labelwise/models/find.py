@@ -255,7 +255,7 @@ def _load_entry_point(point: EntryPoint) -> type[SignalModel]:
     name = f"installed model {point.name!r} ({point.value})"
     try:
         value = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{name}: cannot be imported, {type(error).__name__}: {error}; repair or uninstall it"
         ) from error
@@ -295,7 +295,7 @@ def _run(path: Path) -> ModuleType:
         code = compile(path.read_bytes(), printable(str(path.absolute())), "exec")
         with redirect_stdout(sys.stderr):  # output of the file must not mix with results
             exec(code, vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise InputError(
             f"model file {path}, line {_line(error, path)}: {type(error).__name__}: "
@@ -304,7 +304,20 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _line(error: Exception, path: Path) -> int | str:
+def error_of_model(error: BaseException) -> str | None:
+    """The message for an error in the code of a user's file, such as an exit; None for others."""
+    lines = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(USERS)
+    ]
+    if not lines:
+        return None
+    file, line = lines[-1]
+    return f"model file {file}, line {line}: {type(error).__name__}: {_message(error)}"
+
+
+def _line(error: BaseException, path: Path) -> int | str:
     """The last line of the file that was being executed, or that cannot be parsed."""
     if isinstance(error, SyntaxError) and _same(error.filename, path):
         return error.lineno or "?"
@@ -317,5 +330,8 @@ def _same(filename: str | None, path: Path) -> bool:
     return filename is not None and filename == printable(str(path.absolute()))
 
 
-def _message(error: Exception) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ends the process, with status {error.code}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return text.strip().partition("\n")[0]  # JAX explains its errors at length

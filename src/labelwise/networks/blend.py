@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from labelwise.networks.network import Network, load
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.reference import B_TOLERANCE, reference_measurements, typical_signals
-from labelwise.networks.train import joined, train_networks
+from labelwise.networks.train import is_trained_by, joined, train_networks
 from labelwise.noise import NoiseModel
 from labelwise.priors import Prior, Uniform
 from labelwise.types import InputError, Progress
@@ -126,14 +127,12 @@ def trained_blend(
     plan = blend_plan(model, noise, levels, prior, seed=seed, b_tolerance=b_tolerance)
     path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
     begin = time.perf_counter()
-    if path is not None and path.exists():
-        try:
+    if path is not None:
+        with contextlib.suppress(InputError, OSError):  # missing, damaged, a folder: train again
             found = load(path, noise=noise)
-        except InputError:
-            found = None  # damaged: train again
-        if found is not None and found.is_blend:
-            seconds = {"load": time.perf_counter() - begin}
-            return found, {"cached": True, "path": str(path), "seconds": seconds}
+            if is_trained_by(found, plan):
+                seconds = {"load": time.perf_counter() - begin}
+                return found, {"cached": True, "path": str(path), "seconds": seconds}
     network = joined(train_networks(plan, cache=cache, progress=progress))
     saved = path
     if path is not None:

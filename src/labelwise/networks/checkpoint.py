@@ -61,10 +61,12 @@ def load_checkpoint(
         ) from error
     expected = {**{str(i): leaf for i, leaf in enumerate(leaves)}, "history": history}
     fits = {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in expected.items()}
+    done = header.get("epochs")
+    fits &= isinstance(done, int) and 0 <= done <= len(history)
     if not fits or header.get("fingerprint") != fingerprint:
         raise InputError(
             f"{path}: the checkpoint is of another training (other data, labels, network, recipe "
             "or seed); delete it to train from the beginning, or train with its settings"
         )
     states = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
-    return jax.tree.unflatten(structure, states), arrays["history"], int(header["epochs"])
+    return jax.tree.unflatten(structure, states), arrays["history"], done

@@ -356,8 +356,38 @@ def _network_from_json(
     parameters = tuple(_parameter_from_json(each) for each in header["networks"][0]["parameters"])
     names = [parameter.name for parameter in parameters]
     alpha = 1.0 if header["alpha"] is None else header["alpha"]
+    if len(members) != (1 if header["alpha"] is None else 2):
+        raise ValueError("one network without alpha, or two with it")
+    for member in members:
+        _refuse_other_sizes(member, len(parameters))
     noise = noise_from(members[0].card.noise, noise, path)
     return Network(members, parameters, noise, alpha_of(alpha, names))
+
+
+def _refuse_other_sizes(member: Member, parameters: int) -> None:
+    """Refuse a member whose weights, scaling, card and parameters are not of one size.
+
+    Raises:
+        ValueError: if they are not, or a weight is not finite.
+    """
+    layers, scaling, card = member.architecture, member.scaling, member.card
+    inputs = len(scaling.groups) + scaling.conditioned
+    volumes = sorted(volume for group in scaling.groups for volume in group)
+    sizes = [len(rows) for rows in card.acquisition.values()]
+    fits = (
+        [(matrix.shape, bias.shape) for matrix, bias in member.weights]
+        == [((to, fan_in), (to, 1)) for to, fan_in in layers.layers]
+        and (layers.inputs, layers.outputs) == (inputs, parameters)
+        and len(scaling.centre) == len(scaling.spread) == inputs
+        and len(scaling.unit) == len(card.label_range) == len(card.ranges) == parameters
+        and volumes == list(range(len(volumes)))
+        and set(sizes) == {len(volumes)}
+        and set(scaling.reference) <= set(volumes)
+        and scaling.scale in (None, *range(parameters))
+        and {"class", "constants", "source"} <= set(card.model)
+    )
+    if not fits or not all(np.isfinite(rows).all() for pair in member.weights for rows in pair):
+        raise ValueError("sizes that do not fit each other")
 
 
 def alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from labelwise.formatting import plain
 from labelwise.io.files import digest
-from labelwise.models.base import SignalModel
+from labelwise.limits import check_sigma, check_whole
+from labelwise.models.base import SignalModel, measurements
 from labelwise.models.find import describe_model
 from labelwise.networks.cache import code_of
 from labelwise.networks.labels import MLE, GroundTruth, Mix
@@ -158,6 +159,10 @@ class TrainingPlan:
                     f"prior: {parameter.name} from {low:g} to {high:g} exceeds its bounds "
                     f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}; narrow the prior"
                 )
+        check_whole("seed", self.seed)
+        if not np.ndim(self.sigma) or np.shape(self.sigma) == (2,):
+            check_sigma(self.sigma)
+        self.recipe.check_memory(measurements(self.model), len(names), len(self.labels))
         if self.recipe.loss != "squared" and any(isinstance(each, Mix) for each in self.labels):
             warnings.warn(
                 f"loss {self.recipe.loss}: a mix of labels is a mix of losses, as in the paper, "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from labelwise.limits import check_memory, check_whole
 from labelwise.types import InputError
 
 
@@ -62,13 +63,11 @@ class Recipe:
     loss: Literal["squared", "absolute", "huber"] = "squared"
 
     def __post_init__(self) -> None:
-        for name in ("signals", "batch", "epochs", "restarts", "depth"):
-            if getattr(self, name) < 1:
-                raise InputError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(
-                f"recipe: patience must be at least 1 epoch, or None, got {self.patience}"
-            )
+        for name in ("signals", "batch", "epochs", "warmup", "restarts", "depth"):
+            check_whole(name, getattr(self, name), "recipe")
+        for name in ("patience", "width"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), "recipe")
         if self.schedule not in ("constant", "cosine"):
             raise InputError(f"recipe: schedule {self.schedule!r}; known are constant, cosine")
         if not 0 < self.rate < math.inf:
@@ -157,6 +156,34 @@ class Recipe:
     def steps(self) -> int:
         """The number of steps in an epoch."""
         return self.training_voxels // self.batch
+
+    def check_memory(self, measurements: int, parameters: int, labels: int) -> None:
+        """Refuse a training that needs more memory than there is.
+
+        Args:
+            measurements: of the acquisition.
+            parameters: of the model.
+            labels: the number of labels; each has its own networks.
+
+        Raises:
+            InputError: if a rough estimate exceeds the memory of this machine.
+        """
+        width = self.width or measurements
+        lanes = labels * (1 if self.shared_start else self.restarts)
+        lanes = max(lanes, self.restarts)
+        weights = width * (measurements + parameters + width * (self.depth - 1))
+        voxel = 6 * measurements + 4 * parameters + labels * (8 * parameters + 6)
+        numbers = (
+            self.signals * voxel
+            + lanes * 8 * weights
+            + lanes * 3 * self.batch * width * self.depth
+            + 6 * self.epochs * self.steps
+        )
+        check_memory(
+            4.0 * numbers,
+            f"training on {self.signals:,} signals",
+            "simulate fewer signals, or choose a smaller batch, width or depth",
+        )
 
     def rates(self) -> Float[np.ndarray, "E steps"]:
         """The learning rate of each step."""

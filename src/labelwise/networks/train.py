@@ -215,13 +215,9 @@ class _TrainingSet:
     def network(self, targets: _Targets, result: TrainingResult) -> Network:
         """The trained network with its card."""
         plan = self.plan
-        record = plan.describe()
         ratio = self.voxels.sigma[self.valid] / self.reference[self.valid]
-        shared = ("model", "noise", "prior", "sigma", "on_bound", "recipe", "seed")
         card = Card(
-            **{name: record[name] for name in shared},
-            weights=plain(targets.weights),
-            label=targets.label.describe(),
+            **_settings(plan, targets.label, targets.weights),
             label_report=targets.report,
             label_range=targets.span.tolist(),
             ranges=plan.prior.ranges.tolist(),
@@ -246,6 +242,27 @@ class _TrainingSet:
             plan.noise,
             (1.0,) * len(parameters),
         )
+
+
+def _settings(
+    plan: TrainingPlan,
+    label: LabelSource | SelfSupervised,
+    weights: tuple[float, ...] | None,
+) -> dict[str, Any]:
+    """The settings of a plan in the card of the network for one label."""
+    record = plan.describe()
+    shared = ("model", "noise", "prior", "sigma", "on_bound", "recipe", "seed")
+    settings = {name: record[name] for name in shared}
+    return settings | {"label": label.describe(), "weights": plain(weights)}
+
+
+def is_trained_by(network: Network, plan: TrainingPlan) -> bool:
+    """Whether the cards of a network have the settings of a plan, one card for each label."""
+    cards = [member.card.to_json() for member in network.members]
+    settings = [_settings(plan, *each) for each in zip(plan.labels, plan.rows, strict=True)]
+    return canonical([{name: card[name] for name in settings[0]} for card in cards], "cards") == (
+        canonical(settings, "plan")
+    )
 
 
 def _weights_of(result: TrainingResult, targets: _Targets) -> Weights:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
@@ -17,12 +18,14 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, create_model
 
+from labelwise.evaluation.grid import refuse_large
 from labelwise.formatting import plain
 from labelwise.io.acquisition import checked as checked_setting
 from labelwise.io.acquisition import read_bvals, read_times
 from labelwise.io.toml import STRICT, checked, expected, read_toml
+from labelwise.limits import check_sigma, check_whole
 from labelwise.models import SignalModel
-from labelwise.models.base import acquisition_names, scale_parameter
+from labelwise.models.base import acquisition_names, measurements, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.find import describe_model, find_model
 from labelwise.networks.recipe import Recipe
@@ -129,12 +132,19 @@ class Study:
             if name is not None and name not in self.names:
                 there = ", ".join(self.names)
                 raise InputError(f"{what}: no parameter {name!r}; there are {there}")
+        for what in ("trainings", "repeats", "training_repeats", "wide", "deep", "seed"):
+            check_whole(what, getattr(self, what))
         if len({f"{snr:g}" for snr in self.snrs}) < len(self.snrs):
             raise InputError(f"snr: the same one is given twice, got {list(self.snrs)}")
         if self.levels is not None and self.levels[0] >= self.levels[1]:
             raise InputError(f"levels: expected [lowest, highest] sigma, got {list(self.levels)}")
+        check_sigma([1 / snr for snr in self.snrs])
+        check_sigma(self.levels or ())
         if max(self.grid.shape) < 2:
             raise InputError("fixed: at least one parameter must have several values to test at")
+        labels = len(self.labels) + 2
+        self.recipe.check_memory(measurements(self.model), len(self.names), labels)
+        refuse_large(self.model, self.grid, max(self.repeats, self.training_repeats), labels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -262,6 +272,9 @@ def read_study(path: str | Path) -> Study:
     Raises:
         FileNotFoundError: if it is not there.
         InputError: if it is no TOML, a key is unknown or missing, or a value is not possible.
+
+    Warns:
+        UserWarning: if the model is a file of code, before it is run.
     """
     path = Path(path)
     if not path.is_file():
@@ -276,6 +289,9 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
     checked(_FILE, content, where)
     # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
     model_name = absolute(content["model"], folder)
+    if ".py:" in model_name:
+        file = model_name.rpartition(":")[0]
+        warnings.warn(f"{where}: runs the code of {file}", stacklevel=3)
     model = _model(model_name, content["acquisition"], folder, where)
     values: dict[str, Any] = {
         key: content[key] for key in ("levels", "seed", "phantom") if key in content

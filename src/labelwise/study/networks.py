@@ -109,7 +109,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         stages: where results are kept.
         training: its index, from 0; it determines data and initial weights.
     """
-    seed = study.seed + 1000 * training
+    seed = (study.seed + 1000 * training) % 2**31
     suffix = study.suffix(training)
 
     def networks(

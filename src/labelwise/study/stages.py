@@ -144,16 +144,18 @@ class Stages:
         """
         slug = "-".join("".join(c if c.isalnum() else " " for c in what.lower()).split())
         place = self.folder / f"{slug}-{key}"
-        with contextlib.suppress(OSError, ValueError, LookupError):  # damaged: make it again
+        # damaged, or of something else: make it again
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             said = from_json((place / _RECORD).read_text(encoding="utf-8"), place)
-            return read(place), float(said["seconds"]), True
+            if said["key"] == key and said["files"] == _digests(place):
+                return read(place), float(said["seconds"]), True
         begin = time.perf_counter()
         result = make()
         seconds = time.perf_counter() - begin
         with whole_folder(place) as partial:
             write(result, partial)
-            record = json.dumps({"what": what, "seconds": seconds})
-            (partial / _RECORD).write_text(record, encoding="utf-8")
+            record = {"what": what, "seconds": seconds, "key": key, "files": _digests(partial)}
+            (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         return read(place), seconds, False  # what a run that finds it has: the same bytes
 
     def _heard(self, stage: str) -> Progress:
@@ -165,6 +167,12 @@ class Stages:
             self.progress(f"{stage}: {what}", done, total, words)
 
         return tell
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a stage, by name."""
+    files = sorted(path for path in folder.iterdir() if path.name != _RECORD)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _write_networks(networks: Networks, folder: Path) -> None:
