@@ -58,7 +58,7 @@ def check_whole(name: str, value: Any, what: str = "") -> None:
     """
     low, high = LIMITS[name]
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
+    if not whole or not low <= int(value) <= high:
         got = _short(value)
         where = f"{what}: " if what else ""
         raise InputError(
@@ -75,8 +75,8 @@ def check_sigma(sigma: Any) -> None:
     Raises:
         InputError: if one is beyond.
     """
-    levels = [sigma] if isinstance(sigma, Real) else list(sigma)
-    for level in levels:
+    levels = [sigma] if isinstance(sigma, Real) else sigma
+    for level in map(float, levels):
         if not 1 / SNR[1] <= level <= 1 / SNR[0]:
             snr = f"SNR {1 / level:.3g}" if level else "no noise"
             raise InputError(

@@ -131,7 +131,7 @@ def _errors_in_words() -> Iterator[None]:
         if words := error_of_model(error):
             raise InputError(words) from error
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise InputError(f"not enough memory ({sentence(error)})") from error
+            raise InputError(f"not enough memory ({error})") from error
         raise
     if interrupts.received():  # a library dropped it
         raise _Interrupted

@@ -62,8 +62,8 @@ def load_checkpoint(
     expected = {**{str(i): leaf for i, leaf in enumerate(leaves)}, "history": history}
     fits = {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in expected.items()}
     done = header.get("epochs")
-    fits &= isinstance(done, int) and 0 <= done <= len(history)
-    if not fits or header.get("fingerprint") != fingerprint:
+    done = done if isinstance(done, int) else -1
+    if not fits or not 0 <= done <= len(history) or header.get("fingerprint") != fingerprint:
         raise InputError(
             f"{path}: the checkpoint is of another training (other data, labels, network, recipe "
             "or seed); delete it to train from the beginning, or train with its settings"
