@@ -94,6 +94,7 @@ def evaluate(
             nets,
             out,
             model=find_model(model) if model else None,
+            inputs=[*nets, *options.model_file(model)],
             snr=snr,
             points=points,
             repeats=repeats,
@@ -112,6 +113,7 @@ def _evaluate_files(
     folder: Path,
     *,
     model: type[SignalModel] | None,
+    inputs: Sequence[Path],
     snr: float | None,
     points: int | None,
     repeats: int,
@@ -136,52 +138,49 @@ def _evaluate_files(
 
     from labelwise.evaluation.grid import evaluate, summary
     from labelwise.fitting import MaximumLikelihood
-    from labelwise.io.files import refuse_existing
     from labelwise.io.results import as_json
     from labelwise.io.staging import staged
     from labelwise.models.find import rebuild
     from labelwise.plots.curves import curves
     from labelwise.priors import Grid
 
-    for name in _FILES:
-        refuse_existing(folder / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators, first = _estimators(paths)
-    card = first.card
-    made = rebuild(card.model, model, paths[0])
-    noise = first.noise
-    if reference:
-        estimators[MLE_NAME] = MaximumLikelihood(made, noise)
-    sigma = options.sigma_for(card.sigma, snr, paths[0])
-    names = [parameter.name for parameter in first.parameters]
-    scaled = first.members[0].scaling.scale
-    fixed = {} if scaled is None else {names[scaled]: 1.0}
-    free = len(names) - len(fixed)
-    count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
-    spans = {name: (low, high) for name, (low, high) in zip(names, card.ranges, strict=True)}
-    grid = Grid.over(spans, points=count, fixed=fixed)
-    dataset = evaluate(
-        estimators,
-        made,
-        noise,
-        sigma,
-        grid,
-        repeats,
-        jax.random.key(seed),
-        progress=lambda done, total: progress("evaluating", done, total, ""),
-    )
-    means = summary(dataset)
-    record = {
-        "command": command,
-        "networks": [str(path) for path in paths],
-        "snr": 1 / sigma,
-        "repeats": repeats,
-        "seed": seed,
-        "grid": {name: values.tolist() for name, values in grid.axes.items()},
-        "summary": _nested(means),
-    }
-    figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
-    with staged(folder, _FILES[-1]) as staging:
+    with staged(folder, _FILES[-1], names=_FILES, inputs=inputs, overwrite=overwrite) as staging:
+        estimators, first = _estimators(paths)
+        card = first.card
+        made = rebuild(card.model, model, paths[0])
+        noise = first.noise
+        if reference:
+            estimators[MLE_NAME] = MaximumLikelihood(made, noise)
+        sigma = options.sigma_for(card.sigma, snr, paths[0])
+        names = [parameter.name for parameter in first.parameters]
+        scaled = first.members[0].scaling.scale
+        fixed = {} if scaled is None else {names[scaled]: 1.0}
+        free = len(names) - len(fixed)
+        count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
+        spans = {name: (low, high) for name, (low, high) in zip(names, card.ranges, strict=True)}
+        grid = Grid.over(spans, points=count, fixed=fixed)
+        dataset = evaluate(
+            estimators,
+            made,
+            noise,
+            sigma,
+            grid,
+            repeats,
+            jax.random.key(seed),
+            progress=lambda done, total: progress("evaluating", done, total, ""),
+        )
+        means = summary(dataset)
+        record = {
+            "command": command,
+            "networks": [str(path) for path in paths],
+            "snr": 1 / sigma,
+            "repeats": repeats,
+            "seed": seed,
+            "grid": {name: values.tolist() for name, values in grid.axes.items()},
+            "summary": _nested(means),
+        }
+        figure = curves(dataset, made.parameters, f"{type(made).__name__}, SNR {1 / sigma:.3g}")
         dataset.to_netcdf(staging / _FILES[0], engine="scipy")
         figure.savefig(staging / _FILES[1])
         (staging / _FILES[2]).write_text(as_json(record), encoding="utf-8")

@@ -153,14 +153,19 @@ class Acquisition:
                 f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
                 f"table with a column {missing[0]!r}"
             )
-        if ".py" in name:
-            self.sources["model"] = Path(name.rpartition(":")[0])
+        for file in model_file(name):
+            self.sources["model"] = file
         made = kind(**{setting: self.settings[setting] for setting in needed})
         if not is_built_in(kind):  # a user's own: find its mistakes now
             from labelwise.models.check import check_signal_model
 
             check_signal_model(made)
         return made
+
+
+def model_file(name: str | None) -> list[Path]:
+    """The file of a model that is given as FILE.py:Class."""
+    return [Path(name.rpartition(":")[0])] if name and ".py" in name else []
 
 
 def noise_model(name: str) -> NoiseModel:

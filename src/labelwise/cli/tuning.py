@@ -40,10 +40,12 @@ class TaskRequest:
     Args:
         task: detection of a difference, or the error of an estimate.
         snr: from the file of the task, if given there.
+        files: the file of the task, if it has one.
     """
 
     task: Detection | Rmse
     snr: float | None = None
+    files: tuple[Path, ...] = ()
 
 
 def tune(
@@ -115,25 +117,25 @@ def tune(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
 
-    from labelwise.io.files import refuse_existing
+    from labelwise.io.staging import staged
     from labelwise.models.find import find_model
 
-    for name in _FILES:
-        refuse_existing(out / name, overwrite, made=True)
     options.keep_compiled_programs()
-    network = _blend(net)
-    with progress_bar(quiet) as progress:
-        tuning = _tuned(
-            network,
-            net,
-            request.task,
-            find_model(model) if model else None,
-            snr,
-            (points, voxels, seed),
-            progress,
-        )
-    record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    _write(out, tuning, network, record)
+    read = [net, *options.model_file(model), *request.files]
+    with staged(out, _FILES[-1], names=_FILES, inputs=read, overwrite=overwrite) as staging:
+        network = _blend(net)
+        with progress_bar(quiet) as progress:
+            tuning = _tuned(
+                network,
+                net,
+                request.task,
+                find_model(model) if model else None,
+                snr,
+                (points, voxels, seed),
+                progress,
+            )
+        record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
+        _write(staging, tuning, network, record)
     if not quiet:
         show_tuning(tuning, net, out)
 
@@ -166,18 +168,16 @@ def _tuned(
     )
 
 
-def _write(out: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
+def _write(folder: Path, tuning: Tuning, network: Network, record: Mapping[str, Any]) -> None:
     from labelwise.io.results import as_json
-    from labelwise.io.staging import staged
     from labelwise.plots.tuning import tune_figure
 
     head = {**record, "model": network.card.model, "noise": in_words(network.card.noise)}
     figure = tune_figure(tuning, _title(tuning, short_name(network.card.model)))
-    with staged(out, _FILES[-1]) as folder:
-        figure.savefig(folder / "tune.png")
-        # without the time of day: the same command gives the same bytes
-        figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
-        (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
+    figure.savefig(folder / "tune.png")
+    # without the time of day: the same command gives the same bytes
+    figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
+    (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
 
 
 def _title(tuning: Tuning, model: str) -> str:
@@ -221,13 +221,14 @@ def _task_request(
         raise InputError("--tissue: is for --rmse; for detection, give tissues by --from and --to")
     if detect is not None:
         tissues, snr = _read(detect, ("from", "to"))
-        return TaskRequest(Detection(tissues["from"], tissues["to"]), snr)
+        return TaskRequest(Detection(tissues["from"], tissues["to"]), snr, (detect,))
     if rmse:
         names = [name.strip() for text in rmse for name in text.split(",")]
         parameters = () if names == ["all"] else tuple(dict.fromkeys(names))
         if len(tissue or []) == 1 and tissue is not None and tissue[0].endswith(".toml"):
-            tissues, snr = _read(Path(tissue[0]), ("tissue",))
-            return TaskRequest(Rmse(parameters, tissues["tissue"]), snr)
+            file = Path(tissue[0])
+            tissues, snr = _read(file, ("tissue",))
+            return TaskRequest(Rmse(parameters, tissues["tissue"]), snr, (file,))
         return TaskRequest(Rmse(parameters, _tissue(tissue or [], "--tissue")))
     if not before or not after:
         missing = "--to" if before else "--from"

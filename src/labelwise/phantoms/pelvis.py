@@ -244,12 +244,7 @@ def write(scan: Pelvis, folder: str | Path, *, overwrite: bool = False) -> list[
         record = {"Simulated": True, "Description": _NOTICE, **details, "Settings": scan.settings}
         texts[name.replace(".nii.gz", ".json")] = json.dumps(record, indent=2, ensure_ascii=False)
     names = [*texts, *reversed(images)]
-    present = [folder / name for name in names if (folder / name).exists()]
-    if present and not overwrite:
-        raise FileExistsError(
-            f"{present[0]}: is there already; choose another folder, or overwrite (--overwrite)"
-        )
-    with staged(folder, names[-1]) as staging:
+    with staged(folder, names[-1], names=names, overwrite=overwrite) as staging:
         (staging / "truth").mkdir()
         for name, (values, _) in images.items():
             image = nib.Nifti1Image(values, scan.affine)

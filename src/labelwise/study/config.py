@@ -152,6 +152,7 @@ class Study:
         noise_floor: the parameter that the noise floor biases, for the claims about it.
         ill_determined: the parameter that the acquisition determines worst.
         phantom: whether the in vivo part is done, on a simulated pelvis.
+        sources: the files it was read from; they are never replaced.
 
     Raises:
         InputError: if a value is out of its range, or a name is not one of the model's.
@@ -183,6 +184,7 @@ class Study:
     noise_floor: str | None = None
     ill_determined: str | None = None
     phantom: bool = False
+    sources: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         names = self.names
@@ -239,6 +241,7 @@ class Study:
     def describe(self) -> dict[str, Any]:
         """All of it as JSON data."""
         known = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del known["sources"]
         return plain(
             known
             | {
@@ -306,7 +309,8 @@ def read_study(path: str | Path) -> Study:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
-    return _study(content, path.parent, str(path))
+    study = _study(content, path.parent, str(path))
+    return replace(study, sources=(path, *study.sources))
 
 
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
@@ -317,6 +321,8 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
     # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
     model_name = absolute(content["model"], folder)
     model = _model(model_name, content["acquisition"], folder, where)
+    sources = [folder / text for text in content["acquisition"].values() if isinstance(text, str)]
+    sources += [Path(model_name.rpartition(":")[0])] if ".py" in model_name else []
     values: dict[str, Any] = {
         key: content[key] for key in ("levels", "seed", "phantom") if key in content
     }
@@ -341,6 +347,7 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
             prior=Uniform.typical(model, **content.get("prior", {})),
             snrs=tuple(float(snr) for snr in snrs),
             recipe=recipe(**training),
+            sources=tuple(sources),
             **values,
         )
     except InputError as error:
