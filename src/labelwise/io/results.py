@@ -128,9 +128,9 @@ class Output:
                 f"map {name}: expected one value (or row) for each of the {self._like.voxels} "
                 f"voxels of {self._like.path}, got shape {values.shape}"
             )
-        if not math.isnan(self._fill) and np.issubdtype(values.dtype, np.floating):
+        if self._filling and np.issubdtype(values.dtype, np.floating):
             values = np.where(np.isnan(values), self._fill, values)
-            sidecar = {**sidecar, "fill": {"value": self._fill, "meaning": _FILL}}
+            sidecar = {**sidecar, **self._filling}
         image = _image(name, values, self._like)
         try:
             self.path(f"{name}.nii.gz").write_bytes(_compressed(image.to_bytes()))
@@ -144,11 +144,17 @@ class Output:
         Adds `labelwise_files`, the list of all that is staged, so that a later run that overwrites
         this one can remove what it does not replace.
         """
-        record = {**record, FILES: [*self.names, RUN]}
+        record = {**record, **self._filling, FILES: [*self.names, RUN]}
         try:
             self.path(RUN).write_text(as_json(record), encoding="utf-8")
         except OSError as error:
             raise OSError(_failure(self.folder, RUN, error)) from error
+
+    @property
+    def _filling(self) -> dict[str, Any]:
+        """The entry of sidecars and `run.json` on the fill value."""
+        filled = not math.isnan(self._fill)
+        return {"fill": {"value": self._fill, "meaning": _FILL}} if filled else {}
 
     def path(self, name: str) -> Path:
         """Where to write another file of the run (`maps.png`), for it to be moved into place."""
