@@ -37,7 +37,7 @@ def test_an_evaluation_holds_every_estimator(folder):
     assert all(name in result.stdout for name in names)
     assert "found (look at curves.png first)" in result.stdout
     arguments = ("evaluate", "gt.safetensors", "--out", "found")
-    assert "evaluation.nc: is there already" in complaint(*arguments)
+    assert "found: it already holds curves.png" in complaint(*arguments)
 
 
 def test_networks_that_cannot_be_compared_are_refused(folder):

@@ -283,7 +283,7 @@ def test_a_single_network_has_no_alpha(folder):
 def test_a_tuning_is_not_replaced_unasked(folder):
     tuned(*DETECT)
     before = (folder / "tuned" / "tune.json").read_bytes()
-    assert "tune.png: is there already" in complaint(*TUNE, *DETECT, "--seed", "1")
+    assert "tuned: it already holds tune.json" in complaint(*TUNE, *DETECT, "--seed", "1")
     assert (folder / "tuned" / "tune.json").read_bytes() == before
     tuned(*DETECT, "--seed", "1", "--overwrite")
     assert record(folder)["seed"] == 1

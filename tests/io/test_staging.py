@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import filelock
 import pytest
 
 from labelwise.io.staging import LOCK, MARK, PARTIAL, locked, remove_partial, staged, whole_folder
+from labelwise.types import InputError
 
 
 def listing(folder):
@@ -17,7 +19,7 @@ def listing(folder):
 
 
 def write(folder, **texts):
-    with staged(folder, "last.txt") as staging:
+    with staged(folder, "last.txt", overwrite=True) as staging:
         for name, text in texts.items():
             (staging / f"{name}.txt").write_text(text)
 
@@ -142,3 +144,69 @@ def test_a_folder_that_fails_leaves_the_earlier_one(tmp_path):
     with contextlib.suppress(ZeroDivisionError), whole_folder(tmp_path / "place"):
         1 / 0  # noqa: B018
     assert listing(tmp_path) == ["place"]
+
+
+def test_a_hard_link_is_no_lock_file(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / LOCK).hardlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError, match="a hard link"), locked(tmp_path / LOCK, "no"):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_link_that_looks_like_a_leftover_is_not_followed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / LOCK).write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{PARTIAL}x").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="leads out of the output folder"):
+        write(tmp_path / "out", one="1")
+    remove_partial(tmp_path / "out")
+    assert (tmp_path / "mine" / LOCK).read_text() == "precious"
+
+
+def test_an_input_in_a_leftover_is_not_removed(tmp_path):
+    (tmp_path / f"{PARTIAL}x").mkdir()
+    source = tmp_path / f"{PARTIAL}x" / "mask.nii"
+    source.write_text("mask")
+    with (
+        pytest.raises(InputError, match=r"mask\.nii: is an input of this run"),
+        staged(tmp_path, "last.txt", inputs=[source]),
+    ):
+        pass
+    assert source.read_text() == "mask"
+
+
+def test_a_stale_file_is_removed_at_the_end_unless_it_is_an_input(tmp_path):
+    write(tmp_path, a="old", last="old", z="old")
+    with (
+        pytest.raises(InputError, match=r"z\.txt: is an input of this run"),
+        staged(tmp_path, "last.txt", stale=["z.txt"], inputs=[tmp_path / "z.txt"], overwrite=True),
+    ):
+        pass
+    with staged(tmp_path, "last.txt", stale=["z.txt", "a.txt"], overwrite=True) as staging:
+        (staging / "a.txt").write_text("new")
+        (staging / "last.txt").write_text("new")
+        assert (tmp_path / "z.txt").exists()
+    assert listing(tmp_path) == ["a.txt", "last.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_of_two_runs_that_start_together_at_most_one_goes_on(tmp_path, monkeypatch):
+    """Both have found no other run, before either has a folder of its own."""
+    make, other = tempfile.mkdtemp, contextlib.ExitStack()
+
+    def late(**options):
+        monkeypatch.setattr(tempfile, "mkdtemp", make)
+        other.enter_context(staged(tmp_path, "last.txt"))
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", late)
+    with other:
+        with (
+            pytest.raises(FileExistsError, match="another labelwise run is writing there"),
+            staged(tmp_path, "last.txt"),
+        ):
+            pass
+        assert len(list(tmp_path.glob(f"{PARTIAL}*"))) == 1
+    assert listing(tmp_path) == []

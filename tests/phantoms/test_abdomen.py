@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_bytes(phantom, tmp_path):
 
 
 def test_a_phantom_is_not_overwritten_unasked(phantom):
-    with pytest.raises(FileExistsError, match=r"S0\.nii\.gz: is there already"):
+    with pytest.raises(FileExistsError, match=r"already holds dwi\.bval"):
         write_phantom(phantom.folder)
     write_phantom(phantom.folder, overwrite=True)
 

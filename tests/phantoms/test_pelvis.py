@@ -128,7 +128,7 @@ def test_files_are_read_as_they_were_written(tmp_path, small):
     assert {path for path in (tmp_path / "new/scan").rglob("*") if path.is_file()} == set(files)
     np.testing.assert_allclose(read_bvals(tmp_path / "new/scan/dwi.bval"), small.b / 1000)
     with open_series(files[-1]) as series:
-        mask = read_mask(tmp_path / "new/scan/mask.nii.gz", like=series)
+        mask, _ = read_mask(tmp_path / "new/scan/mask.nii.gz", like=series)
         signal = np.concatenate([block for _, block in series.blocks(mask)])
         np.testing.assert_allclose(series.affine, small.affine)
         np.testing.assert_allclose(series.header.get_zooms()[:3], (12.5, 12.5, 7))

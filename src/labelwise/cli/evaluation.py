@@ -70,7 +70,6 @@ def evaluate(
 
     from labelwise.evaluation import grid as grids
     from labelwise.fitting import MaximumLikelihood
-    from labelwise.io.files import refuse_existing
     from labelwise.io.results import as_json
     from labelwise.io.staging import staged
     from labelwise.models.find import find_model, rebuild
@@ -78,16 +77,18 @@ def evaluate(
 
     options.keep_compiled_programs()
     kind = find_model(model) if model else None
-    for name in _FILES:
-        refuse_existing(out / name, overwrite, made=True)
     begin = time.perf_counter()
-    estimators, first = _estimators(nets, b_tolerance / 1000)
-    made = rebuild(first.card.model, kind, nets[0])
-    if mle:
-        estimators[MLE_NAME] = MaximumLikelihood(made, first.noise)
-    sigma = options.sigma_for(first.card.sigma, snr, nets[0])
-    grid = _grid(first, points)
-    with staged(out, _FILES[-1]) as staging, progress_bar(quiet) as progress:
+    inputs = [*nets, *options.model_file(model)]
+    with (
+        staged(out, _FILES[-1], names=_FILES, inputs=inputs, overwrite=overwrite) as staging,
+        progress_bar(quiet) as progress,
+    ):
+        estimators, first = _estimators(nets, b_tolerance / 1000)
+        made = rebuild(first.card.model, kind, nets[0])
+        if mle:
+            estimators[MLE_NAME] = MaximumLikelihood(made, first.noise)
+        sigma = options.sigma_for(first.card.sigma, snr, nets[0])
+        grid = _grid(first, points)
         dataset = grids.evaluate(
             estimators,
             made,

@@ -262,6 +262,7 @@ def fit(
     ] = 200,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
+    fill: options.Fill = math.nan,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -292,6 +293,7 @@ def fit(
             max_iterations=max_iterations,
             threads=threads,
             overwrite=overwrite,
+            fill=fill,
             sources=settings.sources,
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],
@@ -349,6 +351,7 @@ def map_(
         typer.Option(min=1, help="Cores for reading and writing; the network uses all."),
     ] = None,
     overwrite: options.Overwrite = False,
+    fill: options.Fill = math.nan,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -381,6 +384,7 @@ def map_(
             b_tolerance=b_tolerance / 1000,
             threads=threads,
             overwrite=overwrite,
+            fill=fill,
             sources=settings.sources,
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],

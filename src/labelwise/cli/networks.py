@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,7 +155,8 @@ def train(
     from labelwise.priors import Uniform
 
     options.keep_compiled_programs()
-    made = options.Acquisition.read(bvals, te, ti, acquisition).model(model)
+    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    made = settings.model(model)
     simulated = options.noise_model(noise)
     if "paper" in prior:
         if len(prior) > 1:
@@ -192,6 +193,7 @@ def train(
             network, seconds = _train_to_file(
                 plan,
                 out,
+                inputs=settings.sources.values(),
                 cache=cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,
@@ -208,16 +210,20 @@ def _train_to_file(
     plan: TrainingPlan,
     path: Path,
     *,
+    inputs: Iterable[Path],
     cache: Path | None,
     resume: bool,
     overwrite: bool,
     progress: Progress,
 ) -> tuple[Network, float]:
     """Train the networks of a plan and save them; return them and the seconds it took."""
-    from labelwise.io.files import refuse_existing
+    from labelwise.io.files import check_outputs, refuse_existing
     from labelwise.networks.train import joined, train_networks
 
-    refuse_existing(path, overwrite)
+    refuse_existing(path, overwrite, inputs)
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    made = [each.name for each in path.parent.iterdir() if each.name.startswith(checkpoint.name)]
+    check_outputs(path.parent, made, overwrite=True, inputs=inputs)
     if len(plan.labels) > 1 and plan.recipe.loss != "squared":
         warnings.warn(
             f"loss {plan.recipe.loss}: the blend is the network of the mixed label for squared "
@@ -225,7 +231,6 @@ def _train_to_file(
             stacklevel=2,
         )
     begin = time.perf_counter()
-    checkpoint = path.with_name(f"{path.name}.checkpoint")
     network = joined(
         train_networks(plan, cache=cache, checkpoint=checkpoint, resume=resume, progress=progress)
     )
@@ -254,7 +259,7 @@ def export(
 
     options.keep_compiled_programs()
     network, alphas = load(net), options.alphas(alpha or [])
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, [net])
     if alphas is not None:
         if not network.is_blend:
             raise InputError(f"alpha: {net.name} holds a single network; leave --alpha out")

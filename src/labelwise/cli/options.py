@@ -37,7 +37,14 @@ class AverageName(StrEnum):
     ARITHMETIC = "arithmetic"
 
 
-Image = Annotated[Path, typer.Argument(help="4D NIfTI series, one volume per measurement.")]
+Image = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="4D NIfTI series, one volume per measurement; or one 3D file per measurement, in the "
+        "order of the settings.",
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")]
 ModelName = Annotated[
     str, typer.Option(help="A name from `labelwise models`, or FILE.py:Class for your own.")
@@ -45,7 +52,8 @@ ModelName = Annotated[
 Sigma = Annotated[
     str | None,
     typer.Option(
-        help="Noise of one channel, in the image's unit: a number, a map.nii.gz, or a method "
+        help="Noise of one channel, in the image's unit: a number, a map.nii.gz (one volume, or "
+        "for `fit` one per measurement), or a method "
         "to estimate it: 'repeats' (repeated volumes at b = 0) or 'background' (outside the "
         "mask). Required."
     ),
@@ -64,7 +72,8 @@ Table = Annotated[
     typer.Option(help="All settings in one .json or .tsv table; b in s/mm², times in ms."),
 ]
 Mask = Annotated[
-    Path | None, typer.Option(help="NIfTI mask of the voxels to use. Default: all voxels.")
+    Path | None,
+    typer.Option(help="NIfTI mask of the voxels to use: those above 0.5. Default: all voxels."),
 ]
 Noise = Annotated[
     str,
@@ -86,6 +95,14 @@ Threads = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing maps in OUT.")]
+Fill = Annotated[
+    float,
+    typer.Option(
+        metavar="VALUE",
+        help="Written in the maps in place of NaN, such as 0 for viewers; stated in their .json.",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="No progress bar, no table; only notes and errors.")
 ]
@@ -154,14 +171,19 @@ class Acquisition:
                 f"model {name}: needs {missing[0]} for each volume; give {remedy}an --acquisition "
                 f"table with a column {missing[0]!r}"
             )
-        if ".py" in name:
-            self.sources["model"] = Path(name.rpartition(":")[0])
+        for file in model_file(name):
+            self.sources["model"] = file
         made = kind(**{setting: self.settings[setting] for setting in needed})
         if not is_built_in(kind):  # a user's own: find its mistakes now
             from labelwise.models.check import check_signal_model
 
             check_signal_model(made)
         return made
+
+
+def model_file(name: str | None) -> list[Path]:
+    """The file of a model that is given as FILE.py:Class."""
+    return [Path(name.rpartition(":")[0])] if name and ".py" in name else []
 
 
 def noise_model(name: str) -> NoiseModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,13 +160,12 @@ def invivo(
         tolerance=b_tolerance / 1000,
     )
     described = in_vivo_study(scan, made, model, options.noise_model(noise), spans)
-    described = _changed(described, quick, trainings, seed)
+    read = [*image, *settings.sources.values(), *([mask] if mask else [])]
+    described = _changed(replace(described, sources=tuple(read)), quick, trainings, seed)
     _run(described, out, context, False, overwrite, quiet, scan)
 
 
 def _changed(study: Study, quick: bool, trainings: int | None, seed: int | None) -> Study:
-    from dataclasses import replace
-
     study = study.quick() if quick else study
     changes: dict[str, Any] = {"trainings": trainings, "seed": seed}
     return replace(study, **{name: value for name, value in changes.items() if value is not None})

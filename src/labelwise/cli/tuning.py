@@ -102,17 +102,16 @@ def tune(
     import jax
 
     from labelwise.evaluation.tuning import tune as tuned
-    from labelwise.io.files import refuse_existing
     from labelwise.io.staging import staged
     from labelwise.models.find import find_model, rebuild
 
-    for name in _FILES:
-        refuse_existing(out / name, overwrite, made=True)
     options.keep_compiled_programs()
-    network = _blend(net)
-    card, kind = network.card, find_model(model) if model else None
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
-    with staged(out, _FILES[-1]) as folder:
+    files = [Path(text) for text in tissue or () if text.endswith(".toml")]
+    inputs = [net, *options.model_file(model), *([detect] if detect else files)]
+    with staged(out, _FILES[-1], names=_FILES, inputs=inputs, overwrite=overwrite) as folder:
+        network = _blend(net)
+        card, kind = network.card, find_model(model) if model else None
         with progress_bar(quiet) as progress:
             tuning = tuned(
                 network,

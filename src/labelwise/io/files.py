@@ -6,13 +6,14 @@ import codecs
 import hashlib
 import json
 import os
+import secrets
 import stat
 import sys
 import tempfile
 import tomllib
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,54 +43,103 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with open(handle, "wb") as file:
+        with open(partial, "xb") as file:
             file.write(data)
-        os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_outputs(
+    folder: Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Path] = ()
+) -> None:
+    """Refuse, before the work, to replace an input, or anything unasked, or to write elsewhere.
 
-
-def refuse_existing(path: Path, overwrite: bool, made: bool = False) -> None:
-    """Refuse a file that is there already, and a folder that is not or that cannot be written.
+    Files are compared by what they are, whatever links and spellings lead to them.
 
     Args:
-        path: of the file.
-        overwrite: whether a file there may be replaced.
-        made: whether the folder will be made; it is not examined then.
+        folder: the output folder, which may be missing; nothing outside it is written.
+        names: the files that are written or removed, and folders that are filled or removed.
+        overwrite: whether they may be there.
+        inputs: the files that the run reads.
 
     Raises:
+        InputError: if one of them is an input or holds one, or leads to outside of the folder.
+        FileExistsError: if one is there and may not be replaced.
+    """
+    targets = [folder / name for name in sorted(names)]
+    _refuse_inputs(targets, inputs)
+    root = folder.resolve()
+    for target in targets:
+        below = target.rglob("*") if target.is_dir() and not target.is_symlink() else ()
+        links = (path for path in (target, *below) if path.is_symlink() and path.is_dir())
+        for place in (target.parent, *links):
+            if not place.resolve().is_relative_to(root):
+                raise InputError(
+                    f"{place}: leads out of the output folder, and results are not written "
+                    "elsewhere; remove the link, or choose another output folder"
+                )
+    present = [target for target in targets if os.path.lexists(target)]
+    if present and not overwrite:
+        listed = ", ".join(str(path.relative_to(folder)) for path in present[:3])
+        more = f" and {len(present) - 3} more" if len(present) > 3 else ""
+        raise FileExistsError(
+            f"{folder}: it already holds {listed}{more}; choose another output folder, or "
+            "overwrite (--overwrite)"
+        )
+
+
+def _refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    lost = {_identity(target): target for target in targets}
+    for source in inputs:
+        link = source.parent.resolve() / source.name
+        for place in (source, *source.resolve().parents, *link.parents):
+            if (found := _identity(place)) and found in lost:
+                raise InputError(
+                    f"{source}: is an input of this run, which would replace or remove "
+                    f"{lost[found]}; choose another output"
+                )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and the number of a file or folder, after links; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file that is there already or is an input, and a folder that cannot be written.
+
+    Raises:
+        InputError: if the file is one of the inputs.
         FileExistsError: if there is a folder at `path`, or a file that is not to be overwritten.
         FileNotFoundError: if the folder of the file is missing.
         OSError: if the folder cannot be written.
     """
+    _refuse_inputs([path], inputs)
     if path.is_dir():
         raise FileExistsError(f"{path}: a folder is where a file should go")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
             f"{path}: is there already; choose another name, or overwrite (--overwrite)"
         )
-    if not made and not path.resolve().parent.is_dir():
+    if not path.resolve().parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder; make it first")
-    if not made:
-        try:
-            with tempfile.NamedTemporaryFile(
-                prefix=f".{path.name}-", suffix=_LONGEST_SUFFIX, dir=path.parent
-            ):
-                pass
-        except OSError as error:
-            raise OSError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another place"
-            ) from error
+    try:
+        with tempfile.NamedTemporaryFile(
+            prefix=f".{path.name}-", suffix=_LONGEST_SUFFIX, dir=path.parent
+        ):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
 
 
 def read_text(path: Path) -> str:

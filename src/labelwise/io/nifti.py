@@ -1,4 +1,4 @@
-"""Read NIfTI images: a 4D series in blocks, masks and maps on its grid; hashes of files.
+"""Read NIfTI images: a series in blocks, masks and maps on its grid; hashes of files.
 
 Voxels are flat in Fortran order (x fastest, as in the file), so that
 `volume = values.reshape(series.shape, order="F")`. V = X Y Z voxels, M volumes.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import logging
 import math
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,9 +24,13 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from labelwise.io.geometry import TOLERANCE, distance, mend_geometry
 from labelwise.types import InputError
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LAST_CODE = 100  # of header extensions; 44 are in use
+_UNHEARD = logging.getLogger(__name__)  # nibabel's log does not name the file
+_UNHEARD.disabled = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +38,33 @@ class Series:
     """An open NIfTI series, from `open_series`; only its geometry is usable after closing.
 
     Args:
-        path: the file it was opened from.
-        header: its NIfTI header.
+        paths: the files it was opened from: one of all volumes, or one for each volume.
+        header: the NIfTI header of the first.
         shape: (X, Y, Z).
-        volumes: M.
+        notes: on geometry that was mended.
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     header: nib.Nifti1Header
     shape: tuple[int, int, int]
-    volumes: int
-    _file: BinaryIO = field(repr=False)
+    notes: tuple[str, ...]
+    _stored: tuple[_Volume, ...] = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.paths[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the first file, and how many more there are."""
+        more = len(self.paths) - 1
+        return self.path.name + (f" and {more} more" if more else "")
+
+    @property
+    def volumes(self) -> int:
+        """M."""
+        return len(self._stored)
 
     @property
     def voxels(self) -> int:
@@ -97,37 +118,57 @@ class Series:
             block = index[first : first + size]
             yield block, self._read(block, volumes, np.float32)
 
+    def volume(self, index: int) -> Float[np.ndarray, "X Y Z"]:
+        """One volume, float32, in the image's own unit."""
+        values = self._read(np.arange(self.voxels), [index], np.float32)
+        return values.reshape(self.shape, order="F")
+
     def _read(self, index, volumes, dtype) -> np.ndarray:
-        slope, inter = _scaling(self.header)
         out = np.empty((len(index), len(volumes)), dtype)
         with np.errstate(over="ignore"):
             for column, volume in enumerate(volumes):
-                values = self._map(volume)[index]
-                if (slope, inter) != (1.0, 0.0):
-                    values = values.astype(np.float64) * slope + inter
+                stored = self._stored[volume]
+                values = stored.values(self.voxels)[index]
+                if stored.scaling != (1.0, 0.0):
+                    values = values.astype(np.float64) * stored.scaling[0] + stored.scaling[1]
                 out[:, column] = values
         return out
 
-    def _map(self, volume) -> np.ndarray:
-        """One volume as stored, flat; mapped each time, so that its memory is released."""
-        dtype = self.header.get_data_dtype()
-        offset = self.header.get_data_offset() + int(volume) * self.voxels * dtype.itemsize
-        return np.asarray(np.memmap(self._file, dtype, "r", offset, self.voxels))
+
+@dataclass(frozen=True, eq=False)
+class _Volume:
+    """Where one volume is stored."""
+
+    file: BinaryIO
+    dtype: np.dtype
+    offset: int
+    scaling: tuple[float, float]
+
+    def values(self, voxels: int) -> np.ndarray:
+        """The volume as stored, flat; mapped each time, so that its memory is released."""
+        return np.asarray(np.memmap(self.file, self.dtype, "r", self.offset, voxels))
+
+
+def paths_of(image: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """The files of a series: one, or one for each measurement."""
+    return (Path(image),) if isinstance(image, str | Path) else tuple(map(Path, image))
 
 
 @contextmanager
-def open_series(path: str | Path) -> Iterator[Series]:
-    """Open a 4D NIfTI series (.nii or .nii.gz) without loading it.
+def open_series(image: str | Path | Sequence[str | Path]) -> Iterator[Series]:
+    """Open a NIfTI series (.nii or .nii.gz) without loading it.
 
     An uncompressed file is memory-mapped. A compressed one is first written out, once and
     in chunks, to a temporary file in `TMPDIR`, which is deleted when the series is closed.
 
     Args:
-        path: the image; M volumes along its fourth axis.
+        image: a 4D image, M volumes along its fourth axis (or along the fifth, if the fourth has
+            length 1); or M images of one volume on one grid, in the order of the measurements.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if it is no NIfTI file, damaged, truncated, not 4D, or not of real numbers.
+        InputError: if a file is no NIfTI file, damaged, truncated, of another rank, not of real
+            numbers or without a valid geometry, or if several do not have one grid.
 
     Example:
         >>> import tempfile
@@ -140,54 +181,104 @@ def open_series(path: str | Path) -> Iterator[Series]:
         (4, 3, 2) 5
         [(10, 5), (10, 5), (4, 5)]
     """
-    with _open_nifti(Path(path)) as series:
-        dims = series.header.get_data_shape()
-        if len(dims) < 4:
+    paths = paths_of(image)
+    if not paths:
+        raise InputError("image: expected a file, or one for each measurement, got none")
+    with ExitStack() as stack:
+        first, *others = (stack.enter_context(open_image(path)) for path in paths)
+        dims = first.header.get_data_shape()
+        if not others and len(dims) < 4:
             raise InputError(
-                f"{path}: expected a 4D series with one volume per measurement, got a {len(dims)}D "
-                f"image of shape {dims}; join the volumes along a fourth axis first"
+                f"{first.path}: expected a 4D series with one volume per measurement, got a "
+                f"{len(dims)}D image of shape {dims}; give one such file for each measurement, or "
+                "join the volumes along a fourth axis"
             )
-        yield series
+        for index, part in enumerate((first, *others) if others else ()):
+            if part.volumes != 1:
+                raise InputError(
+                    f"{part.path}: has {part.volumes} volumes, but of several files each must hold "
+                    "one measurement; join all into one 4D series, or split this one"
+                )
+            if any(part.path.samefile(path) for path in paths[:index]):
+                raise InputError(f"{part.path}: is given twice; give each measurement once")
+            _check_grid(part, first)
+        yield replace(
+            first,
+            paths=paths,
+            notes=tuple(note for part in (first, *others) for note in part.notes),
+            _stored=tuple(volume for part in (first, *others) for volume in part._stored),
+        )
 
 
-def read_mask(path: str | Path, like: Series) -> Bool[np.ndarray, " V"]:
-    """Read a mask on the grid of a series: voxels inside are finite and not zero.
+def read_mask(path: str | Path, like: Series) -> tuple[Bool[np.ndarray, " V"], list[str]]:
+    """Read a mask on the grid of a series: voxels above 0.5 are inside.
 
     Args:
-        path: a 3D NIfTI image, or a 4D one with a single volume.
+        path: a NIfTI image of one volume.
         like: the series it belongs to.
+
+    Returns:
+        Which voxels are inside; and a note if the mask has values besides 0 and one other.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if its shape or affine is not that of the series, or no voxel is inside.
     """
-    values = _read_volume(Path(path), like)
-    inside = np.isfinite(values) & (values != 0)
+    values = _read_on_grid(Path(path), like, (1,))[:, 0]
+    return inside_of(values, path)
+
+
+def inside_of(values: Float[np.ndarray, "*shape"], path: str | Path):
+    """The voxels of a mask that are inside, and a note on values besides 0 and one other.
+
+    Example:
+        >>> inside, notes = inside_of(np.array([0, -0.1, 0.4, 1, 1.1]), "mask.nii")
+        >>> inside.tolist(), len(notes)
+        ([False, False, False, True, True], 1)
+    """
+    inside = np.isfinite(values) & (values > 0.5)
+    kinds, counts = np.unique(values, return_counts=True)
+    finite = kinds[np.isfinite(kinds)]
+    span = f"{finite[0]:.4g} to {finite[-1]:.4g}" if finite.size else "not finite"
     if not inside.any():
-        raise InputError(f"{path}: the mask is empty: none of its {inside.size} voxels is non-zero")
-    return inside
+        raise InputError(
+            f"{path}: the mask is empty: none of its {inside.size} voxels is above 0.5 (its values "
+            f"are {span}); scale it so that 1 is inside"
+        )
+    if len(kinds[kinds != 0]) == 1:
+        return inside, []
+    usual = kinds[np.argmax(np.where(np.isfinite(kinds) & (kinds > 0.5), counts, 0))]
+    decided = int(np.count_nonzero((values != 0) & (values != usual)))
+    return inside, [
+        f"{path}: the mask has {len(kinds)} different values ({span}); those above 0.5 are inside, "
+        f"{int(inside.sum())} of {inside.size} voxels; this decided {decided} voxels that are "
+        f"neither 0 nor {usual:.4g}"
+    ]
 
 
-def read_map(path: str | Path, like: Series) -> Float[np.ndarray, " V"]:
+def read_map(path: str | Path, like: Series) -> Float[np.ndarray, "V *M"]:
     """Read a map of a positive quantity (sigma, say) on the grid of a series.
 
     Voxels that are not positive are left for the fitter to flag, unless all are.
 
     Args:
-        path: a 3D NIfTI image, or a 4D one with a single volume.
+        path: a NIfTI image of one volume, or of one for each of the M measurements.
         like: the series it belongs to.
+
+    Returns:
+        (V,) in float64 of one volume, (V, M) in float32 of several.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if its shape or affine is not that of the series, or no voxel is positive.
     """
-    values = _read_volume(Path(path), like)
+    values = _read_on_grid(Path(path), like, (1, like.volumes))
     if not np.any((values > 0) & np.isfinite(values)):
         raise InputError(
-            f"{path}: expected positive values, none of its {values.size} voxels is "
+            f"{path}: expected positive values, none of its {values.size} values is "
             "positive and finite"
         )
-    return values
+    return values[:, 0] if values.shape[1] == 1 else values
 
 
 def file_hash(path: str | Path) -> str:
@@ -196,28 +287,39 @@ def file_hash(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _read_volume(path: Path, like: Series) -> Float[np.ndarray, " V"]:
-    """The values of a one-volume image, after checking that it lies on the grid of a series."""
-    with _open_nifti(path) as image:
-        if image.volumes != 1:
-            raise InputError(f"{path}: expected one volume, got {image.volumes}")
-        if image.shape != like.shape:
-            raise InputError(
-                f"{path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
-                "resample it onto the series"
-            )
-        if not np.allclose(image.affine, like.affine, atol=1e-3):
-            gap = np.abs(image.affine - like.affine).max()
-            raise InputError(
-                f"{path}: its affine differs from that of {like.path} by up to {gap:.3g}; resample "
-                "it onto the series, or copy the geometry if only the header is wrong"
-            )
-        return image._read(np.arange(image.voxels), [0], np.float64)[:, 0]
+def _read_on_grid(path: Path, like: Series, volumes: tuple[int, ...]) -> Float[np.ndarray, "V K"]:
+    """The values of an image, after checking that it lies on the grid of a series."""
+    with open_image(path) as image:
+        if image.volumes not in volumes:
+            expected = "one volume" if volumes == (1,) else f"1 or {volumes[1]} volumes"
+            raise InputError(f"{path}: expected {expected}, got {image.volumes}")
+        _check_grid(image, like)
+        dtype = np.float64 if image.volumes == 1 else np.float32
+        return image._read(np.arange(image.voxels), range(image.volumes), dtype)
+
+
+def _check_grid(image: Series, like: Series) -> None:
+    if image.shape != like.shape:
+        raise InputError(
+            f"{image.path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
+            "resample it onto the series"
+        )
+    apart = distance(like.affine, image.affine, like.shape)
+    if apart > TOLERANCE:
+        raise InputError(
+            f"{image.path}: its affine differs from that of {like.path}, by up to {apart:.3g} "
+            "voxels; resample it onto the series, or copy the geometry if only the header is wrong"
+        )
 
 
 @contextmanager
-def _open_nifti(path: Path) -> Iterator[Series]:
-    """Any NIfTI image of real numbers, as a series of at least one volume."""
+def open_image(path: Path) -> Iterator[Series]:
+    """Open any NIfTI image of real numbers, as a series of at least one volume.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: see `open_series`.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     if not path.is_file():
@@ -231,20 +333,24 @@ def _open_nifti(path: Path) -> Iterator[Series]:
         dims = header.get_data_shape()
         if not dims or min(dims) < 1:
             raise InputError(f"{path}: it has no voxels, its shape is {dims}")
-        if any(length != 1 for length in dims[4:]):
+        if sum(length != 1 for length in dims[3:]) > 1:
             raise InputError(
-                f"{path}: expected at most 4 dimensions, got a {len(dims)}D image of shape {dims}"
+                f"{path}: expected one axis of measurements after x, y, z, got a {len(dims)}D "
+                f"image of shape {dims}; reshape it to 4D, volumes in the order of the settings"
             )
-        x, y, z, volumes = (*dims, 1, 1, 1)[:4]
-        series = Series(path, header, (x, y, z), volumes, file)
-        expected = series.voxels * volumes * header.get_data_dtype().itemsize
-        present = file.seek(0, 2) - header.get_data_offset()
-        if present < expected:
+        x, y, z = (*dims, 1, 1)[:3]
+        volumes, dtype = math.prod(dims[3:]), header.get_data_dtype()
+        offset, size = header.get_data_offset(), x * y * z * dtype.itemsize
+        present = file.seek(0, 2) - offset
+        if present < volumes * size:
             raise InputError(
-                f"{path}: truncated: its header needs {expected} bytes of data, "
+                f"{path}: truncated: its header needs {volumes * size} bytes of data, "
                 f"{max(present, 0)} are there; copy or convert it again"
             )
-        yield series
+        notes = mend_geometry(header, (x, y, z), path)
+        scaling = _scaling(header)
+        stored = (_Volume(file, dtype, offset + i * size, scaling) for i in range(volumes))
+        yield Series((path,), header, (x, y, z), tuple(notes), tuple(stored))
 
 
 def _decompress(path: Path, target: BinaryIO) -> None:
@@ -275,21 +381,55 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
     kinds = [k for k in (nib.Nifti1Header, nib.Nifti2Header) if k.may_contain_header(block)]
     if not kinds:
         raise InputError(f"{path}: not a NIfTI file (.nii or .nii.gz)")
-    file.seek(0)
     try:
-        header = kinds[0].from_fileobj(file)
+        header = kinds[0](block[: kinds[0].sizeof_hdr], check=False)
+        if bytes(header["magic"]).startswith(b"ni"):
+            raise InputError(f"{path}: half of an .hdr/.img pair; convert it to a single .nii file")
+        _check_offset(path, header, file)
+        given = header["pixdim"].copy(), header["qform_code"].copy(), header["sform_code"].copy()
+        header.check_fix(logger=_UNHEARD)
+        # `mend_geometry` names the file
+        header["pixdim"][1:4] = given[0][1:4]
+        header["qform_code"], header["sform_code"] = given[1:]
         dtype = header.get_data_dtype()
         _scaling(header)
+    except InputError:
+        raise
     except Exception as error:  # nibabel raises many kinds for damaged headers
         raise InputError(f"{path}: its NIfTI header is damaged ({error})") from error
-    if bytes(header["magic"]).startswith(b"ni"):
-        raise InputError(f"{path}: half of an .hdr/.img pair; convert it to a single .nii file")
     if dtype.kind not in "iuf":
         label = header.get_value_label("datatype")
         raise InputError(
             f"{path}: expected real numbers, its data type is {label}; take the magnitude"
         )
     return header
+
+
+def _check_offset(path: Path, header: nib.Nifti1Header, file: BinaryIO) -> None:
+    """Refuse data that would start inside the header or its extensions."""
+    offset, end = float(header["vox_offset"]), header.single_vox_offset
+    if not offset >= end or offset % 1:
+        raise InputError(
+            f"{path}: its data would start at byte {offset:g} (vox_offset), but the header of a "
+            f"single file ends at byte {end}; set vox_offset to where the data start (mostly "
+            f"{end}), or convert it again"
+        )
+    file.seek(end - 4)
+    if file.read(1) in (b"", b"\0"):  # no extensions
+        return
+    place, kind = end, np.dtype(np.int32).newbyteorder(header.endianness)
+    while place < offset or place == end:
+        file.seek(place)
+        size, code = (*np.frombuffer(file.read(8), kind), 0, 0)[:2]
+        if size < 16 or size % 16 or code % 2 or not 0 <= code <= _LAST_CODE:
+            return  # the flag is wrong
+        place += int(size)
+    if place > offset:
+        raise InputError(
+            f"{path}: its data would start at byte {offset:g} (vox_offset), but an extension of "
+            f"its header ends at byte {place}; set vox_offset to where the data start, or convert "
+            "it again"
+        )
 
 
 def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float
 
+from labelwise.io.nifti import inside_of, open_image
 from labelwise.priors import Empirical
-from labelwise.types import InputError
+from labelwise.types import InputError, has_values
 
 
 def read_prior(
@@ -26,15 +28,21 @@ def read_prior(
     Args:
         folder: where `labelwise fit` or `labelwise map` wrote its maps.
         names: the parameters, in the model's order.
-        mask: which voxels to take: an image, or an array of the maps' shape; all if None.
+        mask: which voxels to take: an image (those above 0.5), or an array of the maps' shape;
+            all if None.
 
     Raises:
         FileNotFoundError: if a map is missing.
-        InputError: if shapes differ, or no voxel is left.
+        InputError: if a file is no valid image, shapes differ, or no voxel is left.
+
+    Warns:
+        UserWarning: if the mask has values besides 0 and one other.
     """
     maps = [_read_map(Path(folder) / f"{name}.nii.gz") for name in names]
     if isinstance(mask, (str, Path)):
-        mask = _read_map(Path(mask)) > 0
+        mask, notes = inside_of(_read(Path(mask)), mask)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
     inside = np.ones(maps[0].shape, bool) if mask is None else np.asarray(mask, bool)
     for name, values in zip((*names, "the mask"), (*maps, inside), strict=True):
         if values.shape != maps[0].shape:
@@ -50,4 +58,14 @@ def _read_map(path: Path) -> Float[np.ndarray, "X Y Z"]:
         raise FileNotFoundError(
             f"{path}: no such map; give the output folder of `labelwise fit` or `labelwise map`"
         )
-    return np.asanyarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+    values, sidecar = _read(path), path.with_name(path.name.replace(".nii.gz", ".json"))
+    if sidecar.is_file() and "fill" in json.loads(sidecar.read_text(encoding="utf-8")):
+        values[~has_values(_read(path.with_name("status.nii.gz")))] = np.nan
+    return values
+
+
+def _read(path: Path) -> Float[np.ndarray, "X Y Z"]:
+    with open_image(path) as image:
+        if image.volumes != 1:
+            raise InputError(f"{path}: expected one volume, got {image.volumes}")
+        return image.volume(0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from labelwise.types import InputError
 
 RUN = "run.json"
 FILES = "labelwise_files"  # unlikely in other software's run.json: only our files are removed
+_FILL = "in place of NaN: outside the mask, without an estimate (see status), or without an error"
 _GEOMETRY = (
     *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -36,6 +38,8 @@ def output_folder(
     like: Series,
     overwrite: bool = False,
     names: Collection[str] = (),
+    inputs: Collection[Path] = (),
+    fill: float = math.nan,
 ) -> Iterator[Output]:
     """An output folder, to which the files of a run are moved when all are written; see `staged`.
 
@@ -45,8 +49,11 @@ def output_folder(
         overwrite: replace the files of an earlier run, and remove those of its other files that
             its `run.json` lists.
         names: files that will be written, to refuse existing ones before the work.
+        inputs: files that the run reads; none of them is replaced or removed.
+        fill: what is written in place of NaN.
 
     Raises:
+        InputError: if an input would be replaced or removed.
         FileExistsError: if the folder holds an earlier run or a file that would be written, and
             `overwrite` is not set; or if another run is writing there.
         OSError: if the folder cannot be written, or the disk is full.
@@ -65,17 +72,12 @@ def output_folder(
         ['D.json', 'D.nii.gz', 'run.json']
     """
     folder = Path(folder)
-    _refuse(folder, {RUN, *names}, overwrite)
+    stale = _listed_files(folder / RUN)
     try:
-        with staged(folder, RUN) as staging:
-            out = Output(folder, like, staging)
-            yield out
-            written = {RUN, *out.names}
-            _refuse(folder, written, overwrite)
-            earlier = _listed_files(folder / RUN)
-            (folder / RUN).unlink(missing_ok=True)
-            for name in earlier - written:
-                (folder / name).unlink(missing_ok=True)
+        with staged(
+            folder, RUN, names=names, stale=stale, inputs=inputs, overwrite=overwrite
+        ) as staging:
+            yield Output(folder, like, staging, fill)
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
             raise
@@ -93,6 +95,7 @@ class Output:
     folder: Path
     _like: Series
     _staging: Path
+    _fill: float
 
     @property
     def names(self) -> list[str]:
@@ -105,8 +108,9 @@ class Output:
     ) -> None:
         """Stage `name.nii.gz`, and `name.json` beside it.
 
-        Floats become float32, 8-bit integers keep their type, other integers become int32. The
-        same values give the same bytes.
+        Floats become float32, 8-bit integers keep their type, other integers become int32. With a
+        fill value, NaN becomes that value, and the sidecar has an entry `fill`. The same values
+        give the same bytes.
 
         Args:
             name: the file's name without its ending.
@@ -124,6 +128,9 @@ class Output:
                 f"map {name}: expected one value (or row) for each of the {self._like.voxels} "
                 f"voxels of {self._like.path}, got shape {values.shape}"
             )
+        if self._filling and np.issubdtype(values.dtype, np.floating):
+            values = np.where(np.isnan(values), self._fill, values)
+            sidecar = {**sidecar, **self._filling}
         image = _image(name, values, self._like)
         try:
             self.path(f"{name}.nii.gz").write_bytes(_compressed(image.to_bytes()))
@@ -137,30 +144,23 @@ class Output:
         Adds `labelwise_files`, the list of all that is staged, so that a later run that overwrites
         this one can remove what it does not replace.
         """
-        record = {**record, FILES: [*self.names, RUN]}
+        record = {**record, **self._filling, FILES: [*self.names, RUN]}
         try:
             self.path(RUN).write_text(as_json(record), encoding="utf-8")
         except OSError as error:
             raise OSError(_failure(self.folder, RUN, error)) from error
+
+    @property
+    def _filling(self) -> dict[str, Any]:
+        """The entry of sidecars and `run.json` on the fill value."""
+        filled = not math.isnan(self._fill)
+        return {"fill": {"value": self._fill, "meaning": _FILL}} if filled else {}
 
     def path(self, name: str) -> Path:
         """Where to write another file of the run (`maps.png`), for it to be moved into place."""
         if not _is_plain(name) or name == LOCK:
             raise InputError(f"output file {name!r}: expected a plain file name, without a folder")
         return self._staging / name
-
-
-def _refuse(folder: Path, names: Collection[str], overwrite: bool) -> None:
-    present = [name for name in sorted(names) if (folder / name).exists()]
-    if present and not overwrite:
-        more = f" and {len(present) - 3} more" if len(present) > 3 else ""
-        raise FileExistsError(
-            f"{folder}: it already holds {', '.join(present[:3])}{more}; choose another "
-            "output folder, or overwrite (--overwrite)"
-        )
-    for name in present:
-        if (folder / name).is_dir():
-            raise FileExistsError(f"{folder / name}: a folder is where a file should go")
 
 
 def _failure(folder: Path, what: str, error: OSError) -> str:

@@ -11,11 +11,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from labelwise.io.files import check_outputs
 
 LOCK = ".lock"
 PARTIAL = ".labelwise-partial-"
@@ -33,10 +35,13 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         refusal: the message of the error.
 
     Raises:
-        FileExistsError: if another run holds the lock, or a symbolic link is at `path`.
+        FileExistsError: if another run holds the lock, or a link or folder is at `path`.
     """
-    if path.is_symlink():
-        raise FileExistsError(f"{path}: a symbolic link is where a lock file should go; remove it")
+    if path.is_symlink() or (path.exists() and not (path.is_file() and path.stat().st_nlink == 1)):
+        raise FileExistsError(
+            f"{path}: a symbolic link, a hard link or a folder is where a lock file should go; "
+            "remove it"
+        )
     with ExitStack() as stack:
         try:
             # the fallback is a lock file that may outlive its run
@@ -49,7 +54,15 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
 
 
 @contextmanager
-def staged(folder: str | Path, last: str) -> Iterator[Path]:
+def staged(
+    folder: str | Path,
+    last: str,
+    *,
+    names: Collection[str] = (),
+    stale: Collection[str] = (),
+    inputs: Collection[Path] = (),
+    overwrite: bool = False,
+) -> Iterator[Path]:
     """A staging folder, whose files are moved to their folder when all are written.
 
     Use it in a `with` statement around the whole computation: entering checks that the folder is
@@ -59,12 +72,17 @@ def staged(folder: str | Path, last: str) -> Iterator[Path]:
         folder: where the files go; made if missing.
         last: the file that is moved last, and whose earlier version is removed first: if it
             exists, so do the others.
+        names: the files that will be written, to refuse existing ones before the work.
+        stale: files of an earlier run, which are removed before the new ones are moved.
+        inputs: the files that are read meanwhile; none of them is replaced or removed.
+        overwrite: replace files that are there.
 
     Yields:
         A folder to write them in; files in folders below it keep their places.
 
     Raises:
-        FileExistsError: if another run is writing in the folder.
+        InputError: if an input would be replaced or removed, or a link leads out of the folder.
+        FileExistsError: if another run is writing in the folder, or a file would be replaced.
         NotADirectoryError: if a file is where the folder should go.
         OSError: if the folder cannot be written.
 
@@ -80,10 +98,12 @@ def staged(folder: str | Path, last: str) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: the output must be a folder, not a file")
+    leftovers = [path.name for path in _leftovers(folder)]
+    check_outputs(folder, [*stale, *leftovers], overwrite=True, inputs=inputs)
+    _check_files(folder, {last, *names}, overwrite, inputs)
     with ExitStack() as stack:
         try:
             stack.enter_context(_made(folder))
-            remove_partial(folder)
             staging = stack.enter_context(_partial(folder))
         except OSError as error:
             if not error.strerror:
@@ -92,7 +112,12 @@ def staged(folder: str | Path, last: str) -> Iterator[Path]:
                 f"{folder}: cannot write there ({error.strerror}); choose another output folder"
             ) from error
         yield staging
-        _move(staging, folder, last)
+        written = _written(staging)
+        _check_files(folder, written, overwrite, inputs)
+        (folder / last).unlink(missing_ok=True)
+        for name in set(stale) - set(written):
+            (folder / name).unlink(missing_ok=True)
+        _move(staging, folder, sorted(written, key=lambda name: (name == last, name)))
 
 
 @contextmanager
@@ -113,18 +138,27 @@ def whole_folder(place: Path) -> Iterator[Path]:
         raise
 
 
-def remove_partial(folder: Path) -> None:
+def remove_partial(folder: Path, but: Path | None = None) -> None:
     """Remove the partial results of killed runs from a folder; no other folder of such a name.
+
+    Args:
+        folder: where they are.
+        but: one that is in use by this run.
 
     Raises:
         FileExistsError: if a run is still writing there.
     """
-    for leftover in folder.glob(f"{PARTIAL}*"):
-        if leftover.is_symlink() or not (leftover / MARK).is_file():
-            continue
-        with _in_use(leftover):
-            pass
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in _leftovers(folder):
+        if leftover != but:
+            with _in_use(leftover):
+                pass
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """The partial folders in a folder: made by labelwise, and no links."""
+    found = folder.glob(f"{PARTIAL}*")
+    return [path for path in found if not path.is_symlink() and (path / MARK).is_file()]
 
 
 def _in_use(staging: Path) -> AbstractContextManager[None]:
@@ -142,10 +176,16 @@ def _marked(folder: Path) -> Path:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
+    """A staging folder in use by this run, once no other run uses one.
+
+    Each run locks its own folder before it looks for others: of two that start together, at least
+    one finds the other.
+    """
     staging = _marked(folder)
     try:
         (staging / LOCK).write_text(f"{os.getpid()}\n")  # detects a full disk before the work
         with _in_use(staging):
+            remove_partial(folder, but=staging)
             yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -167,13 +207,21 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-def _move(staging: Path, folder: Path, last: str) -> None:
-    files = [
-        path for path in staging.rglob("*") if path.is_file() and path.name not in (LOCK, MARK)
-    ]
-    names = sorted(str(path.relative_to(staging)) for path in files)
-    names.sort(key=lambda name: name == last)
-    (folder / last).unlink(missing_ok=True)
+def _check_files(
+    folder: Path, names: Collection[str], overwrite: bool, inputs: Collection[Path]
+) -> None:
+    check_outputs(folder, names, overwrite=overwrite, inputs=inputs)
+    for name in sorted(names):
+        if (folder / name).is_dir():
+            raise FileExistsError(f"{folder / name}: a folder is where a file should go")
+
+
+def _written(staging: Path) -> list[str]:
+    files = [path for path in staging.rglob("*") if path.is_file()]
+    return [str(path.relative_to(staging)) for path in files if path.name not in (LOCK, MARK)]
+
+
+def _move(staging: Path, folder: Path, names: Sequence[str]) -> None:
     moved: list[Path] = []
     with ExitStack() as stack:
         try:

@@ -108,6 +108,9 @@ class ByFit:
             measured = average(signal, groups, how)
             raw = check_input(signal, sigma, request.noise)  # an average can hide invalid values
             good = raw == Status.CONVERGED
+            if sigma.shape[1] > 1:
+                square = sigma.astype(float) ** 2
+                sigma = np.sqrt(np.stack([square[:, g].mean(axis=1) for g in groups], axis=1))
             part = fitter(np.where(good[:, None], measured, np.nan), sigma * factor)
             return Estimate(
                 part.values, np.where(good, part.status, raw), part.stats, part.parameters

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from labelwise.fitting.goodness import goodness
 from labelwise.formatting import distinct_names
+from labelwise.io.nifti import paths_of
 from labelwise.mapping.maps import maps_of_network
 from labelwise.mapping.method import Clock, Prepared, Sample
 from labelwise.mapping.request import Groups, Request
@@ -117,6 +118,12 @@ class ByNetwork:
     ) -> Prepared:
         """The network, loaded, from the cache or newly trained; then compiled."""
         signal, sigma = sample()
+        if sigma.shape[1] > 1:
+            raise InputError(
+                f"{request.sigma}: sigma of each measurement cannot be used by a network, which "
+                "takes one for each voxel; give a map of one volume, or use `labelwise fit`"
+            )
+        sigma = sigma[:, 0]
         clock.lap("prepare")
         if self.loaded is not None:
             network = self.loaded
@@ -163,8 +170,8 @@ class ByNetwork:
     def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
         if not len(signal):
             raise InputError(
-                f"{request.image}: no voxel inside the mask can be used, so there is no noise "
-                "level to train a network for"
+                f"{paths_of(request.image)[0]}: no voxel inside the mask can be used, so there is "
+                "no noise level to train a network for"
             )
         prior = Uniform.typical(request.model, **self.ranges)
         levels = noise_levels(request.model, signal, sigma, request.b_tolerance)

@@ -12,7 +12,7 @@ import numpy as np
 
 from labelwise.formatting import in_words
 from labelwise.io.acquisition import doubts
-from labelwise.io.nifti import Series, file_hash
+from labelwise.io.nifti import Series, file_hash, paths_of
 from labelwise.mapping.method import Method
 from labelwise.mapping.request import Request, describe_settings, equation
 from labelwise.models.base import measurements
@@ -22,7 +22,8 @@ from labelwise.types import InputError, class_name
 
 def inputs(request: Request, method: Method) -> list[Path]:
     """Every file that is read, once."""
-    paths = [request.image, *request.sources.values(), request.mask, request.sigma, *method.inputs]
+    series = paths_of(request.image)
+    paths = [*series, *request.sources.values(), request.mask, request.sigma, *method.inputs]
     return list(dict.fromkeys(path for path in paths if isinstance(path, Path)))
 
 
@@ -38,10 +39,14 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
     if count != series.volumes:
         raise InputError(
             f"{label}: {count} in {source.name if source else 'the list given'}, but "
-            f"{series.path.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
+            f"{series.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
         )
     if not isinstance(request.sigma, str | Path) and not 0 < request.sigma < np.inf:
         raise InputError(f"sigma: expected a positive number, got {request.sigma:g}")
+    if abs(request.fill) > np.finfo(np.float32).max:
+        raise InputError(
+            f"fill: expected a number that float32 can hold, or NaN, got {request.fill:g}"
+        )
     parameters = [parameter.name for parameter in request.model.parameters]
     measured, distinct = len(method.groups(request)), len(request.equal_volumes)
     needs = f"{len(parameters)} parameters ({', '.join(parameters)})"
@@ -51,10 +56,10 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
         )
     if measured < len(parameters):
         raise InputError(
-            f"{series.path.name}: {measured} measurements cannot determine {needs}; acquire "
+            f"{series.name}: {measured} measurements cannot determine {needs}; acquire "
             "more, or choose a model with fewer parameters"
         )
-    notes = doubts(request.acquisition)
+    notes = [*doubts(request.acquisition), *series.notes]
     if distinct < len(parameters):
         notes.append(
             f"{label}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "

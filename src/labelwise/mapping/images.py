@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from labelwise.io.files import cache_folder
+from labelwise.io.nifti import paths_of
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
 from labelwise.mapping.request import Request
@@ -19,10 +21,11 @@ from labelwise.types import Progress
 
 Sigma = float | str | Path
 PathLike = str | Path
+Images = PathLike | Sequence[PathLike]
 
 
 def fit_image(
-    image: PathLike,
+    image: Images,
     model: SignalModel,
     *,
     sigma: Sigma,
@@ -35,6 +38,7 @@ def fit_image(
     max_iterations: int = 200,
     threads: int | None = None,
     overwrite: bool = False,
+    fill: float = math.nan,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
     notes: Sequence[str] = (),
@@ -48,12 +52,13 @@ def fit_image(
     the end. A failed voxel is NaN, and its status holds the reason.
 
     Args:
-        image: the 4D NIfTI series.
+        image: the series: a 4D NIfTI image, or an image of one volume for each measurement, in
+            the order of the settings and on one grid.
         model: the signal model with one setting per volume.
-        sigma: noise of one channel in the image's unit: a number, the path of a map of it,
-            `"repeats"` or `"background"`.
+        sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
+            volume, or of one for each measurement), `"repeats"` or `"background"`.
         out: the folder for the maps; made if missing.
-        mask: the NIfTI mask of the voxels to fit; all of them if None.
+        mask: the NIfTI mask of the voxels to fit, those above 0.5; all of them if None.
         noise: `Rician()` if None.
         bounds: replaces bounds of parameters by name, in their units.
         average: fit the average of volumes with equal settings instead of each of them.
@@ -61,6 +66,7 @@ def fit_image(
         max_iterations: a voxel that needs more becomes NOT_CONVERGED.
         threads: cores to use; all if None.
         overwrite: replace maps that are in the folder already.
+        fill: what is written in place of NaN, for viewers.
         sources: the files that the settings came from, by name of the setting, for the record.
         command: the command line, for the record.
         notes: on possible mistakes that are known already, for the record.
@@ -77,7 +83,7 @@ def fit_image(
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
     request = Request(
-        Path(image),
+        paths_of(image),
         model,
         noise or Rician(),
         _sigma(sigma),
@@ -86,6 +92,7 @@ def fit_image(
         b_tolerance=b_tolerance,
         threads=threads,
         overwrite=overwrite,
+        fill=fill,
         sources=sources or {},
         command=command,
         notes=notes,
@@ -94,7 +101,7 @@ def fit_image(
 
 
 def map_image(
-    image: PathLike,
+    image: Images,
     model: SignalModel,
     *,
     sigma: Sigma,
@@ -107,6 +114,7 @@ def map_image(
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
+    fill: float = math.nan,
     cache: bool = True,
     sources: Mapping[str, Path] | None = None,
     command: str = "",
@@ -121,7 +129,7 @@ def map_image(
     Args:
         image: see `fit_image`, as for all arguments that are not listed here.
         model: see `fit_image`.
-        sigma: see `fit_image`.
+        sigma: see `fit_image`; a map of one volume.
         out: see `fit_image`.
         mask: see `fit_image`.
         noise: see `fit_image`.
@@ -132,6 +140,7 @@ def map_image(
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.
+        fill: see `fit_image`.
         cache: keep the trained network for series like this one, and use one that was kept, in
             `~/.cache/labelwise` (the environment variable LABELWISE_CACHE moves it).
         sources: see `fit_image`.
@@ -147,7 +156,7 @@ def map_image(
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
     request = Request(
-        Path(image),
+        paths_of(image),
         model,
         noise or Rician(),
         _sigma(sigma),
@@ -156,6 +165,7 @@ def map_image(
         b_tolerance=b_tolerance,
         threads=threads,
         overwrite=overwrite,
+        fill=fill,
         sources=sources or {},
         command=command,
         notes=notes,

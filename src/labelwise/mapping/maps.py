@@ -167,7 +167,7 @@ def picture(
         standard_errors={name: volume(errors[:, column]) for name, column in columns.items()},
         zooms=(x, y),
         title=(
-            f"{series.path.name}, slice {index + 1} of {series.shape[2]}\n"
+            f"{series.name}, slice {index + 1} of {series.shape[2]}\n"
             f"{type(request.model).__name__}, {type(request.noise).__name__} noise, "
             f"sigma {sigma.sigma:.4g} ({sigma.method}){how}"
         ),

@@ -17,9 +17,9 @@ from labelwise.mapping.summary import NetworkUse, ParameterSummary
 from labelwise.networks.network import Network
 from labelwise.types import Estimate, Parameter, Progress
 
-Sample = Callable[[], tuple[Float[np.ndarray, "n M"], Float[np.ndarray, " n"]]]
+Sample = Callable[[], tuple[Float[np.ndarray, "n M"], Float[np.ndarray, "n #M"]]]
 """Reads the signal and the sigma of some usable voxels."""
-Step = Callable[[Float[np.ndarray, "n M"], Float[np.ndarray, "#n 1"]], Estimate]
+Step = Callable[[Float[np.ndarray, "n M"], Float[np.ndarray, "#n #M"]], Estimate]
 """The estimate of some voxels from their signal and sigma."""
 
 

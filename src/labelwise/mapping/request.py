@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,17 +29,19 @@ class Request:
     """The images, the model, the noise, and where the maps go.
 
     Args:
-        image: the 4D series.
+        image: the series: a 4D image, or an image for each measurement.
         model: the signal model with one setting per volume.
         noise: the noise model.
-        sigma: noise of one channel in the image's unit: a number, the path of a map of it, or the
-            method by which to estimate it: `"repeats"` (the volumes at b = 0; without b, the most
-            often repeated setting) or `"background"` (voxels outside the mask).
+        sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
+            volume, or of one for each measurement), or the method by which to estimate it:
+            `"repeats"` (the volumes at b = 0; without b, the most often repeated setting) or
+            `"background"` (voxels outside the mask).
         folder: where the maps go.
         mask: the path of the mask of voxels to estimate; all of them if None.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
         threads: cores to use; all if None.
         overwrite: replace maps that are in the folder already.
+        fill: what is written in place of NaN.
         sources: the files that the settings came from, by name of the setting.
         command: the command line, for the record.
         notes: on possible mistakes in it that are known already, for the record.
@@ -47,7 +50,7 @@ class Request:
         InputError: if `threads` is no possible number.
     """
 
-    image: Path
+    image: Path | Sequence[Path]
     model: SignalModel
     noise: NoiseModel
     sigma: float | Path | Literal["repeats", "background"]
@@ -56,6 +59,7 @@ class Request:
     b_tolerance: float = 0.001
     threads: int | None = None
     overwrite: bool = False
+    fill: float = math.nan
     sources: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = ()

@@ -32,7 +32,7 @@ from labelwise.mapping.summary import (
     quality_notes,
     summarise,
 )
-from labelwise.types import Estimate, InputError, Progress, Status, no_progress
+from labelwise.types import Estimate, Progress, Status, no_progress
 
 _SAMPLE = 50_000  # voxels to find the range of noise levels in
 
@@ -60,9 +60,13 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
     with _heard() as heard:
         method = method.begin(request)
     with open_series(request.image) as series:
+        inside, said = np.ones(series.voxels, bool), []
+        if request.mask is not None:
+            inside, said = read_mask(request.mask, like=series)
         notes = list(dict.fromkeys([*request.notes, *heard]))
-        notes += _warn([n for n in check(request, method, series) if n not in notes])
-        inside = _inside(request, series)
+        fresh = [each for each in [*check(request, method, series), *said] if each not in notes]
+        _warn(fresh)
+        notes += fresh
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
             sigma, levels = noise_level(request, series, inside)
@@ -112,13 +116,13 @@ class _Scan:
     request: Request
     series: Series
     inside: Bool[np.ndarray, " V"]
-    sigma: float | Float[np.ndarray, " V"]
+    sigma: float | Float[np.ndarray, "V *M"]
     levels: list[NoiseLevel]
 
-    def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n 1"]:
-        """The sigma of some voxels, or the one of all."""
+    def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n #M"]:
+        """The sigma of some voxels, of each measurement if known, or the one of all."""
         if isinstance(self.sigma, np.ndarray):
-            return self.sigma[index, None]
+            return self.sigma[index].reshape(len(index), -1)
         return np.full((1, 1), self.sigma)
 
 
@@ -174,15 +178,16 @@ def _blank(voxels: int, like: np.ndarray) -> np.ndarray:
 
 def _usable_voxels(
     scan: _Scan,
-) -> tuple[Float[np.ndarray, "n M"], Float[np.ndarray, " n"]]:
+) -> tuple[Float[np.ndarray, "n M"], Float[np.ndarray, "n #M"]]:
     """Signal and sigma of valid voxels, evenly subsampled."""
     inside = np.flatnonzero(scan.inside)
     sampled = np.zeros_like(scan.inside)
     sampled[inside[:: math.ceil(len(inside) / _SAMPLE)]] = True
     ((index, signal),) = scan.series.blocks(sampled, size=_SAMPLE)
-    sigma = np.broadcast_to(scan.sigma_of(index), (len(index), 1))
+    sigma = scan.sigma_of(index)
+    sigma = np.broadcast_to(sigma, (len(index), sigma.shape[1]))
     good = check_input(signal, sigma, scan.request.noise) == Status.CONVERGED
-    return signal[good], sigma[good, 0]
+    return signal[good], sigma[good]
 
 
 @contextmanager
@@ -198,33 +203,21 @@ def _heard() -> Iterator[list[str]]:
             heard.append(str(each.message))
 
 
-def _warn(notes: list[str]) -> list[str]:
+def _warn(notes: list[str]) -> None:
     for note in notes:
         warnings.warn(note, stacklevel=4)  # the call of `fit_image` or `map_image`
-    return notes
-
-
-def _inside(request: Request, series: Series) -> Bool[np.ndarray, " V"]:
-    if request.mask is None:
-        return np.ones(series.voxels, bool)
-    return read_mask(request.mask, like=series)
 
 
 def _output(
     request: Request, method: Method, series: Series, maps: Sequence[Map]
 ) -> AbstractContextManager[Output]:
-    """The output folder, after refusing to replace an input by a result."""
+    """The output folder."""
     names = [*file_names(maps), *method.files]
     if isinstance(request.sigma, Path):
         names += ["sigma.nii.gz", "sigma.json"]
-    read = {path.resolve() for path in inputs(request, method)}
-    for name in names:
-        if (request.folder / name).resolve() in read:
-            raise InputError(
-                f"{request.folder / name}: is an input of this run and would be replaced by a "
-                "result; choose another output folder"
-            )
-    return output_folder(request.folder, series, request.overwrite, names)
+    return output_folder(
+        request.folder, series, request.overwrite, names, inputs(request, method), request.fill
+    )
 
 
 @contextmanager
@@ -243,7 +236,7 @@ def _writing(
         yield
         if isinstance(scan.sigma, np.ndarray):
             sidecar = {"description": "noise of one channel", "unit": "that of the series"}
-            values = np.where(scan.inside, scan.sigma, np.nan)
+            values = np.where(scan.inside, scan.sigma.T, np.nan).T
             out.write_map("sigma", values, sidecar | dict(record))
         how = "" if prepared.network is None else ", by a network"
         figure = picture(request, series, estimate, parameters, scan.levels[0], how)

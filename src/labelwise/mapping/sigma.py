@@ -24,7 +24,7 @@ _BACKGROUND_SAMPLES = 2_000_000
 
 def noise_level(
     request: Request, series: Series, inside: Bool[np.ndarray, " V"]
-) -> tuple[float | Float[np.ndarray, " V"], list[NoiseLevel]]:
+) -> tuple[float | Float[np.ndarray, "V *M"], list[NoiseLevel]]:
     """The sigma to use, and its estimates by each method, the requested one first.
 
     Args:
@@ -40,7 +40,8 @@ def noise_level(
     levels = []
     if isinstance(request.sigma, Path):
         sigma = read_map(request.sigma, like=series)
-        usable = sigma[inside & np.isfinite(sigma) & (sigma > 0)]
+        usable = sigma[inside]
+        usable = usable[np.isfinite(usable) & (usable > 0)]
         if not usable.size:
             raise InputError(f"{request.sigma}: sigma is positive nowhere inside the mask")
         note = f"median inside the mask of the map {request.sigma.name}"

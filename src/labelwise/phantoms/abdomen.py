@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Int
 
+from labelwise.io.files import check_outputs
 from labelwise.io.staging import staged
 from labelwise.models import IVIM
 from labelwise.noise import Rician
@@ -154,11 +155,9 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
         OSError: if the folder cannot be written.
     """
     phantom = Phantom(Path(folder))
-    present = [path for path in phantom.files if path.exists()]
-    if present and not overwrite:
-        raise FileExistsError(
-            f"{present[0]}: is there already; choose another folder, or overwrite (--overwrite)"
-        )
+    folder = phantom.folder
+    maps = [path.name for path in (phantom.fitted, phantom.mapped)]
+    check_outputs(folder, maps, overwrite=True)  # the demo writes there
     tissue = _tissues()
     params = _params(tissue)
     model = IVIM(b=np.array(B_VALUES) / 1000)
@@ -173,7 +172,8 @@ def write_phantom(folder: str | Path, *, overwrite: bool = False, seed: int = 0)
         outside = np.where(tissue > 0, values, np.nan)
         images[phantom.truth(parameter.name)] = outside.astype(np.float32)
 
-    with staged(folder, phantom.image.name) as staging:
+    names = [str(path.relative_to(folder)) for path in phantom.files]
+    with staged(folder, phantom.image.name, names=names, overwrite=overwrite) as staging:
         partial = Phantom(staging)
         partial.truth("tissue").parent.mkdir()
         for path, values in images.items():

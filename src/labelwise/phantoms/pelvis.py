@@ -237,7 +237,7 @@ def write(scan: Pelvis, folder: Path) -> list[Path]:
         record = {"Simulated": True, "Description": _NOTICE, **details, "Settings": scan.settings}
         texts[name.replace(".nii.gz", ".json")] = json.dumps(record, indent=2, ensure_ascii=False)
     names = [*texts, *reversed(images)]
-    with staged(folder, names[-1]) as staging:
+    with staged(folder, names[-1], names=names, overwrite=True) as staging:
         (staging / "truth").mkdir()
         for name, (values, _) in images.items():
             image = nib.Nifti1Image(values, scan.affine)

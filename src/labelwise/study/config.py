@@ -93,6 +93,7 @@ class Study:
         noise_floor: the parameter that the noise floor biases, for the claims about it.
         ill_determined: the parameter that the acquisition determines worst.
         phantom: whether the in vivo part is done, on a simulated pelvis.
+        sources: the files it was read from; they are never replaced.
 
     Raises:
         InputError: if a value is out of its range, or a name is not one of the model's.
@@ -124,6 +125,7 @@ class Study:
     noise_floor: str | None = None
     ill_determined: str | None = None
     phantom: bool = False
+    sources: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         checked(_VALUES, {name: getattr(self, name) for name in _VALUES.model_fields}, "study")
@@ -171,6 +173,7 @@ class Study:
     def describe(self) -> dict[str, Any]:
         """All of it as JSON data."""
         known = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del known["sources"]
         return plain(
             known
             | {
@@ -279,7 +282,8 @@ def read_study(path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such study file")
-    return _study(read_toml(path), path.parent, str(path))
+    study = _study(read_toml(path), path.parent, str(path))
+    return replace(study, sources=(path, *study.sources))
 
 
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
@@ -293,6 +297,8 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
         file = model_name.rpartition(":")[0]
         warnings.warn(f"{where}: runs the code of {file}", stacklevel=3)
     model = _model(model_name, content["acquisition"], folder, where)
+    sources = [folder / text for text in content["acquisition"].values() if isinstance(text, str)]
+    sources += [Path(model_name.rpartition(":")[0])] if ".py" in model_name else []
     values: dict[str, Any] = {
         key: content[key] for key in ("levels", "seed", "phantom") if key in content
     }
@@ -317,6 +323,7 @@ def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
             prior=Uniform.typical(model, **content.get("prior", {})),
             snrs=tuple(float(snr) for snr in snrs),
             recipe=recipe(**training),
+            sources=tuple(sources),
             **values,
         )
     except InputError as error:

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from labelwise.formatting import ASCII
-from labelwise.io.files import write_whole
+from labelwise.io.files import check_outputs, write_whole
 from labelwise.io.results import as_json
 from labelwise.models import IVIM
 from labelwise.study.claims import CLAIMS
@@ -81,16 +81,17 @@ def run_study(
     Raises:
         FileExistsError: if the folder holds another study, or one is running there.
         OSError: if it cannot be written.
-        InputError: if the study cannot be done as described.
+        InputError: if the study cannot be done as described, or would replace one of its files.
     """
     begin = time.perf_counter()
     progress = progress or (lambda what, done, total, words: None)
     description = MARK + to_toml(study)
     _check(study, scan)
-    _make(folder, description, overwrite)
+    _make(study, folder, description, overwrite)
     with opened(folder / "stages", progress) as stages:
         _clear(folder, description)  # now that no other run is using the folder
-        write_whole(folder / DESCRIPTION, description.encode())
+        if _content(folder / DESCRIPTION) != description:
+            write_whole(folder / DESCRIPTION, description.encode())
         if scan is None and study.phantom:
             scan = phantom(study, folder / "phantom")
         networks = [train_all(study, stages, index) for index in range(study.trainings)]
@@ -180,10 +181,9 @@ def _check(study: Study, scan: Scan | None) -> None:
         )
 
 
-def _make(folder: Path, description: str, overwrite: bool) -> None:
+def _make(study: Study, folder: Path, description: str, overwrite: bool) -> None:
     """Make the folder, unless it holds something else."""
-    known = folder / DESCRIPTION
-    there = known.read_text(encoding="utf-8") if known.is_file() else ""
+    there = _content(folder / DESCRIPTION)
     if there.startswith(MARK):
         same, done = there == description, (folder / REPORT).exists()
         if done and not same and not overwrite:
@@ -199,7 +199,15 @@ def _make(folder: Path, description: str, overwrite: bool) -> None:
                 f"{folder / foreign[0]}: is not of a study of labelwise, and would be replaced; "
                 "choose another folder"
             )
+    names = [REPORT, RECORD, "figures", "networks", "stages"]
+    names += ["phantom"] if study.phantom else []
+    names += [DESCRIPTION] if there != description else []
+    check_outputs(folder, names, overwrite=True, inputs=study.sources)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _content(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _clear(folder: Path, description: str) -> None:

@@ -6,7 +6,8 @@ applied to each single acquisition, and to a synthetic set with the gold standar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +91,7 @@ class Scan:
 
 
 def read_scan(
-    image: Path,
+    image: Path | Sequence[Path],
     settings: Mapping[str, Float[np.ndarray, " V"]],
     *,
     mask: Path | None = None,
@@ -101,7 +102,7 @@ def read_scan(
     """Read a series with repeats.
 
     Args:
-        image: 4D NIfTI.
+        image: 4D NIfTI, or one of one volume for each measurement.
         settings: of its volumes, by name, in the models' units.
         mask: 3D NIfTI; all voxels if None.
         sigma: noise of one channel in the image's unit; from the repeats at b = 0 if None.
@@ -111,15 +112,23 @@ def read_scan(
     Raises:
         OSError: if a file cannot be read.
         InputError: if files and settings do not fit each other, or the series has no repeats.
+
+    Warns:
+        UserWarning: for possible mistakes.
     """
     with open_series(image) as series:
         for name, rows in settings.items():
             if len(rows) != series.volumes:
                 raise InputError(
-                    f"{name}: {len(rows)} values, but {image.name} has {series.volumes} volumes"
+                    f"{name}: {len(rows)} values, but {series.name} has {series.volumes} volumes"
                 )
         parts = split(settings, repeats, tolerance)
-        flat = np.ones(series.voxels, bool) if mask is None else read_mask(mask, like=series)
+        notes, flat = list(series.notes), np.ones(series.voxels, bool)
+        if mask is not None:
+            flat, said = read_mask(mask, like=series)
+            notes += said
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         inside = flat.reshape(series.shape, order="F")
         signal = np.empty((int(flat.sum()), series.volumes), np.float32)
         place = np.full(series.voxels, -1)  # of each voxel among those inside, in C order
@@ -128,7 +137,7 @@ def read_scan(
         for index, block in series.blocks(flat):
             signal[place[index]] = block
         zooms = tuple(float(zoom) for zoom in series.header.get_zooms()[:3])
-    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, tolerance)
+    return _scan(series.name, signal, settings, inside, zooms, parts, sigma, tolerance)
 
 
 def phantom(study: Study, folder: Path) -> Scan:
