@@ -145,6 +145,7 @@ class Status(IntEnum):
     NO_REFERENCE = 8
     PREDICTED = 9
     EXTRAPOLATED = 10
+    TOO_FEW = 12
 
     @property
     def reason(self) -> str:
@@ -169,6 +170,7 @@ _REASONS = {
     Status.NO_REFERENCE: "no signal to divide by (b = 0)",
     Status.PREDICTED: "estimated by a network",
     Status.EXTRAPOLATED: "outside what the network was trained for",
+    Status.TOO_FEW: "too few usable measurements",
 }
 _WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED)
 
@@ -249,7 +251,7 @@ class Estimate:
         return rows[..., self.names.index(name)]
 
     def __repr__(self) -> str:
-        counts = np.bincount(np.ravel(self.status).astype(int), minlength=len(Status))
+        counts = np.bincount(np.ravel(self.status).astype(int), minlength=1 + max(Status))
         outcome = ", ".join(f"{counts[code]} {code.reason}" for code in Status if counts[code])
         shape = " x ".join(map(str, self.status.shape)) or "1"
         return f"Estimate({', '.join(self.names)}; {shape} voxels: {outcome})"[:400]

@@ -32,6 +32,8 @@ STEPS = 5
 """Iterations in a call: more waste work on finished fits, fewer increase the overhead."""
 DIFFERENCE = 1e-4
 """Half-width of a finite difference, as a fraction of the width of the bounds."""
+NO_WEIGHT = 1e15
+"""The sigma of a measurement that is left out, where signals are about 1: its square is finite."""
 
 Unit = tuple[float, ...]
 """The length of one coordinate in each parameter's own unit: q = parameter / unit."""
@@ -238,10 +240,14 @@ def residual(
     sigma: Float[Array | np.ndarray, "#M W"],
     parameters: int,
 ) -> Float[Array, " W"]:
-    """√(χ² / (M - P)): about 1 for a good fit."""
+    """√(χ² / (M - P)) over the measurements that are not left out: about 1 for a good fit."""
     expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
-    freedom = max(1, len(signal) - parameters)
-    return jnp.sqrt(jnp.sum((data - expected) ** 2 / variance, axis=0) / freedom)
+    terms, freedom = (data - expected) ** 2 / variance, max(1, len(signal) - parameters)
+    if len(sigma) > 1:
+        used = sigma < NO_WEIGHT
+        terms = jnp.where(used, terms, 0)
+        freedom = jnp.maximum(1, used.sum(axis=0) - parameters)
+    return jnp.sqrt(jnp.sum(terms, axis=0) / freedom)
 
 
 _propose = eqx.filter_jit(propose)

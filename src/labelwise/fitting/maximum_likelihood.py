@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting.batching import WIDTH, blocks, solve
-from labelwise.fitting.engines import make_engine
+from labelwise.fitting.engines import NO_WEIGHT, make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
-from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
+from labelwise.models.base import SignalModel, detached, measurements, scale_parameter, settings_of
 from labelwise.noise import NoiseModel, Rician
 from labelwise.types import (
     Estimate,
@@ -82,6 +82,8 @@ class MaximumLikelihood:
         self._detached = detached(model)
         self._engine = make_engine(self._detached, noise, self.parameters, self._stop)
         self._dictionary = Dictionary(model, self.parameters, self._scale)
+        settings = np.stack(list(settings_of(model).values()), axis=1)
+        self._distinct = np.unique(settings, axis=0, return_inverse=True)[1].ravel()
 
     def __call__(
         self,
@@ -96,7 +98,7 @@ class MaximumLikelihood:
         Args:
             signal: (*shape, M) the measurements, in any unit.
             sigma: noise of one channel in that unit: a number, (*shape) or (*shape, M); for
-                signals (N, M) also (1, M).
+                signals (N, M) also (1, M). A measurement whose sigma is infinite is left out.
             start: (*shape, P) or (*shape, S, P) starts, in the parameters' units; searched if None.
             mask: (*shape) the voxels to fit; all of them if None.
 
@@ -105,7 +107,7 @@ class MaximumLikelihood:
 
             - `nll` (*shape): negative log-likelihood, up to terms in data and sigma only
             - `residual` (*shape): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good
-              fit
+              fit; M without the measurements that were left out
             - `iterations` (*shape): of the best start
             - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound
             - `on_bound` (*shape, P): -1 on the lower bound, +1 on the upper one, else 0
@@ -125,19 +127,42 @@ class MaximumLikelihood:
         sigma = sigma_of_voxels(sigma, *signal.shape).astype(self.dtype)
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
+        left = left_out(sigma)
+        status[~self._enough(~left) & (status == Status.CONVERGED)] = Status.TOO_FEW
         good = np.flatnonzero(status == Status.CONVERGED)
         if not len(good):
             return _failed(status, self.parameters, self.dtype)
+        batches = [(good, sigma)]
+        if left.any():  # the others are fitted as if there were none that is left out
+            some = left.any(axis=1)[good]
+            whole = sigma[:, :1] if _constant(sigma[good[~some]]) else sigma
+            batches = [(good[~some], whole), (good[some], np.where(left, NO_WEIGHT, sigma))]
 
-        def fit(voxels: Int[np.ndarray, " n"]) -> Estimate:
-            return self._fit(
-                signal[voxels], sigma[voxels], None if start is None else start[voxels]
-            )
+        def fit(batch: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "N #M"]]) -> Estimate:
+            voxels, level = batch
+            begin = None if start is None else start[voxels]
+            return self._fit(signal[voxels], level[voxels], begin)
 
-        parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
-        with ThreadPoolExecutor(len(parts)) as pool:
+        parts = [
+            (part, level)
+            for voxels, level in batches
+            if len(voxels)
+            for part in np.array_split(voxels, min(self.threads, -(-len(voxels) // WIDTH)))
+        ]
+        with ThreadPoolExecutor(min(len(parts), self.threads)) as pool:
             fitted = list(pool.map(fit, parts))
+        good = np.concatenate([part for part, _ in parts])
         return _assemble(status, good, fitted, self.parameters)
+
+    def _enough(self, used: Bool[np.ndarray, "N #M"]) -> Bool[np.ndarray, " N"]:
+        """Whether as many measurements, and distinct ones, are used as there are parameters."""
+        if used.shape[1] == 1 or used.all():
+            return np.ones(len(used), bool)
+        size, of = len(self.parameters), len(self._distinct)
+        distinct = used @ np.eye(1 + self._distinct.max())[self._distinct] > 0
+        return (used.sum(axis=1) >= min(size, of)) & (
+            distinct.sum(axis=1) >= min(size, distinct.shape[1])
+        )
 
     def _fit(
         self,
@@ -145,7 +170,15 @@ class MaximumLikelihood:
         sigma: Float[np.ndarray, "N #M"],
         start: Float[np.ndarray, "N S P"] | None,
     ) -> Estimate:
-        """Fit valid voxels in one thread; values of NOT_CONVERGED fits are included."""
+        """Fit valid voxels in one thread; values of NOT_CONVERGED fits are included.
+
+        A measurement that is left out has the finite sigma `NO_WEIGHT`: every noise model gives it
+        a weight of 0, also the user's own, without NaN from infinite arguments.
+        """
+        used = None
+        if sigma.shape[1] > 1 and (sigma == NO_WEIGHT).any():
+            used = sigma != NO_WEIGHT
+            signal = np.where(used, signal, 0)
         scale = np.ones(len(signal), self.dtype)
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
@@ -153,12 +186,15 @@ class MaximumLikelihood:
         lower, upper = self._box(scale)
         data = np.ascontiguousarray(signal.T) / scale  # voxels last, also in memory
         if start is None:
-            q = find_starts(self._detached, self._dictionary, signal / scale[:, None])
+            q = find_starts(self._detached, self._dictionary, signal / scale[:, None], used)
             q = q / unit[:, None]
         else:
             q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-        problem = Problem(data, np.ascontiguousarray(sigma.T) / scale, lower, upper)
+        noise = np.ascontiguousarray(sigma.T) / scale
+        if used is not None:
+            noise = np.where(used.T, noise, self.dtype.type(NO_WEIGHT))
+        problem = Problem(data, noise, lower, upper)
         with jax.enable_x64(self.dtype == np.float64):
             solution = solve(self._engine.advance, q, problem, self._stop)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
@@ -257,15 +293,30 @@ def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) ->
             )
 
 
+def left_out(sigma: Float[np.ndarray, "N #M"]) -> Bool[np.ndarray, "N #M"]:
+    """The measurements that are left out: those with an infinite sigma of their own."""
+    if sigma.shape[1] == 1:
+        return np.zeros(sigma.shape, bool)
+    return np.isposinf(sigma)
+
+
 def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
-    """CONVERGED for valid voxels, else the reason why a voxel is invalid."""
+    """CONVERGED for valid voxels, else the reason why the measurements that count are invalid."""
+    out = left_out(sigma)
+    if out.any():
+        signal, sigma = np.where(out, 0, signal), np.where(out, 1, sigma)
     status = np.full(len(signal), Status.CONVERGED, np.uint8)
     status[~np.any(signal, axis=1)] = Status.ALL_ZERO
     if noise.magnitude:
         status[np.any(signal < 0, axis=1)] = Status.NEGATIVE
     status[~np.all(np.isfinite(signal), axis=1)] = Status.NOT_FINITE
+    status[out.all(axis=1)] = Status.TOO_FEW
     valid = np.all(np.isfinite(sigma) & (sigma > 0), axis=1)
     return np.where(valid, status, np.uint8(Status.BAD_SIGMA))
+
+
+def _constant(rows: Float[np.ndarray, "n #M"]) -> bool:
+    return bool((rows == rows[:, :1]).all())
 
 
 def _failed(

@@ -11,10 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from labelwise.fitting.batching import blocks
 from labelwise.models.base import SelfStarting, SignalModel
+from labelwise.models.evaluate import signals
 from labelwise.types import Parameter
 
 ENTRIES = 256
@@ -66,38 +67,59 @@ class Dictionary:
         variance = np.diagonal(np.linalg.inv(information), axis1=-2, axis2=-1)
         return int(np.argmax(np.median(variance.reshape(-1, len(changes)), axis=0)[: len(shape)]))
 
-    def starts(self, signal: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "P S N"]:
+    def starts(
+        self, signal: Float[np.ndarray, "N M"], used: Bool[np.ndarray, "N M"] | None = None
+    ) -> Float[np.ndarray, "P S N"]:
         """The best entry for each voxel: of the whole dictionary, and of each stratum.
+
+        Measurements that are not `used` are 0, and so are the entries there.
 
         In float64: the rounding of a row in a matrix product depends on its position, which must
         not affect a float32 start.
         """
         dtype, signal = signal.dtype, signal.astype(float)
         norm = np.sqrt(np.sum(self.signal**2, axis=1)) + 1e-30
+        if used is not None:
+            norm = np.sqrt(used @ self.signal.T**2) + 1e-30
         if self.scale is None:
             similarity = signal @ self.signal.T - 0.5 * norm**2
-        else:
+        elif used is None:
             similarity = signal @ (self.signal.T / norm)
+        else:
+            similarity = signal @ self.signal.T / norm
         best = np.stack([s[np.argmax(similarity[:, s], axis=1)] for s in self.strata])
         starts = self.params[:, best]
         if self.scale is not None:
-            starts[self.scale] = np.take_along_axis(similarity, best.T, axis=1).T / norm[best]
+            norm = np.broadcast_to(norm, similarity.shape)
+            starts[self.scale] = (
+                np.take_along_axis(similarity, best.T, 1) / np.take_along_axis(norm, best.T, 1)
+            ).T
         return starts.astype(dtype)
 
 
 def find_starts(
-    model: SignalModel, dictionary: Dictionary, signal: Float[np.ndarray, "N M"]
+    model: SignalModel,
+    dictionary: Dictionary,
+    signal: Float[np.ndarray, "N M"],
+    used: Bool[np.ndarray, "N M"] | None = None,
 ) -> Float[np.ndarray, "P S N"]:
     """All starts for N voxels, before clipping to the bounds.
+
+    The model's guess needs all measurements: one that is not `used` (all are if None) is replaced
+    by that of the best entry.
 
     Guesses are computed in full blocks: rounding in a compiled program depends on its shapes, and
     the estimate of a voxel must not depend on the number of others.
     """
     found = []
     for _, rows in blocks(len(signal), BLOCK):
-        starts = dictionary.starts(signal[rows])
+        here, of = signal[rows], None if used is None else used[rows]
+        starts = dictionary.starts(here, of)
         if isinstance(model, SelfStarting):
-            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(signal[rows]))))
+            if of is not None:
+                nearest = signals(model, starts[:, 0].T.astype(float))
+                here = np.where(of, here, np.nan_to_num(nearest)).astype(here.dtype)
+            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(here))))
             starts = np.concatenate([starts, guess[:, None]], axis=1)
         found.append(starts)
     return np.concatenate(found, axis=-1)[..., : len(signal)]

@@ -163,7 +163,7 @@ class Report:
 
 def count_statuses(status: Int[np.ndarray, " n"]) -> dict[Status, int]:
     """How many voxels ended with each status, of those that occur."""
-    counts = np.bincount(status, minlength=len(Status))
+    counts = np.bincount(status, minlength=1 + max(Status))
     return {code: int(counts[code]) for code in Status if counts[code]}
 
 
