@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labelwise.evaluation.tuning import tune as tune
     from labelwise.fitting.compiler import use_fused_kernels as use_fused_kernels
     from labelwise.fitting.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
-    from labelwise.fitting.maximum_likelihood import fit as fit
+    from labelwise.fitting.usable import fit as fit
     from labelwise.io.acquisition import read_bvals as read_bvals
     from labelwise.mapping.images import fit_image as fit_image
     from labelwise.mapping.images import map_image as map_image
@@ -64,7 +64,8 @@ _HOMES = {
     "evaluation.grid": ("evaluate",),
     "evaluation.tuning": ("Detection", "Rmse", "tune"),
     "fitting.compiler": ("use_fused_kernels",),
-    "fitting.maximum_likelihood": ("MaximumLikelihood", "fit"),
+    "fitting.maximum_likelihood": ("MaximumLikelihood",),
+    "fitting.usable": ("fit",),
     "io.acquisition": ("read_bvals",),
     "mapping.images": ("fit_image", "map_image"),
     "models.adc": ("ADC",),
