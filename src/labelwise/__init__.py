@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from labelwise.models.ivim import IVIM as IVIM
     from labelwise.models.kurtosis import Kurtosis as Kurtosis
     from labelwise.models.t1_ir import T1InversionRecovery as T1InversionRecovery
+    from labelwise.models.t1_ir_signed import (
+        T1SignedInversionRecovery as T1SignedInversionRecovery,
+    )
     from labelwise.models.t2 import T2 as T2
     from labelwise.models.t2_biexponential import T2Biexponential as T2Biexponential
     from labelwise.models.t2_epg import T2EPG as T2EPG
@@ -74,6 +77,7 @@ _HOMES = {
     "models.ivim": ("IVIM",),
     "models.kurtosis": ("Kurtosis",),
     "models.t1_ir": ("T1InversionRecovery",),
+    "models.t1_ir_signed": ("T1SignedInversionRecovery",),
     "models.t2": ("T2",),
     "models.t2_biexponential": ("T2Biexponential",),
     "models.t2_epg": ("T2EPG",),

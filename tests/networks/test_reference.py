@@ -7,8 +7,10 @@ from labelwise import (
     ADC,
     IVIM,
     T2,
+    InputError,
     Kurtosis,
     T1InversionRecovery,
+    T1SignedInversionRecovery,
 )
 from labelwise.networks.reference import measurement_groups, reference_measurements
 
@@ -32,3 +34,8 @@ def test_the_reference_is_the_lowest_b_or_what_never_vanishes(model, expected):
 
 def test_equal_settings_are_one_measurement():
     assert measurement_groups(ADC([1.0, 0.0, 0.5, 0.0, 0.5005])) == ((1, 3), (2, 4), (0,))
+
+
+def test_a_signal_that_is_negative_for_some_tissue_has_no_reference():
+    with pytest.raises(InputError, match="T1SignedInversionRecovery: its signal is negative"):
+        reference_measurements(T1SignedInversionRecovery([50, 400, 1100, 2500]))

@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,6 +44,11 @@ class Series:
     shape: tuple[int, int, int]
     volumes: int
     _file: BinaryIO = field(repr=False)
+    _selected: tuple[int, ...] | None = None
+
+    def only(self, volumes: Sequence[int]) -> Series:
+        """The series of some of its volumes, in that order."""
+        return replace(self, volumes=len(volumes), _selected=tuple(volumes))
 
     @property
     def voxels(self) -> int:
@@ -111,6 +116,7 @@ class Series:
     def _map(self, volume) -> np.ndarray:
         """One volume as stored, flat; mapped each time, so that its memory is released."""
         dtype = self.header.get_data_dtype()
+        volume = volume if self._selected is None else self._selected[volume]
         offset = self.header.get_data_offset() + int(volume) * self.voxels * dtype.itemsize
         return np.asarray(np.memmap(self._file, dtype, "r", offset, self.voxels))
 
@@ -201,18 +207,27 @@ def _read_volume(path: Path, like: Series) -> Float[np.ndarray, " V"]:
     with _open_nifti(path) as image:
         if image.volumes != 1:
             raise InputError(f"{path}: expected one volume, got {image.volumes}")
-        if image.shape != like.shape:
-            raise InputError(
-                f"{path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
-                "resample it onto the series"
-            )
-        if not np.allclose(image.affine, like.affine, atol=1e-3):
-            gap = np.abs(image.affine - like.affine).max()
-            raise InputError(
-                f"{path}: its affine differs from that of {like.path} by up to {gap:.3g}; resample "
-                "it onto the series, or copy the geometry if only the header is wrong"
-            )
+        refuse_other_grid(image, like)
         return image._read(np.arange(image.voxels), [0], np.float64)[:, 0]
+
+
+def refuse_other_grid(image: Series, like: Series) -> None:
+    """Check that an image lies on the grid of a series.
+
+    Raises:
+        InputError: if its shape or affine is not that of the series.
+    """
+    if image.shape != like.shape:
+        raise InputError(
+            f"{image.path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
+            "resample it onto the series"
+        )
+    if not np.allclose(image.affine, like.affine, atol=1e-3):
+        gap = np.abs(image.affine - like.affine).max()
+        raise InputError(
+            f"{image.path}: its affine differs from that of {like.path} by up to {gap:.3g}; "
+            "resample it onto the series, or copy the geometry if only the header is wrong"
+        )
 
 
 @contextmanager
@@ -287,7 +302,8 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
     if dtype.kind not in "iuf":
         label = header.get_value_label("datatype")
         raise InputError(
-            f"{path}: expected real numbers, its data type is {label}; take the magnitude"
+            f"{path}: expected real numbers, its data type is {label}; give the magnitude, or "
+            "the real part after phase correction as signed images (--signed)"
         )
     return header
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
+from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
 from labelwise.io.noise_level import NoiseLevel
+from labelwise.mapping.request import Request
+from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.types import Estimate, Parameter, Status, has_values
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
-_CLIPPED = 10  # voxels that share the series' largest value
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _UNKNOWN = (math.nan, math.nan)
 
@@ -108,6 +110,7 @@ class Report:
             (with reading) and `write`.
         notes: on possible mistakes.
         network: which network was used; None for a fit.
+        left_out: by reason, how many measurements were left out, and of how many voxels.
     """
 
     folder: Path
@@ -119,6 +122,7 @@ class Report:
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
     network: NetworkUse | None = None
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def voxels_per_second(self) -> float:
@@ -134,6 +138,7 @@ class Report:
                 "inside": sum(self.voxels.values()),
                 "status": {status.reason: count for status, count in self.voxels.items()},
             },
+            "left_out": dict(self.left_out),
             "parameters": [
                 {
                     **asdict(summary.parameter),
@@ -304,6 +309,10 @@ def outside_training(
     return notes
 
 
+def _voxels(count: int) -> str:
+    return f"{count} voxel{'s' * (count != 1)}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
@@ -313,13 +322,86 @@ def _inverse(levels: tuple[float, float]) -> tuple[float, float]:
     return 1 / high if high else math.inf, 1 / low if low else math.inf
 
 
-def clipping(peak: Float[np.ndarray, " V"]) -> list[str]:
-    """A note where many voxels, but not most, share the largest value of the series."""
-    peak = peak[np.isfinite(peak)]
-    count = int((peak == peak.max()).sum()) if peak.size else 0
-    if not _CLIPPED <= count < 0.5 * peak.size:
+def count_left_out(codes: Int[np.ndarray, "V M"] | None) -> dict[str, dict[str, int]]:
+    """By reason, how many measurements were left out, and of how many voxels."""
+    counts = {}
+    for code, reason in REASONS.items():
+        some = codes is not None and codes == code
+        if np.any(some):
+            counts[reason] = {
+                "measurements": int(np.count_nonzero(some)),
+                "voxels": int(np.any(some, axis=1).sum()),
+            }
+    return counts
+
+
+def left_out_notes(
+    codes: Int[np.ndarray, "V M"] | None,
+    top: Ceiling | None,
+    status: Int[np.ndarray, " V"],
+    volumes: Sequence[int],
+) -> list[str]:
+    """Notes on measurements that were left out unasked.
+
+    Args:
+        codes: why, of each measurement; None if none was.
+        top: the largest value of the series, if it may be clipped.
+        status: of each voxel.
+        volumes: the numbers of the M volumes.
+    """
+    notes, counts = [], count_left_out(codes)
+    if top is not None:
+        note = f"{top.voxels} voxels ({_percent(top.share)}) share the largest value of the series"
+        if found := counts.get(REASONS[CLIPPED]):
+            note += (
+                f", {top.value:g}: the images were clipped there, and {found['measurements']} such "
+                f"measurements of {_voxels(found['voxels'])} were left out (map left_out)"
+            )
+        else:
+            note += (
+                f", {top.value:g}: were the images clipped? It was used, since the other "
+                "measurements of these voxels do not predict more"
+            )
+        notes.append(note)
+    if codes is not None and (found := counts.get(REASONS[DROPOUT])):
+        by_volume = (codes == DROPOUT).sum(axis=0)
+        most = np.argsort(-by_volume, kind="stable")[:5]
+        where = ", ".join(f"{volumes[i]} ({by_volume[i]})" for i in most if by_volume[i])
+        more = ", ..." if np.count_nonzero(by_volume) > len(most) else ""
+        share = _percent(found["voxels"] / max(1, np.count_nonzero(status)))
+        notes.append(
+            "measurements that are zero or far below what the others of their voxel predict "
+            f"(dropout, zero padding) were left out: {found['measurements']} of "
+            f"{_voxels(found['voxels'])} ({share}), in volume {where}{more}; volume numbers start "
+            "at 0; see the map left_out"
+        )
+    few = int(np.count_nonzero(status == Status.TOO_FEW))
+    if few:
+        notes.append(
+            f"{_voxels(few)} without a value: too few of the measurements can be used (dropout, "
+            "zero padding, clipping, or --exclude)"
+        )
+    return notes
+
+
+def negative_notes(negative: int, status: Int[np.ndarray, " n"], request: Request) -> list[str]:
+    """A note on negative measurements where model or noise are those of magnitudes.
+
+    Args:
+        negative: how many voxels have measurements below -5 sigma.
+        status: of the voxels inside the mask.
+        request: model and noise.
+    """
+    if request.noise.magnitude:
+        negative = int(np.count_nonzero(status == Status.NEGATIVE))
+    elif not never_negative(request.model):
         return []
+    if negative <= _FEW * len(status):
+        return []
+    noise, model = type(request.noise).__name__, type(request.model).__name__
     return [
-        f"{count} voxels ({100 * count / peak.size:.2g} %) share the largest value of the series, "
-        f"{peak.max():g}: were the images clipped?"
+        f"{negative} voxels ({_percent(negative / len(status))}) have negative measurements, but "
+        + (f"{noise} noise is" if request.noise.magnitude else f"the model {model} is")
+        + " that of magnitudes: for signed images (the real part) give --signed; from Python, "
+        "Gaussian() and, for inversion recovery, T1SignedInversionRecovery"
     ]
