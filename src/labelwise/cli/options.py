@@ -226,13 +226,19 @@ def exclusions(texts: Sequence[str], settings: Mapping[str, Any]) -> tuple[list[
     """
     volumes: set[int] = set()
     maps: list[Path] = []
+    count = max((len(values) for values in settings.values()), default=0)
     for text in texts:
         name, equals, limits = text.partition("=")
         if equals and not Path(text).exists():
             volumes |= _volumes_in_range(text, name, limits, settings)
         elif _VOLUMES.fullmatch(text):
-            for first, last in _RANGE.findall(text):
-                volumes |= set(range(int(first), int(last or first) + 1))
+            for first, last in ((int(a), int(b or a)) for a, b in _RANGE.findall(text)):
+                if not first <= last < count:
+                    raise InputError(
+                        f"--exclude {text}: expected volumes from 0 to {count - 1} (their numbers "
+                        f"start at 0), got {first}" + f"-{last}" * (last != first)
+                    )
+                volumes |= set(range(first, last + 1))
         elif text.endswith((".nii", ".nii.gz")) or Path(text).exists():
             maps.append(Path(text))
         else:
