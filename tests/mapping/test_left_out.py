@@ -142,6 +142,7 @@ def test_most_voxels_clipped_is_noted_and_mended(fit, tmp_path):
     np.testing.assert_array_equal(load(report.folder, "left_out"), CLIPPED * (values == 4095))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_network_leaves_such_voxels_to_the_fit(fit, data, tmp_path, random_network):
     net = random_network(lw.ADC(B), ((0, 1, 2, 3), (4,), (5, 6), (7,)))
     spoilt = data.copy()

@@ -21,6 +21,7 @@ from labelwise.types import Estimate, Parameter, Status, has_values
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
+_NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
 _UNKNOWN = (math.nan, math.nan)
 
 
@@ -396,7 +397,7 @@ def negative_notes(negative: int, status: Int[np.ndarray, " n"], request: Reques
         negative = int(np.count_nonzero(status == Status.NEGATIVE))
     elif not never_negative(request.model):
         return []
-    if negative <= _FEW * len(status):
+    if negative <= _NEGATIVE * len(status):
         return []
     noise, model = type(request.noise).__name__, type(request.model).__name__
     return [
