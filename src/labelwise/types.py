@@ -131,8 +131,22 @@ class Parameter:
             object.__setattr__(self, "typical", (low, high))
 
 
+def is_natural(parameter: Parameter, bound: float) -> bool:
+    """Whether a bound is a limit of nature rather than a choice: 0, or 1 where the unit is 1.
+
+    Example:
+        >>> f = Parameter("f", "1", (0.0, 0.5))
+        >>> [is_natural(f, bound) for bound in f.bounds]
+        [True, False]
+    """
+    return bound == 0 or (bound == 1 and parameter.unit == "1")
+
+
 class Status(IntEnum):
-    """The outcome of the estimate of a voxel; its code in status maps."""
+    """The outcome of the estimate of a voxel; its code in status maps.
+
+    NO_SIGNAL has an amplitude of 0, and NaN for all other parameters.
+    """
 
     NOT_FITTED = 0
     CONVERGED = 1
@@ -145,6 +159,7 @@ class Status(IntEnum):
     NO_REFERENCE = 8
     PREDICTED = 9
     EXTRAPOLATED = 10
+    NO_SIGNAL = 11
     TOO_FEW = 12
 
     @property
@@ -170,6 +185,7 @@ _REASONS = {
     Status.NO_REFERENCE: "no signal to divide by (b = 0)",
     Status.PREDICTED: "estimated by a network",
     Status.EXTRAPOLATED: "outside what the network was trained for",
+    Status.NO_SIGNAL: "no signal above the noise",
     Status.TOO_FEW: "too few usable measurements",
 }
 _WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED)

@@ -112,3 +112,59 @@ def test_an_infinite_sigma_of_a_whole_voxel_is_a_bad_one():
     model, signal = noisy("adc", lw.Rician(), 4)
     estimate = MaximumLikelihood(model, lw.Rician())(signal, np.full(4, np.inf))
     assert (estimate.status == lw.Status.BAD_SIGMA).all()
+
+
+def fit_without_one(model, signal, noise, sigma, **bounds):
+    """The fit with measurement 1 spoilt and left out, and the fit of the others alone."""
+    spoilt, level = signal.copy(), np.full(signal.shape, sigma)
+    spoilt[:, 1], level[:, 1] = 7.0, np.inf
+    found = MaximumLikelihood(model, noise, dtype=np.float64, bounds=bounds)(spoilt, level)
+    fitter = MaximumLikelihood(without(model, 1), noise, dtype=np.float64, bounds=bounds)
+    return found, fitter(np.delete(signal, 1, axis=1), sigma)
+
+
+@pytest.mark.parametrize("noise", [lw.Rician(), lw.Gaussian()], ids=lambda n: type(n).__name__)
+def test_no_signal_in_the_others_is_no_signal(noise):
+    model = lw.ADC([0, 0, 0.1, 0.4, 0.8, 0.8])
+    data = noise.sample(jax.random.key(0), np.zeros((300, 6)), 1.0)
+    found, expected = fit_without_one(model, np.array(data), noise, 1.0)
+    none = expected.status == lw.Status.NO_SIGNAL
+    assert 0.1 < none.mean() < 0.9
+    assert np.mean((found.status == lw.Status.NO_SIGNAL) == none) > 0.99
+    both = none & (found.status == lw.Status.NO_SIGNAL)
+    assert np.all(found.values[both, 0] == 0)
+    assert np.all(np.isnan(found.values[both, 1:]))
+
+
+def test_a_second_optimum_of_the_others_is_found():
+    model = lw.T1InversionRecovery([100, 300, 800, 3000])
+    t1 = np.geomspace(200, 4000, 200)
+    clean = np.stack([np.asarray(model.signal(1.0, each, 1.8)) for each in t1])
+    data = np.array(lw.Rician().sample(jax.random.key(0), clean, 0.005))
+    found, expected = fit_without_one(model, data, lw.Rician(), 0.005)
+    ambiguous = expected.stats["runner_up"] < 3.84
+    assert ambiguous.mean() > 0.1
+    assert np.mean((found.stats["runner_up"] < 3.84) == ambiguous) > 0.97
+
+
+def test_a_bound_that_the_others_reject_leaves_no_errors_for_what_it_shifts():
+    model = MODELS["ivim"][0]
+    clean = np.tile(np.asarray(model.signal(1.0, 0.69, 1.3, 40.0)), (100, 1))
+    data = np.array(lw.Rician().sample(jax.random.key(0), clean, 0.02))
+    found, expected = fit_without_one(model, data, lw.Rician(), 0.02, f=(0.0, 0.5))
+    shifted = np.isnan(expected.stats["standard_error"][:, 2])
+    assert shifted.mean() > 0.9
+    assert np.mean(np.isnan(found.stats["standard_error"][:, 2]) == shifted) > 0.97
+
+
+def test_starts_of_other_measurements_do_not_depend_on_the_company():
+    model, signal = noisy("ivim", lw.Rician(), 50)
+    sigma = np.full(signal.shape, SIGMA)
+    sigma[np.arange(50), np.arange(50) % 7] = np.inf
+    fitter = MaximumLikelihood(model, lw.Rician())
+    whole, some = fitter(signal, sigma), fitter(signal[:9], sigma[:9])
+    for rows, expected in (
+        (some.values, whole.values),
+        *((some.stats[stat], whole.stats[stat]) for stat in whole.stats),
+    ):
+        assert rows.tobytes() == expected[:9].tobytes()

@@ -79,7 +79,7 @@ def test_every_map_is_there_with_a_sidecar(fitted):
     folder = fitted[0].folder
     names = [
         *("S0", "S0_standard_error", "ADC", "ADC_standard_error"),
-        *("status", "on_bound", "nll", "residual", "iterations"),
+        *("status", "on_bound", "nll", "residual", "runner_up", "iterations"),
     ]
     written = {path.name for path in folder.iterdir()}
     maps = {f"{name}.{ending}" for name in names for ending in ("nii.gz", "json")}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.fitting.batching import WIDTH, blocks, solve
+from labelwise.fitting.batching import WIDTH, Solution, blocks, solve
 from labelwise.fitting.engines import NO_WEIGHT, make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
@@ -21,8 +21,15 @@ from labelwise.types import (
     Parameter,
     Status,
     estimate_voxels,
+    is_natural,
     sigma_of_voxels,
 )
+
+SILENT = 10.0
+"""A signal that lowers the nll by less than this many tolerances of the search is none."""
+FAR, FAR_OFF = 4.0, 0.1
+"""Two optima are distinct if they differ by this many standard errors; or if one is on a bound, by
+this share of the width of its bounds."""
 
 
 class MaximumLikelihood:
@@ -103,14 +110,19 @@ class MaximumLikelihood:
             mask: (*shape) the voxels to fit; all of them if None.
 
         Returns:
-            Values (*shape, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
+            Values (*shape, P), NaN where the status is not CONVERGED or ON_BOUND (NO_SIGNAL has an
+            amplitude of 0), and the stats
 
             - `nll` (*shape): negative log-likelihood, up to terms in data and sigma only
             - `residual` (*shape): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good
               fit; M without the measurements that were left out
             - `iterations` (*shape): of the best start
-            - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound
+            - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound, and
+              for one that is shifted by a bound which the measurements reject
             - `on_bound` (*shape, P): -1 on the lower bound, +1 on the upper one, else 0
+            - `runner_up` (*shape): 2 (nll - nll of the estimate) of the most likely optimum far
+              from the estimate; infinite if the search found none. Below 3.84 the estimate is
+              ambiguous
 
         Raises:
             InputError: if the shapes of signal, sigma, start or mask do not fit the model.
@@ -184,25 +196,32 @@ class MaximumLikelihood:
             scale = np.max(np.abs(signal), axis=1)
         unit = np.array(self._engine.unit, self.dtype)[:, None]
         lower, upper = self._box(scale)
-        data = np.ascontiguousarray(signal.T) / scale  # voxels last, also in memory
+        scaled, level = signal / scale[:, None], sigma / scale[:, None]
+        if used is not None:
+            level = np.where(used, level, self.dtype.type(NO_WEIGHT))
         if start is None:
-            q = find_starts(self._detached, self._dictionary, signal / scale[:, None], used)
+            q = find_starts(self._detached, self.noise, self._dictionary, scaled, level, used)
             q = q / unit[:, None]
         else:
             q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-        noise = np.ascontiguousarray(sigma.T) / scale
-        if used is not None:
-            noise = np.where(used.T, noise, self.dtype.type(NO_WEIGHT))
-        problem = Problem(data, noise, lower, upper)
+        data, level = (np.ascontiguousarray(each.T) for each in (scaled, level))  # voxels last
+        problem = Problem(data, level, lower, upper)
         with jax.enable_x64(self.dtype == np.float64):
-            solution = solve(self._engine.advance, q, problem, self._stop)
+            solution, every = solve(self._engine.advance, q, problem, self._stop)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
-        errors, residual = self._describe(solution.q, problem, on_bound == 0)
+        errors, residual, gain = self._describe(solution.q, problem, on_bound)
         bounds = np.array([p.bounds for p in self.parameters], self.dtype)[..., None]
         values = np.clip(self._scaled(solution.q * unit, scale), *bounds.swapaxes(0, 1))
         values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
         status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
+        runner_up = _runner_up(solution, every, on_bound, errors)
+        if self._scale is not None and self.parameters[self._scale].bounds[0] == 0:
+            silent = gain <= SILENT * self._stop.tolerance
+            status = np.where(silent, Status.NO_SIGNAL, status)
+            values[:, silent], errors[:, silent], on_bound[:, silent] = np.nan, np.nan, 0
+            values[self._scale, silent], on_bound[self._scale, silent] = 0, -1
+            runner_up[silent] = np.inf
         finished = solution.converged & np.isfinite(solution.nll)
         return Estimate(
             values=values.T,
@@ -213,22 +232,28 @@ class MaximumLikelihood:
                 "iterations": solution.iterations,
                 "standard_error": self._scaled(errors * unit, scale).T,
                 "on_bound": on_bound.T,
+                "runner_up": runner_up,
             },
         )
 
-    def _describe(self, q, problem: Problem, free) -> tuple[np.ndarray, np.ndarray]:
-        """Standard errors and residuals, in float64 for near-singular information matrices."""
-        voxels = q.shape[1]
-        errors, residuals = [], []
+    def _describe(self, q, problem: Problem, on_bound) -> list[np.ndarray]:
+        """Errors, residuals and gains, in float64 for near-singular information matrices."""
+        voxels, described = q.shape[1], []
+        natural = np.array([[is_natural(p, bound) for bound in p.bounds] for p in self.parameters])
+        below, above = on_bound < 0, on_bound > 0
+        chosen = (below & ~natural[:, :1]) | (above & ~natural[:, 1:])
         with jax.enable_x64(True):
             for _, lanes in blocks(voxels, WIDTH):
                 block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
-                error, residual = self._engine.describe(
-                    q[:, lanes].astype(float), block, free[:, lanes]
+                free = ~(below | above)[:, lanes]
+                described.append(
+                    self._engine.describe(q[:, lanes].astype(float), block, free, chosen[:, lanes])
                 )
-                errors.append(np.asarray(error, self.dtype))
-                residuals.append(np.asarray(residual, self.dtype))
-        return np.concatenate(errors, -1)[:, :voxels], np.concatenate(residuals)[:voxels]
+        parts = zip(*described, strict=True)
+        return [
+            np.concatenate([np.asarray(x, self.dtype) for x in rows], -1)[..., :voxels]
+            for rows in parts
+        ]
 
     def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
         """The lower and upper bounds (P, N) in coordinates."""
@@ -319,6 +344,23 @@ def _constant(rows: Float[np.ndarray, "n #M"]) -> bool:
     return bool((rows == rows[:, :1]).all())
 
 
+def _runner_up(
+    best: Solution,
+    every: Solution,
+    on_bound: Int[np.ndarray, "P N"],
+    errors: Float[np.ndarray, "P N"],
+) -> Float[np.ndarray, " N"]:
+    """2 (nll - nll of the best) of the most likely optimum far from the best one; else infinite.
+
+    Far is more than FAR standard errors in some parameter; for one on a bound, FAR_OFF of the width
+    of its bounds.
+    """
+    limit = np.where(np.isnan(errors), np.inf, FAR * errors)
+    limit = np.where(on_bound != 0, FAR_OFF, limit)[:, None]
+    far = np.any(np.abs(every.q - best.q[:, None]) > limit, axis=0) & every.converged
+    return 2 * (np.min(np.where(far, every.nll, np.inf), axis=0) - best.nll)
+
+
 def _failed(
     status: Int[np.ndarray, " N"], parameters: tuple[Parameter, ...], dtype: np.dtype
 ) -> Estimate:
@@ -334,6 +376,7 @@ def _failed(
             "iterations": np.zeros(voxels, np.int32),
             "standard_error": nothing.copy(),
             "on_bound": np.zeros((voxels, size), np.int8),
+            "runner_up": nothing[:, 0].copy(),
         },
         parameters=parameters,
     )
@@ -348,7 +391,7 @@ def _assemble(
     """Insert the fitted voxels among the failed ones; fits that did not converge are NaN, too."""
     whole = _failed(status, parameters, fitted[0].values.dtype)
     whole.status[good] = np.concatenate([part.status for part in fitted])
-    converged = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
+    converged = whole.status[good] != Status.NOT_CONVERGED
     whole.values[good[converged]] = np.concatenate([part.values for part in fitted])[converged]
     for name, rows in whole.stats.items():
         rows[good[converged]] = np.concatenate([part.stats[name] for part in fitted])[converged]

@@ -17,6 +17,7 @@ from labelwise.io.acquisition import average, average_settings, sigma_factor
 from labelwise.mapping.maps import maps_of_fit
 from labelwise.mapping.method import Clock, Prepared, Sample
 from labelwise.mapping.request import Groups, Request, describe_settings
+from labelwise.mapping.summary import ambiguous, bounds_that_bind
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.types import Estimate, Parameter, Progress, Status
@@ -133,8 +134,8 @@ class ByFit:
         return {name: on_bound[:, column] for column, name in enumerate(estimate.names)}
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """No further notes."""
-        return []
+        """Notes on bounds that shift estimates, and on ambiguous voxels."""
+        return [*bounds_that_bind(estimate), *ambiguous(estimate)]
 
     def _fitted(self, request: Request) -> SignalModel:
         """The model of the G measurements that are fitted."""

@@ -55,7 +55,8 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
         *_values_and_errors(
             parameters,
             "maximum-likelihood estimate of {}",
-            "standard error of {} from the Fisher information; NaN on a bound",
+            "standard error of {} from the Fisher information; NaN on a bound, and where the bound "
+            "of another parameter, which the measurements reject, shifts the estimate",
         ),
         Map(
             "on_bound",
@@ -65,6 +66,13 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
             on_bound,
         ),
         *_goodness(),
+        Map(
+            "runner_up",
+            _stat("runner_up"),
+            "2 (nll - nll of the estimate) of the most likely other optimum far from the estimate, "
+            "infinite if none was found; below 3.84 the estimate is ambiguous",
+            "1",
+        ),
         Map("iterations", _stat("iterations"), "iterations of the fit", "1"),
     ]
 

@@ -12,14 +12,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
+from labelwise.fitting.engines import SIGNIFICANT
 from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Parameter, Status, has_values
+from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
+_SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
 _UNKNOWN = (math.nan, math.nan)
@@ -191,7 +193,7 @@ def summarise(
         ParameterSummary(
             parameter,
             _quartiles(estimate.values[fitted, column]),
-            _quartiles(estimate.stats["standard_error"][fitted, column])[1],
+            _median_error(estimate.stats["standard_error"][fitted, column]),
             _shares(beyond[parameter.name][fitted]) if parameter.name in beyond else _UNKNOWN,
         )
         for column, parameter in enumerate(parameters)
@@ -225,6 +227,11 @@ def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     return low, median, high
 
 
+def _median_error(errors: Float[np.ndarray, " n"]) -> float:
+    """The median of the standard errors that are known; NaN if most are not."""
+    return math.nan if np.isnan(errors).mean() > 0.5 else _quartiles(errors)[1]
+
+
 def _shares(limits: Int[np.ndarray, " n"]) -> tuple[float, float]:
     if not limits.size:
         return 0.0, 0.0
@@ -244,7 +251,7 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
 
 
 def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
-    """Notes on a sigma that other methods or the residuals contradict, and on failed fits."""
+    """Notes on a sigma that other methods or the residuals contradict, and on failed voxels."""
     notes = []
     used, *others = levels
     for other in others:
@@ -264,13 +271,76 @@ def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float)
         )
     elif residual < 1 / _DISAGREE:
         notes.append(f"residuals are {residual:.2g} of what sigma predicts: sigma is too large")
-    share = np.mean(estimate.status[fitted] == Status.ON_BOUND) if fitted.any() else 0.0
+    return notes
+
+
+def bounds_that_bind(estimate: Estimate) -> list[str]:
+    """Notes of a fit on bounds that most voxels lie on, and on those that shift other parameters.
+
+    A bound shifts a parameter that has no standard error although it is on no bound itself; see
+    `labelwise.MaximumLikelihood`.
+    """
+    fitted = has_values(estimate.status)
+    on_bound, errors = (estimate.stats[name][fitted] for name in ("on_bound", "standard_error"))
+    if not len(on_bound):
+        return []
+    shifted = np.isnan(errors) & (on_bound == 0)
+    notes = []
+    for column, parameter in enumerate(estimate.parameters):
+        for side, bound, word in zip((-1, 1), parameter.bounds, ("lower", "upper"), strict=True):
+            here = on_bound[:, column] == side
+            moved = here & shifted.any(axis=1)
+            if is_natural(parameter, bound) or moved.mean() <= _SOME:
+                continue
+            others = [
+                name
+                for name, share in zip(estimate.names, shifted[moved].mean(axis=0), strict=True)
+                if share > _SOME
+            ]
+            lower, upper = _wider(parameter, side)
+            notes.append(
+                f"{_percent(here.mean())} of the fitted voxels lie on the {word} bound of "
+                f"{parameter.name}, {bound:g}; in {_percent(moved.mean())} the measurements reject "
+                f"it, so {' and '.join(others)} are shifted there and have no standard error; "
+                f"--bounds {parameter.name}={lower:g}:{upper:g} widens it"
+            )
+    share = np.mean(on_bound.any(axis=1))
     if share > 0.5:
+        names = [
+            f"{name} {_percent(part)}"
+            for name, part in zip(estimate.names, (on_bound != 0).mean(axis=0), strict=True)
+            if part > _FEW
+        ]
         notes.append(
-            f"{100 * share:.0f} % of the fitted voxels lie on a bound: there the measurements "
-            "hardly determine the model, and medians over such voxels are not meaningful"
+            f"{100 * share:.0f} % of the fitted voxels lie on a bound ({', '.join(names)}): there "
+            "the measurements hardly determine the model or contradict the bound, and medians over "
+            "such voxels are not meaningful"
         )
     return notes
+
+
+def _wider(parameter: Parameter, side: int) -> tuple[float, float]:
+    """Wider bounds: 0 to 1 for a fraction, else one bound moved by a factor of 2."""
+    lower, upper = parameter.bounds
+    if parameter.unit == "1" and lower >= 0 and upper <= 1:
+        return 0.0, 1.0
+    if side < 0:
+        return (0.5 * lower if lower > 0 else 2 * lower), upper
+    return lower, (2 * upper if upper > 0 else 0.5 * upper)
+
+
+def ambiguous(estimate: Estimate) -> list[str]:
+    """A note of a fit on voxels with two optima, far apart and nearly as likely."""
+    fitted = has_values(estimate.status)
+    count = np.count_nonzero(estimate.stats["runner_up"][fitted] < SIGNIFICANT)
+    if count <= _FEW * fitted.sum():
+        return []
+    return [
+        f"{count} voxels ({_percent(count / fitted.sum())}) are ambiguous: a second optimum far "
+        f"from the estimate is nearly as likely (map runner_up below {SIGNIFICANT:.2f}"
+        "). Their standard errors hold for one of the two only; more measurements or "
+        "narrower --bounds can decide between them"
+    ]
 
 
 def outside_training(

@@ -31,8 +31,8 @@ from labelwise.types import (
 
 _FROM_BEST_TO_WORST = (
     *(Status.CONVERGED, Status.PREDICTED, Status.EXTRAPOLATED, Status.ON_BOUND),
-    *(Status.NOT_CONVERGED, Status.NO_REFERENCE, Status.ALL_ZERO, Status.NEGATIVE),
-    *(Status.NOT_FINITE, Status.BAD_SIGMA, Status.TOO_FEW, Status.NOT_FITTED),
+    *(Status.NO_SIGNAL, Status.NOT_CONVERGED, Status.NO_REFERENCE, Status.ALL_ZERO),
+    *(Status.NEGATIVE, Status.NOT_FINITE, Status.BAD_SIGMA, Status.TOO_FEW, Status.NOT_FITTED),
 )
 
 

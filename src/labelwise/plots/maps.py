@@ -35,6 +35,7 @@ _STATUS_COLOURS = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NO_REFERENCE: "#7f7f7f",
     Status.PREDICTED: "#009e73",
     Status.EXTRAPOLATED: "#e69f00",
+    Status.NO_SIGNAL: "#5e4b8b",
     Status.TOO_FEW: "#8c510a",
 }
 _CODES = 1 + max(Status)
