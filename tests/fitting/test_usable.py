@@ -134,6 +134,7 @@ def test_full_integers_are_certain_ceilings(stored, certain):
         assert top is not None
         assert (top.certain, top.voxels, top.share) == (certain, 100, 0.5)
     assert ceiling([signal[:103]]) is None
+    assert ceiling([0 * signal]) is None
 
 
 def test_a_mask_and_any_shape(signal):

@@ -282,7 +282,7 @@ def residual(
     """√(χ² / (M - P)) over the measurements that are not left out: about 1 for a good fit."""
     expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
     terms, freedom = (data - expected) ** 2 / variance, max(1, len(signal) - parameters)
-    if len(sigma) > 1:
+    if jnp.ndim(sigma) == 2 and len(sigma) > 1:
         used = sigma < NO_WEIGHT
         terms = jnp.where(used, terms, 0)
         freedom = jnp.maximum(1, used.sum(axis=0) - parameters)

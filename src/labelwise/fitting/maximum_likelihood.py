@@ -146,7 +146,7 @@ class MaximumLikelihood:
             return _failed(status, self.parameters, self.dtype)
         batches = [(good, sigma)]
         if left.any():  # the others are fitted as if there were none that is left out
-            some = left.any(axis=1)[good]
+            some = left[good].any(axis=1)
             whole = sigma[:, :1] if _constant(sigma[good[~some]]) else sigma
             batches = [(good[~some], whole), (good[some], np.where(left, NO_WEIGHT, sigma))]
 

@@ -87,7 +87,8 @@ def ceiling(
     top = peak.max(initial=-np.inf)
     count, lower = np.count_nonzero(peak == top), peak[peak < top]
     next_lower = np.count_nonzero(lower == lower.max(initial=-np.inf))
-    if count < max(2, min(_SHARED, len(peak) / 2)) or count <= 2 * next_lower:
+    few = count < max(2, min(_SHARED, len(peak) / 2)) or count <= 2 * next_lower
+    if few or top <= 0:
         return None  # the largest values of coarse integers are shared, too, but not more so
     stored = (float(top) - intercept) / slope
     return Ceiling(float(top), _full(stored), int(count), count / len(peak))
