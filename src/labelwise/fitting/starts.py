@@ -85,7 +85,7 @@ class Dictionary:
             moved[i] = self.bounds[i, 1]
             terms.append(signals(model, moved.T))
         # a model may overflow in a corner; squares are stored in float32
-        usable = (np.abs(terms) < 1e15).all(axis=(0, 2))
+        usable = np.all(np.abs(terms) < 1e15, axis=(0, 2))
         terms = np.where(usable[:, None], terms, 0.0)
         terms[1:] -= terms[0]
         return terms
@@ -146,6 +146,7 @@ class Dictionary:
 def _search(shape, scaled, products, gram, inverse, spacing, tolerance, size):
     """The entries (S, N) to start from, -1 for none, with their amplitudes and linear shares."""
     amplitude, shares, explained = _solve(scaled, products, gram[..., None], inverse[..., None])
+    explained = jnp.asarray(explained)
     grid = explained.reshape(*shape, -1)
     entry = jnp.arange(len(explained)).reshape(shape)
     height, entries = [], []
@@ -277,9 +278,9 @@ def _spacing(
     for axis in range(len(shape)):
         steps = np.zeros((2, *grid.shape))
         index = [slice(None)] * len(shape)
-        for step, part in zip(steps, (slice(0, -1), slice(1, None)), strict=True):
+        for row, part in enumerate((slice(0, -1), slice(1, None))):
             index[axis] = part
-            step[tuple(index)] = np.diff(grid, axis=axis)
+            steps[(row, *index)] = np.diff(grid, axis=axis)
         steps = steps.reshape(2, len(signal), -1)
         total += 0.25 * np.maximum(*(_unexplained(s, terms[first:], inverse) for s in steps))
     return total / (np.sum(signal**2, axis=1) + 1e-30) if first == 0 else total
