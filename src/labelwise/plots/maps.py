@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from labelwise.types import Parameter, Status
 
 _NO_VALUE = "#d9d9d9"
-_STATUS_COLOURS = {  # Okabe & Ito, distinguishable for colour-blind readers
+_STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NOT_FITTED: _NO_VALUE,
     Status.CONVERGED: "#0072b2",
     Status.ON_BOUND: "#e69f00",
