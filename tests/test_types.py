@@ -86,6 +86,8 @@ def test_status_codes_do_not_change():
         "NO_REFERENCE": 8,
         "PREDICTED": 9,
         "EXTRAPOLATED": 10,
+        "NO_SIGNAL": 11,
+        "TOO_FEW": 12,
     }
 
 

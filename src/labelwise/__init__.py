@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labelwise.evaluation.tuning import tune as tune
     from labelwise.fitting.compiler import use_fused_kernels as use_fused_kernels
     from labelwise.fitting.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
-    from labelwise.fitting.maximum_likelihood import fit as fit
+    from labelwise.fitting.usable import fit as fit
     from labelwise.io.acquisition import read_bvals as read_bvals
     from labelwise.mapping.images import fit_image as fit_image
     from labelwise.mapping.images import map_image as map_image
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from labelwise.models.ivim import IVIM as IVIM
     from labelwise.models.kurtosis import Kurtosis as Kurtosis
     from labelwise.models.t1_ir import T1InversionRecovery as T1InversionRecovery
+    from labelwise.models.t1_ir_signed import (
+        T1SignedInversionRecovery as T1SignedInversionRecovery,
+    )
     from labelwise.models.t2 import T2 as T2
     from labelwise.models.t2_biexponential import T2Biexponential as T2Biexponential
     from labelwise.models.t2_epg import T2EPG as T2EPG
@@ -64,7 +67,8 @@ _HOMES = {
     "evaluation.grid": ("evaluate",),
     "evaluation.tuning": ("Detection", "Rmse", "tune"),
     "fitting.compiler": ("use_fused_kernels",),
-    "fitting.maximum_likelihood": ("MaximumLikelihood", "fit"),
+    "fitting.maximum_likelihood": ("MaximumLikelihood",),
+    "fitting.usable": ("fit",),
     "io.acquisition": ("read_bvals",),
     "mapping.images": ("fit_image", "map_image"),
     "models.adc": ("ADC",),
@@ -73,6 +77,7 @@ _HOMES = {
     "models.ivim": ("IVIM",),
     "models.kurtosis": ("Kurtosis",),
     "models.t1_ir": ("T1InversionRecovery",),
+    "models.t1_ir_signed": ("T1SignedInversionRecovery",),
     "models.t2": ("T2",),
     "models.t2_biexponential": ("T2Biexponential",),
     "models.t2_epg": ("T2EPG",),

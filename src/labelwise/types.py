@@ -144,6 +144,7 @@ class Parameter:
 OUTPUTS = frozenset(
     (
         *("status", "on_bound", "nll", "residual", "iterations", "outside", "sigma"),
+        *("runner_up", "left_out"),
         *("run", "maps", "net"),  # other files
         *("estimator", "parameter", "other"),  # dimensions of evaluations
         *("name", "all"),  # words of tissues and options
@@ -176,8 +177,22 @@ def _refuse_name(name: str) -> None:
         )
 
 
+def is_natural(parameter: Parameter, bound: float) -> bool:
+    """Whether a bound is a limit of nature rather than a choice: 0, or 1 where the unit is 1.
+
+    Example:
+        >>> f = Parameter("f", "1", (0.0, 0.5))
+        >>> [is_natural(f, bound) for bound in f.bounds]
+        [True, False]
+    """
+    return bound == 0 or (bound == 1 and parameter.unit == "1")
+
+
 class Status(IntEnum):
-    """The outcome of the estimate of a voxel; its code in status maps."""
+    """The outcome of the estimate of a voxel; its code in status maps.
+
+    NO_SIGNAL has an amplitude of 0, and NaN for all other parameters.
+    """
 
     NOT_FITTED = 0
     CONVERGED = 1
@@ -190,6 +205,8 @@ class Status(IntEnum):
     NO_REFERENCE = 8
     PREDICTED = 9
     EXTRAPOLATED = 10
+    NO_SIGNAL = 11
+    TOO_FEW = 12
 
     @property
     def reason(self) -> str:
@@ -214,6 +231,8 @@ _REASONS = {
     Status.NO_REFERENCE: "no signal to divide by (b = 0)",
     Status.PREDICTED: "estimated by a network",
     Status.EXTRAPOLATED: "outside what the network was trained for",
+    Status.NO_SIGNAL: "no signal above the noise",
+    Status.TOO_FEW: "too few usable measurements",
 }
 _WITH_VALUES = (Status.CONVERGED, Status.ON_BOUND, Status.PREDICTED, Status.EXTRAPOLATED)
 
@@ -294,7 +313,7 @@ class Estimate:
         return rows[..., self.names.index(name)]
 
     def __repr__(self) -> str:
-        counts = np.bincount(np.ravel(self.status).astype(int), minlength=len(Status))
+        counts = np.bincount(np.ravel(self.status).astype(int), minlength=1 + max(Status))
         outcome = ", ".join(f"{counts[code]} {code.reason}" for code in Status if counts[code])
         shape = " x ".join(map(str, self.status.shape)) or "1"
         return f"Estimate({', '.join(self.names)}; {shape} voxels: {outcome})"[:400]

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from labelwise import ADC, IVIM, T2, T2EPG, Kurtosis, T1InversionRecovery, T2Biexponential
+from labelwise import (
+    ADC,
+    IVIM,
+    T2,
+    T2EPG,
+    Kurtosis,
+    T1InversionRecovery,
+    T1SignedInversionRecovery,
+    T2Biexponential,
+)
 from labelwise.models.base import SelfStarting, measurements, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.evaluate import signals
@@ -14,6 +23,7 @@ MODELS = [
     IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]),
     Kurtosis([0, 0.5, 1.0, 2.0, 2.5]),
     T1InversionRecovery([0, 50, 400, 1100, 2500]),
+    T1SignedInversionRecovery([0, 50, 400, 1100, 2500]),
     T2([0, 20, 40, 80, 160]),
     T2Biexponential(10.0 * np.arange(33)),
     T2EPG(10.0 * np.arange(1, 17)),

@@ -58,7 +58,8 @@ def plug_ins(monkeypatch):
 
 def test_built_in_models_are_called_after_their_files():
     assert list(available_models()) == [
-        *("adc", "ivim", "kurtosis", "t1_ir", "t2", "t2_biexponential", "t2_epg")
+        *("adc", "ivim", "kurtosis", "t1_ir", "t1_ir_signed", "t2"),
+        *("t2_biexponential", "t2_epg"),
     ]
     assert available_models()["ivim"] is IVIM
 
@@ -73,7 +74,7 @@ def test_every_available_model_is_found(name):
     [
         ("IVIM", "did you mean 'ivim'"),
         ("kurtosys", "did you mean 'kurtosis'"),
-        ("zzz", "adc, ivim, kurtosis, t1_ir, t2, t2_biexponential, t2_epg; your own is FILE.py:"),
+        ("zzz", "adc, ivim, kurtosis, t1_ir, t1_ir_signed, t2, t2_biexponential, t2_epg; your"),
         ("base", "Known are"),
         ("", "Known are"),
     ],

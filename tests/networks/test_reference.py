@@ -7,8 +7,10 @@ from labelwise import (
     ADC,
     IVIM,
     T2,
+    InputError,
     Kurtosis,
     T1InversionRecovery,
+    T1SignedInversionRecovery,
 )
 from labelwise.networks.reference import measurement_groups, reference_measurements
 
@@ -39,3 +41,8 @@ def test_the_tolerance_decides_what_is_equal():
     assert measurement_groups(model) == ((0,), (1,), (2,), (3,), (4,))
     assert measurement_groups(model, 0.01) == ((0, 1), (2, 3), (4,))
     assert reference_measurements(model, 0.01) == (0, 1)
+
+
+def test_a_signal_that_is_negative_for_some_tissue_has_no_reference():
+    with pytest.raises(InputError, match="T1SignedInversionRecovery: its signal is negative"):
+        reference_measurements(T1SignedInversionRecovery([50, 400, 1100, 2500]))

@@ -244,7 +244,7 @@ def fit(
     ti: options.InversionTimes = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
-    noise: options.Noise = "rician",
+    noise: options.Noise = options.NOISE,
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -256,6 +256,8 @@ def fit(
         options.AverageName | None,
         typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
     ] = None,
+    exclude: options.Exclude = None,
+    signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
         int, typer.Option(min=1, help="Iterations after which a voxel fails.")
@@ -269,8 +271,9 @@ def fit(
     """Fit a signal model to every voxel by maximum likelihood and write parameter maps.
 
     Each parameter gets a map and a map of its standard error. `status.nii.gz` holds the outcome of
-    the fit in each voxel; failed voxels are NaN. `maps.png` is an overview, `run.json` the record
-    of the run.
+    the fit in each voxel; failed voxels are NaN. Measurements far below what the others of their
+    voxel predict, and clipped ones, are left out (`left_out.nii.gz`). `maps.png` is an overview,
+    `run.json` the record of the run. The exit status is 2 if no voxel has a value.
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
@@ -278,7 +281,8 @@ def fit(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
-    made = settings.model(model)
+    excluded, marked = options.exclusions(exclude or [], settings.settings)
+    made = settings.model(options.signed_model(model, signed))
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -286,7 +290,9 @@ def fit(
             sigma=source,
             out=out,
             mask=mask,
-            noise=options.noise_model(noise),
+            noise=options.noise_model(noise, signed),
+            exclude=excluded,
+            exclude_map=marked,
             bounds=limits,
             average=average.value if average else None,
             b_tolerance=b_tolerance / 1000,
@@ -344,7 +350,9 @@ def map_(
             help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
-    noise: options.Noise = "rician",
+    noise: options.Noise = options.NOISE,
+    exclude: options.Exclude = None,
+    signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
         int | None,
@@ -369,7 +377,8 @@ def map_(
 
     options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
-    made = settings.model(model or model_of(net))
+    excluded, marked = options.exclusions(exclude or [], settings.settings)
+    made = settings.model(options.signed_model(model or model_of(net), signed))
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
@@ -377,7 +386,9 @@ def map_(
             sigma=source,
             out=out,
             mask=mask,
-            noise=options.noise_model(noise),
+            noise=options.noise_model(noise, signed),
+            exclude=excluded,
+            exclude_map=marked,
             net=net,
             alpha=alphas,
             ranges=spans,
@@ -398,6 +409,8 @@ def _show(report: Report, quiet: bool, as_json: bool) -> None:
         print_json((report.folder / "run.json").read_text(encoding="utf-8").rstrip())
     elif not quiet:
         show_report(report)
+    if not any(status.has_values for status in report.voxels):
+        raise typer.Exit(2)  # the maps hold the reasons
 
 
 app.command(

@@ -6,8 +6,9 @@ Slow imports are inside the functions, so that `labelwise --help` is fast.
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,13 @@ _SIGMA = (
     "it (sigma.nii.gz), 'repeats' (from repeated volumes at b = 0) or 'background' (from outside "
     "the mask)"
 )
+
+
+NOISE = "rician"
+"""The noise model without `--noise`."""
+_SIGNED = {"t1_ir": "t1_ir_signed"}  # the models whose signal is a magnitude by an absolute value
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_VOLUMES = re.compile(rf"{_RANGE.pattern}(?:[,\s]+{_RANGE.pattern})*")
 
 
 class AverageName(StrEnum):
@@ -86,6 +94,23 @@ Noise = Annotated[
 Tolerance = Annotated[
     float,
     typer.Option(min=0, help="In s/mm²: b-values this close are equal; b up to this is b = 0."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VOLUMES | NAME=LOW:HIGH | MAP.nii.gz",
+        help="Leave out volumes by their numbers, which start at 0 (3,7-9); those with settings in "
+        "a range (b=800: is 800 s/mm² and above, te=:20 up to 20 ms); or single measurements: a 4D "
+        "map of 0 and 1, left out where it is above 0.5. May be repeated.",
+    ),
+]
+Signed = Annotated[
+    bool,
+    typer.Option(
+        "--signed",
+        help="The images are signed (the real part, not the magnitude): Gaussian noise, and "
+        "inversion recovery without the absolute value.",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -186,11 +211,92 @@ def model_file(name: str | None) -> list[Path]:
     return [Path(name.rpartition(":")[0])] if name and ".py" in name else []
 
 
-def noise_model(name: str) -> NoiseModel:
-    """The noise model of that name."""
-    from labelwise.noise import noise_named
+def noise_model(name: str, signed: bool = False) -> NoiseModel:
+    """The noise model of that name; Gaussian for signed images.
 
-    return noise_named(name)
+    Raises:
+        InputError: if there is none of that name, or it is another one of magnitudes.
+    """
+    from labelwise.noise import Gaussian, noise_named
+
+    noise = noise_named(name)
+    if not signed:
+        return noise
+    if noise.magnitude and name != NOISE:
+        raise InputError(f"--signed: signed images do not have {name} noise; leave out --noise")
+    return Gaussian()
+
+
+def signed_model(name: str, signed: bool) -> str:
+    """The name of the model for signed images, if they are."""
+    return _SIGNED.get(name, name) if signed else name
+
+
+def exclusions(texts: Sequence[str], settings: Mapping[str, Any]) -> tuple[list[int], Path | None]:
+    """The volumes to exclude, numbered from 0, and the 4D map of measurements to exclude.
+
+    Args:
+        texts: `"3,7-9"`, `"b=800:"` (in the units of options) or the path of a 4D image.
+        settings: the acquisition by name, in the units of models.
+
+    Raises:
+        InputError: if a text is none of those, names no setting or volume, or is a second map.
+
+    Example:
+        >>> import numpy as np
+        >>> exclusions(["0,2-3", "b=1000:"], {"b": np.array([0, 0, 0.1, 0.4, 1.0, 2.0])})
+        ([0, 2, 3, 4, 5], None)
+    """
+    volumes: set[int] = set()
+    maps: list[Path] = []
+    count = max((len(values) for values in settings.values()), default=0)
+    for text in texts:
+        name, equals, limits = text.partition("=")
+        if equals and not Path(text).exists():
+            volumes |= _volumes_in_range(text, name, limits, settings)
+        elif _VOLUMES.fullmatch(text):
+            for first, last in ((int(a), int(b or a)) for a, b in _RANGE.findall(text)):
+                if not first <= last < count:
+                    raise InputError(
+                        f"--exclude {text}: expected volumes from 0 to {count - 1} (their numbers "
+                        f"start at 0), got {first}" + f"-{last}" * (last != first)
+                    )
+                volumes |= set(range(first, last + 1))
+        elif text.endswith((".nii", ".nii.gz")) or Path(text).exists():
+            maps.append(Path(text))
+        else:
+            raise InputError(
+                f"--exclude {text}: expected numbers of volumes from 0 (3,7-9), a range of a "
+                "setting (b=800:1200), or a 4D map (MAP.nii.gz)"
+            )
+    if len(maps) > 1:
+        raise InputError(f"--exclude: expected one 4D map, got {len(maps)}; combine them")
+    return sorted(volumes), maps[0] if maps else None
+
+
+def _volumes_in_range(text: str, name: str, limits: str, settings: Mapping[str, Any]) -> set[int]:
+    from labelwise.types import SETTINGS
+
+    low, colon, high = limits.partition(":")
+    try:
+        least, most = float(low or "-inf"), float(high or "inf")
+    except ValueError:
+        colon, least, most = "", 0.0, 0.0
+    if name not in settings or not colon or not least <= most:
+        raise InputError(
+            f"--exclude {text}: expected NAME=LOW:HIGH with a setting ({', '.join(settings)}), "
+            "such as b=800:1200; LOW or HIGH may be left out"
+        )
+    factor = SETTINGS[name].factor if name in SETTINGS else 1.0
+    slack = 1e-9 * max(1.0, *(abs(end) for end in (least, most) if math.isfinite(end)), 1.0)
+    found = {
+        volume
+        for volume, value in enumerate(settings[name])
+        if least - slack <= value * factor <= most + slack
+    }
+    if not found:
+        raise InputError(f"--exclude {text}: no volume has {name} in this range")
+    return found
 
 
 def sigma_source(text: str | None) -> Any:

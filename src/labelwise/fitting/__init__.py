@@ -4,7 +4,7 @@ from labelwise.fitting.maximum_likelihood import (
     MaximumLikelihood,
     available_cores,
     check_input,
-    fit,
 )
+from labelwise.fitting.usable import fit
 
 __all__ = ["MaximumLikelihood", "available_cores", "check_input", "fit"]

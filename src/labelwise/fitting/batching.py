@@ -37,25 +37,30 @@ def solve(
     start: Float[np.ndarray, "P S N"],
     problem: Problem,
     stop: Stop,
-) -> Solution:
-    """Fit each of N voxels from each of its S starts, and return the fit with the lowest nll.
+) -> tuple[Solution, Solution]:
+    """Fit each of N voxels from each of its starts.
 
     Args:
         advance: advances a batch of WIDTH fits by a few iterations.
-        start: the initial coordinates, inside the box.
+        start: the initial coordinates, inside the box; NaN where a voxel has fewer than S.
         problem: the N voxels, NumPy arrays.
         stop: the stopping criteria; fits that reach `max_iterations` have not converged.
+
+    Returns:
+        The fit with the lowest nll of each voxel, and those from all starts, (.., S, N); where
+        there is no start, q is NaN and nll infinite.
     """
     size, starts, voxels = start.shape
-    fits = starts * voxels
-    start = start.reshape(size, fits)
+    start = start.reshape(size, starts * voxels)
+    queue = np.flatnonzero(np.isfinite(start[0]))
+    fits = len(queue)
     solution = Solution(
-        q=np.empty_like(start),
-        nll=np.empty(fits, start.dtype),
-        iterations=np.empty(fits, np.int32),
-        converged=np.empty(fits, bool),
+        q=np.full_like(start, np.nan),
+        nll=np.full(starts * voxels, np.inf, start.dtype),
+        iterations=np.zeros(starts * voxels, np.int32),
+        converged=np.zeros(starts * voxels, bool),
     )
-    ids, waiting = np.arange(WIDTH) % fits, min(WIDTH, fits)  # a short queue is repeated
+    ids, waiting = np.resize(queue, WIDTH), min(WIDTH, fits)  # a short queue is repeated
     busy = np.arange(WIDTH) < fits
     state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
     while busy.any():
@@ -67,7 +72,7 @@ def solve(
         solution.nll[ids[done]] = state.nll[done]
         solution.iterations[ids[done]] = state.iterations[done]
         solution.converged[ids[done]] = state.outcome[done] == CONVERGED
-        entering = np.arange(waiting, min(fits, waiting + len(done)))
+        entering = queue[waiting : waiting + len(done)]
         waiting += len(entering)
         filled, emptied = np.split(done, [len(entering)])
         busy[emptied] = False
@@ -75,7 +80,8 @@ def solve(
         _put(state, filled, _fresh(start[:, entering]))
         _put(part, filled, _take(problem, entering % voxels))
     best = np.argmin(solution.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
-    return _take(solution, best)
+    every = Solution(*(rows.reshape(*rows.shape[:-1], starts, voxels) for rows in solution))
+    return _take(solution, best), every
 
 
 def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from scipy.stats import chi2
 
 from labelwise import interrupts
 from labelwise.fitting.newton import (
@@ -19,6 +20,7 @@ from labelwise.fitting.newton import (
     advance,
     cholesky,
     cholesky_solve,
+    entry,
     lower_triangle,
     normal_equations,
     propose,
@@ -33,6 +35,12 @@ STEPS = 5
 """Iterations in a call: more waste work on finished fits, fewer increase the overhead."""
 DIFFERENCE = 1e-4
 """Half-width of a finite difference, as a fraction of the width of the bounds."""
+NO_WEIGHT = 1e15
+"""The sigma of a measurement that is left out, where signals are about 1: its square is finite."""
+SIGNIFICANT = float(chi2.ppf(0.95, 1))
+"""Twice a difference in nll that is significant: 3.84."""
+SHIFTED = 0.5
+"""A parameter that a bound shifts by more standard errors than this has none."""
 
 Unit = tuple[float, ...]
 """The length of one coordinate in each parameter's own unit: q = parameter / unit."""
@@ -51,9 +59,13 @@ class Engine(Protocol):
         ...
 
     def describe(
-        self, q: Array | np.ndarray, problem: Problem, free: Array | np.ndarray
-    ) -> tuple[Array, Array]:
-        """The standard errors (P, W) in coordinates and residuals (W,) of finished fits."""
+        self,
+        q: Array | np.ndarray,
+        problem: Problem,
+        free: Array | np.ndarray,
+        chosen: Array | np.ndarray,
+    ) -> tuple[Array, Array, Array]:
+        """Standard errors (P, W) in coordinates, residuals (W,) and gains (W,) of finished fits."""
         ...
 
 
@@ -72,9 +84,10 @@ class Compiled:
         setting = (self.model, self.noise, self.unit, self.separable, self.stop)
         return _advance(*setting, state, problem)
 
-    def describe(self, q, problem, free):
+    def describe(self, q, problem, free, chosen):
         """See `Engine`."""
-        return _describe(self.model, self.noise, self.unit, self.separable, q, problem, free)
+        setting = (self.model, self.noise, self.unit, self.separable)
+        return _describe(*setting, q, problem, free, chosen)
 
 
 @dataclass(frozen=True)
@@ -98,9 +111,9 @@ class BlackBox:
             state = _update(self.noise, self.stop, state, trial, predicted, problem, signal, slopes)
         return state
 
-    def describe(self, q, problem, free):
+    def describe(self, q, problem, free, chosen):
         """See `Engine`."""
-        return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free)
+        return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free, chosen)
 
     def _evaluate(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
         dtype, q = q.dtype, q.astype(float)
@@ -194,10 +207,10 @@ def _advance(model, noise, unit, separable, stop, state, problem):
 
 
 @eqx.filter_jit
-def _describe(model, noise, unit, separable, q, problem, free):
+def _describe(model, noise, unit, separable, q, problem, free, chosen):
     signal = batched_signal(model, unit, separable)
     rows = tuple(q)
-    return uncertainty(noise, signal(*rows), slopes(signal, rows), problem, free)
+    return uncertainty(noise, signal(*rows), slopes(signal, rows), problem, free, chosen)
 
 
 def uncertainty(
@@ -206,33 +219,61 @@ def uncertainty(
     slopes: Sequence[Float[Array | np.ndarray, "M W"]],
     problem: Problem,
     free: Bool[Array | np.ndarray, "P W"],
-) -> tuple[Float[Array, "P W"], Float[Array, " W"]]:
-    """The standard errors from the Fisher information, and √(χ² / (M - P)).
+    chosen: Bool[Array | np.ndarray, "P W"],
+) -> tuple[Float[Array, "P W"], Float[Array, " W"], Float[Array, " W"]]:
+    """The standard errors from the Fisher information, √(χ² / (M - P)), and the gain of the signal.
 
     A parameter on a bound (not `free`) is held fixed and has no standard error (NaN); a parameter
-    that the data do not determine has an infinite one.
+    that the data do not determine has an infinite one. Where the likelihood rises significantly
+    beyond a bound that is a choice (`chosen`), parameters that it shifts have none either: a score
+    test, whose statistic is chi-square with one degree of freedom if the truth is inside.
+
+    The gain is the nll without any signal minus that of the fit.
+
+    Source: Rao 1948, doi:10.1017/S0305004100023987 (score test).
     """
     size = len(slopes)
     information = noise.information(signal, problem.sigma)
-    fisher: Symmetric = {
+    full: Symmetric = {
         (i, j): jnp.sum(information * slopes[i] * slopes[j], axis=0)
         for i, j in lower_triangle(size)
     }
-    informed = [free[i] & (fisher[i, i] > 0) for i in range(size)]
-    scale = [jnp.sqrt(jnp.where(informed[i], fisher[i, i], 1.0)) for i in range(size)]
+    informed = [free[i] & (full[i, i] > 0) for i in range(size)]
+    scale = [jnp.sqrt(jnp.where(full[i, i] > 0, full[i, i], 1.0)) for i in range(size)]
+    full = {(i, j): value / (scale[i] * scale[j]) for (i, j), value in full.items()}
     fisher = {
-        (i, j): jnp.where(informed[i] & informed[j], entry / (scale[i] * scale[j]), float(i == j))
-        for (i, j), entry in fisher.items()
+        (i, j): jnp.where(informed[i] & informed[j], value, float(i == j))
+        for (i, j), value in full.items()
     }
     factor = cholesky(fisher, size, floor=1e-13)
-    errors = []
+    variances = []
     for i in range(size):
         axis = [jnp.full_like(scale[0], float(k == i)) for k in range(size)]
-        variance = cholesky_solve(factor, axis)[i]
+        variances.append(cholesky_solve(factor, axis)[i])
+    score, _ = noise.score_and_curvature(signal, problem.data, problem.sigma)
+    shifted = [jnp.zeros_like(free[0], bool) for _ in range(size)]
+    for i in range(size):  # a bound: how far beyond it is the optimum, and what moves with it?
+        across = [
+            jnp.where(informed[k], entry(full, i, k), 0.0) if k != i else jnp.zeros_like(scale[0])
+            for k in range(size)
+        ]
+        moves = cholesky_solve(factor, across)
+        rest = full[i, i] - sum(a * b for a, b in zip(across, moves, strict=True))
+        slope = jnp.sum(score * slopes[i], axis=0) / scale[i]
+        rest = jnp.maximum(rest, 1e-9)
+        rejected = chosen[i] & (slope * slope > SIGNIFICANT * rest)
+        for k in range(size):
+            shift = jnp.abs(moves[k] * slope / rest)
+            shifted[k] |= rejected & (shift > SHIFTED * jnp.sqrt(variances[k]))
+    errors = []
+    for i, variance in enumerate(variances):
         determined = informed[i] & (variance < 1e12)
         error = jnp.where(determined, jnp.sqrt(jnp.abs(variance)) / scale[i], jnp.inf)
-        errors.append(jnp.where(free[i], error, jnp.nan))
-    return jnp.stack(errors), residual(noise, signal, problem.data, problem.sigma, size)
+        errors.append(jnp.where(free[i] & ~shifted[i], error, jnp.nan))
+    nll = jnp.sum(noise.nll(signal, problem.data, problem.sigma), axis=0)
+    silent = jnp.sum(noise.nll(jnp.zeros_like(signal), problem.data, problem.sigma), axis=0)
+    left = residual(noise, signal, problem.data, problem.sigma, size)
+    return jnp.stack(errors), left, silent - nll
 
 
 def residual(
@@ -242,10 +283,14 @@ def residual(
     sigma: Float[Array | np.ndarray, "#M W"],
     parameters: int,
 ) -> Float[Array, " W"]:
-    """√(χ² / (M - P)): about 1 for a good fit."""
+    """√(χ² / (M - P)) over the measurements that are not left out: about 1 for a good fit."""
     expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
-    freedom = max(1, len(signal) - parameters)
-    return jnp.sqrt(jnp.sum((data - expected) ** 2 / variance, axis=0) / freedom)
+    terms, freedom = (data - expected) ** 2 / variance, max(1, len(signal) - parameters)
+    if jnp.ndim(sigma) == 2 and len(sigma) > 1:
+        used = sigma < NO_WEIGHT
+        terms = jnp.where(used, terms, 0)
+        freedom = jnp.maximum(1, used.sum(axis=0) - parameters)
+    return jnp.sqrt(jnp.sum(terms, axis=0) / freedom)
 
 
 _propose = eqx.filter_jit(propose)

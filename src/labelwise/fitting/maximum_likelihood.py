@@ -9,21 +9,28 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.fitting.batching import WIDTH, blocks, solve
-from labelwise.fitting.engines import make_engine
+from labelwise.fitting.batching import WIDTH, Solution, blocks, solve
+from labelwise.fitting.engines import NO_WEIGHT, make_engine
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary, find_starts
 from labelwise.limits import check_whole
-from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
-from labelwise.noise import NoiseModel, Rician
+from labelwise.models.base import SignalModel, detached, measurements, scale_parameter, settings_of
+from labelwise.noise import NoiseModel
 from labelwise.types import (
     Estimate,
     InputError,
     Parameter,
     Status,
     estimate_voxels,
+    is_natural,
     sigma_of_voxels,
 )
+
+SILENT = 10.0
+"""A signal that lowers the nll by less than this many tolerances of the search is none."""
+FAR, FAR_OFF = 4.0, 0.1
+"""Two optima are distinct if they differ by this many standard errors; or if one is on a bound, by
+this share of the width of its bounds."""
 
 
 class MaximumLikelihood:
@@ -86,6 +93,8 @@ class MaximumLikelihood:
         self._detached = detached(model)
         self._engine = make_engine(self._detached, noise, self.parameters, self._stop)
         self._dictionary = Dictionary(model, self.parameters, self._scale)
+        settings = np.stack(list(settings_of(model).values()), axis=1)
+        self._distinct = np.unique(settings, axis=0, return_inverse=True)[1].ravel()
 
     def __call__(
         self,
@@ -100,19 +109,24 @@ class MaximumLikelihood:
         Args:
             signal: (*shape, M) the measurements, in any unit.
             sigma: noise of one channel in that unit: a number, (*shape) or (*shape, M); for
-                signals (N, M) also (1, M).
+                signals (N, M) also (1, M). A measurement whose sigma is infinite is left out.
             start: (*shape, P) or (*shape, S, P) starts, in the parameters' units; searched if None.
             mask: (*shape) the voxels to fit; all of them if None.
 
         Returns:
-            Values (*shape, P), NaN where the status is not CONVERGED or ON_BOUND, and the stats
+            Values (*shape, P), NaN where the status is not CONVERGED or ON_BOUND (NO_SIGNAL has an
+            amplitude of 0), and the stats
 
             - `nll` (*shape): negative log-likelihood, up to terms in data and sigma only
             - `residual` (*shape): √(Σ (data - expected)² / variance / (M - P)), about 1 for a good
-              fit
+              fit; M without the measurements that were left out
             - `iterations` (*shape): of the best start
-            - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound
+            - `standard_error` (*shape, P): from the Fisher information; NaN for one on a bound, and
+              for one that is shifted by a bound which the measurements reject
             - `on_bound` (*shape, P): -1 on the lower bound, +1 on the upper one, else 0
+            - `runner_up` (*shape): 2 (nll - nll of the estimate) of the most likely optimum far
+              from the estimate; infinite if the search found none. Below 3.84 the estimate is
+              ambiguous
 
         Raises:
             InputError: if the shapes of signal, sigma, start or mask do not fit the model.
@@ -129,22 +143,45 @@ class MaximumLikelihood:
         sigma = sigma_of_voxels(sigma, *signal.shape).astype(self.dtype)
         start = self._start_of_voxels(start, len(signal))
         status = check_input(signal, sigma, self.noise)
+        left = left_out(sigma)
+        status[~self._enough(~left) & (status == Status.CONVERGED)] = Status.TOO_FEW
         good = np.flatnonzero(status == Status.CONVERGED)
         if not len(good):
             return _failed(status, self.parameters, self.dtype)
+        batches = [(good, sigma)]
+        if left.any():  # the others are fitted as if there were none that is left out
+            some = left[good].any(axis=1)
+            whole = sigma[:, :1] if _constant(sigma[good[~some]]) else sigma
+            batches = [(good[~some], whole), (good[some], np.where(left, NO_WEIGHT, sigma))]
 
-        def fit(voxels: Int[np.ndarray, " n"]) -> Estimate:
-            return self._fit(
-                signal[voxels], sigma[voxels], None if start is None else start[voxels]
-            )
+        def fit(batch: tuple[Int[np.ndarray, " n"], Float[np.ndarray, "N #M"]]) -> Estimate:
+            voxels, level = batch
+            begin = None if start is None else start[voxels]
+            return self._fit(signal[voxels], level[voxels], begin)
 
-        parts = np.array_split(good, min(self.threads, -(-len(good) // WIDTH)))
+        parts = [
+            (part, level)
+            for voxels, level in batches
+            if len(voxels)
+            for part in np.array_split(voxels, min(self.threads, -(-len(voxels) // WIDTH)))
+        ]
         if len(parts) == 1:
-            fitted = [fit(good)]  # in this thread, which an interrupt can end
+            fitted = [fit(parts[0])]  # in this thread, which an interrupt can end
         else:
-            with ThreadPoolExecutor(len(parts)) as pool:
+            with ThreadPoolExecutor(min(len(parts), self.threads)) as pool:
                 fitted = list(pool.map(fit, parts))
+        good = np.concatenate([part for part, _ in parts])
         return _assemble(status, good, fitted, self.parameters)
+
+    def _enough(self, used: Bool[np.ndarray, "N #M"]) -> Bool[np.ndarray, " N"]:
+        """Whether as many measurements, and distinct ones, are used as there are parameters."""
+        if used.shape[1] == 1 or used.all():
+            return np.ones(len(used), bool)
+        size, of = len(self.parameters), len(self._distinct)
+        distinct = used @ np.eye(1 + self._distinct.max())[self._distinct] > 0
+        return (used.sum(axis=1) >= min(size, of)) & (
+            distinct.sum(axis=1) >= min(size, distinct.shape[1])
+        )
 
     def _fit(
         self,
@@ -152,28 +189,46 @@ class MaximumLikelihood:
         sigma: Float[np.ndarray, "N #M"],
         start: Float[np.ndarray, "N S P"] | None,
     ) -> Estimate:
-        """Fit valid voxels in one thread; values of NOT_CONVERGED fits are included."""
+        """Fit valid voxels in one thread; values of NOT_CONVERGED fits are included.
+
+        A measurement that is left out has the finite sigma `NO_WEIGHT`: every noise model gives it
+        a weight of 0, also the user's own, without NaN from infinite arguments.
+        """
+        used = None
+        if sigma.shape[1] > 1 and (sigma == NO_WEIGHT).any():
+            used = sigma != NO_WEIGHT
+            signal = np.where(used, signal, 0)
         scale = np.ones(len(signal), self.dtype)
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
         unit = np.array(self._engine.unit, self.dtype)[:, None]
         lower, upper = self._box(scale)
-        data = np.ascontiguousarray(signal.T) / scale  # voxels last, also in memory
+        scaled, level = signal / scale[:, None], sigma / scale[:, None]
+        if used is not None:
+            level = np.where(used, level, self.dtype.type(NO_WEIGHT))
         if start is None:
-            q = find_starts(self._detached, self._dictionary, signal / scale[:, None])
+            q = find_starts(self._detached, self.noise, self._dictionary, scaled, level, used)
             q = q / unit[:, None]
         else:
             q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
         q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-        problem = Problem(data, np.ascontiguousarray(sigma.T) / scale, lower, upper)
+        data, level = (np.ascontiguousarray(each.T) for each in (scaled, level))  # voxels last
+        problem = Problem(data, level, lower, upper)
         with jax.enable_x64(self.dtype == np.float64):
-            solution = solve(self._engine.advance, q, problem, self._stop)
+            solution, every = solve(self._engine.advance, q, problem, self._stop)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
-        errors, residual = self._describe(solution.q, problem, on_bound == 0)
+        errors, residual, gain = self._describe(solution.q, problem, on_bound)
         bounds = np.array([p.bounds for p in self.parameters], self.dtype)[..., None]
         values = np.clip(self._scaled(solution.q * unit, scale), *bounds.swapaxes(0, 1))
         values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
         status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
+        runner_up = _runner_up(solution, every, on_bound, errors)
+        if self._scale is not None and self.parameters[self._scale].bounds[0] == 0:
+            silent = gain <= SILENT * self._stop.tolerance
+            status = np.where(silent, Status.NO_SIGNAL, status)
+            values[:, silent], errors[:, silent], on_bound[:, silent] = np.nan, np.nan, 0
+            values[self._scale, silent], on_bound[self._scale, silent] = 0, -1
+            runner_up[silent] = np.inf
         finished = solution.converged & np.isfinite(solution.nll)
         return Estimate(
             values=values.T,
@@ -184,22 +239,28 @@ class MaximumLikelihood:
                 "iterations": solution.iterations,
                 "standard_error": self._scaled(errors * unit, scale).T,
                 "on_bound": on_bound.T,
+                "runner_up": runner_up,
             },
         )
 
-    def _describe(self, q, problem: Problem, free) -> tuple[np.ndarray, np.ndarray]:
-        """Standard errors and residuals, in float64 for near-singular information matrices."""
-        voxels = q.shape[1]
-        errors, residuals = [], []
+    def _describe(self, q, problem: Problem, on_bound) -> list[np.ndarray]:
+        """Errors, residuals and gains, in float64 for near-singular information matrices."""
+        voxels, described = q.shape[1], []
+        natural = np.array([[is_natural(p, bound) for bound in p.bounds] for p in self.parameters])
+        below, above = on_bound < 0, on_bound > 0
+        chosen = (below & ~natural[:, :1]) | (above & ~natural[:, 1:])
         with jax.enable_x64(True):
             for _, lanes in blocks(voxels, WIDTH):
                 block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
-                error, residual = self._engine.describe(
-                    q[:, lanes].astype(float), block, free[:, lanes]
+                free = ~(below | above)[:, lanes]
+                described.append(
+                    self._engine.describe(q[:, lanes].astype(float), block, free, chosen[:, lanes])
                 )
-                errors.append(np.asarray(error, self.dtype))
-                residuals.append(np.asarray(residual, self.dtype))
-        return np.concatenate(errors, -1)[:, :voxels], np.concatenate(residuals)[:voxels]
+        parts = zip(*described, strict=True)
+        return [
+            np.concatenate([np.asarray(x, self.dtype) for x in rows], -1)[..., :voxels]
+            for rows in parts
+        ]
 
     def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
         """The lower and upper bounds (P, N) in coordinates."""
@@ -264,15 +325,47 @@ def _refuse_open_bounds(parameters: tuple[Parameter, ...], scale: int | None) ->
             )
 
 
+def left_out(sigma: Float[np.ndarray, "N #M"]) -> Bool[np.ndarray, "N #M"]:
+    """The measurements that are left out: those with an infinite sigma of their own."""
+    if sigma.shape[1] == 1:
+        return np.zeros(sigma.shape, bool)
+    return np.isposinf(sigma)
+
+
 def check_input(signal, sigma, noise: NoiseModel) -> Int[np.ndarray, " N"]:
-    """CONVERGED for valid voxels, else the reason why a voxel is invalid."""
+    """CONVERGED for valid voxels, else the reason why the measurements that count are invalid."""
+    out = left_out(sigma)
+    if out.any():
+        signal, sigma = np.where(out, 0, signal), np.where(out, 1, sigma)
     status = np.full(len(signal), Status.CONVERGED, np.uint8)
     status[~np.any(signal, axis=1)] = Status.ALL_ZERO
     if noise.magnitude:
         status[np.any(signal < 0, axis=1)] = Status.NEGATIVE
     status[~np.all(np.isfinite(signal), axis=1)] = Status.NOT_FINITE
+    status[out.all(axis=1)] = Status.TOO_FEW
     valid = np.all(np.isfinite(sigma) & (sigma > 0), axis=1)
     return np.where(valid, status, np.uint8(Status.BAD_SIGMA))
+
+
+def _constant(rows: Float[np.ndarray, "n #M"]) -> bool:
+    return bool((rows == rows[:, :1]).all())
+
+
+def _runner_up(
+    best: Solution,
+    every: Solution,
+    on_bound: Int[np.ndarray, "P N"],
+    errors: Float[np.ndarray, "P N"],
+) -> Float[np.ndarray, " N"]:
+    """2 (nll - nll of the best) of the most likely optimum far from the best one; else infinite.
+
+    Far is more than FAR standard errors in some parameter; for one on a bound, FAR_OFF of the width
+    of its bounds.
+    """
+    limit = np.where(np.isnan(errors), np.inf, FAR * errors)
+    limit = np.where(on_bound != 0, FAR_OFF, limit)[:, None]
+    far = np.any(np.abs(every.q - best.q[:, None]) > limit, axis=0) & every.converged
+    return 2 * (np.min(np.where(far, every.nll, np.inf), axis=0) - best.nll)
 
 
 def _failed(
@@ -290,6 +383,7 @@ def _failed(
             "iterations": np.zeros(voxels, np.int32),
             "standard_error": nothing.copy(),
             "on_bound": np.zeros((voxels, size), np.int8),
+            "runner_up": nothing[:, 0].copy(),
         },
         parameters=parameters,
     )
@@ -304,43 +398,8 @@ def _assemble(
     """Insert the fitted voxels among the failed ones; fits that did not converge are NaN, too."""
     whole = _failed(status, parameters, fitted[0].values.dtype)
     whole.status[good] = np.concatenate([part.status for part in fitted])
-    converged = np.isin(whole.status[good], (Status.CONVERGED, Status.ON_BOUND))
+    converged = whole.status[good] != Status.NOT_CONVERGED
     whole.values[good[converged]] = np.concatenate([part.values for part in fitted])[converged]
     for name, rows in whole.stats.items():
         rows[good[converged]] = np.concatenate([part.stats[name] for part in fitted])[converged]
     return whole
-
-
-def fit(
-    signal: Float[np.ndarray, "*shape M"],
-    model: SignalModel,
-    sigma: Float[np.ndarray, "..."] | float,
-    *,
-    noise: NoiseModel | None = None,
-    mask: Bool[np.ndarray, "*shape"] | None = None,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-) -> Estimate:
-    """Fit a signal model to every voxel by bounded maximum likelihood.
-
-    Args:
-        signal: (*shape, M) measurements in any unit; a whole 4D image, or a single voxel (M,).
-        model: the signal model with its acquisition of M measurements.
-        sigma: noise of one channel in the signal's unit: a number, (*shape) or (*shape, M).
-        noise: `Rician()` if None; `Gaussian()` for least squares.
-        mask: (*shape) the voxels to fit; all of them if None.
-        bounds: replaces the bounds of parameters by name.
-
-    Returns:
-        See `MaximumLikelihood`.
-
-    Raises:
-        InputError: if shapes or bounds do not fit the model.
-
-    Example:
-        >>> import labelwise as lw
-        >>> model = lw.ADC([0, 0.5, 1.0])
-        >>> estimate = fit([100.0, 70.5, 49.7], model, sigma=2)
-        >>> round(float(estimate["ADC"]), 2)
-        0.7
-    """
-    return MaximumLikelihood(model, noise or Rician(), bounds=bounds)(signal, sigma, mask=mask)

@@ -111,7 +111,7 @@ def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
                 free[i],
                 -gradient[i]
                 - sum(
-                    jnp.where(free[k], 0.0, _entry(damped, i, k) * step[k])
+                    jnp.where(free[k], 0.0, entry(damped, i, k) * step[k])
                     for k in range(size)
                     if k != i
                 ),
@@ -232,7 +232,8 @@ def cholesky_solve(factor: Symmetric, target: list[Array]) -> list[Array]:
     return solution
 
 
-def _entry(matrix: Symmetric, i: int, j: int) -> Array:
+def entry(matrix: Symmetric, i: int, j: int) -> Array:
+    """An entry of a symmetric matrix."""
     return matrix[max(i, j), min(i, j)]
 
 

@@ -1,24 +1,40 @@
 """Starting points of fits: entries of a coarse dictionary, and the guess of the model.
 
-A likelihood with several optima needs several different starts. The optima of a signal model are
-separated along the parameter that the acquisition determines worst (D_fast for IVIM). A voxel thus
-starts from the best entry of the whole dictionary and from the best entry at each of three values
-of that parameter; the best few entries of the dictionary would be neighbours. `benchmarks/mle.py`
-measures the share of voxels in which they find the best known likelihood.
+A likelihood with several optima needs several different starts. For each value of each parameter,
+the best entry of the dictionary is found; a voxel starts from the local maxima of these profiles
+and from their ends, unless they are much worse than the best entry. Parameters that enter the
+signal linearly (S0, and f of IVIM) are solved for every entry instead of searched.
+`benchmarks/search.py` measures the share of voxels that reach the best known likelihood.
+
+Source of the separation: Golub & Pereyra 2003, doi:10.1088/0266-5611/19/2/201.
 """
+
+from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from labelwise.fitting.batching import blocks
-from labelwise.models.base import SelfStarting, SignalModel
+from labelwise.models.base import SelfStarting, SignalModel, within
+from labelwise.models.evaluate import signals
+from labelwise.noise import NoiseModel
 from labelwise.types import Parameter
 
-ENTRIES = 256
-"""Maximum number of entries: 6 x 6 x 6 for three parameters, 16 x 16 for two."""
+ENTRIES = 512
+"""Maximum number of entries: 8 x 8 x 8 for three searched parameters, 22 x 22 for two."""
+MAXIMA = 4
+"""Maximum number of entries that a voxel starts from."""
+GAP = 6.0
+"""An entry is no start if its nll is higher than the best by more than this, and by more than the
+spacing of the dictionary explains."""
+INSIDE = 0.05
+"""Linear parameters start no nearer to a bound, as a share of its width: on it, others may have no
+effect."""
+FINE, FLOOR, ANCHORS = 65, 0.3, (0.2, 0.5, 0.8)
+"""Fine points of an axis, its share that is spread evenly, and where the other parameters lie."""
 BLOCK = 2048
 """Voxels compared with the dictionary in one block."""
 
@@ -26,78 +42,212 @@ BLOCK = 2048
 class Dictionary:
     """Signals on a grid over the bounds, for comparison with measured signals.
 
+    An entry is the signal scale · (A + Σ t B) with A and B at one node of the grid, where t are the
+    linear parameters, between 0 and 1 for their bounds.
+
     Args:
         model: the signal model.
         parameters: its parameters, with the bounds of the fit.
-        scale: the index of the parameter that multiplies the signal (solved, not searched), if any.
+        scale: the index of the parameter that multiplies the signal, if any.
     """
 
     def __init__(
         self, model: SignalModel, parameters: tuple[Parameter, ...], scale: int | None
     ) -> None:
-        searched = [i for i in range(len(parameters)) if i != scale]
-        points = min(64, max(2, int(ENTRIES ** (1 / max(1, len(searched))) + 1e-9)))
-        axes = [_centres(parameters[i].bounds, points) for i in searched]
         self.scale = scale
-        self.params = np.ones((len(parameters), points ** len(searched)))
+        self.linear = _linear(model, parameters, scale)
+        self.bounds = np.array([p.bounds for p in parameters])
+        searched = [i for i in range(len(parameters)) if i not in (scale, *self.linear)]
+        points = min(64, max(2, int(ENTRIES ** (1 / max(1, len(searched))) + 1e-9)))
+        axes = [self._axis(model, i, searched, points) for i in searched]
+        shape = (points,) * len(searched) or (1,)
+        params = np.ones((len(parameters), int(np.prod(shape))))
         for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
-            self.params[i] = values.ravel()
-        signal = np.stack([np.asarray(model.signal(*entry), float) for entry in self.params.T])
-        usable = np.isfinite(signal).all(axis=1, keepdims=True)  # a model may overflow in a corner
-        self.signal = np.where(usable, signal, 0.0)
-        shape = (points,) * len(searched)
-        grid = np.moveaxis(np.arange(signal.shape[0]).reshape(shape), self._worst(shape), 0)
-        self.strata = [grid.ravel()]
-        if searched:
-            values = {max(0, points * third // 3 - 1) for third in (1, 2, 3)}
-            self.strata += [grid[value].ravel() for value in sorted(values)]
+            params[i] = values.ravel()
+        self.shape, self.params, self.terms = shape, params, self._terms(model, params)
+        self.table = [rows[..., None] for rows in self._table(self.terms)]
 
-    def _worst(self, shape: tuple[int, ...]) -> int:
-        """The axis of the parameter that is determined worst, with the others free."""
-        if len(shape) < 2:
-            return 0
-        size = np.linalg.norm(self.signal, axis=1, keepdims=True) + 1e-30
-        grid = self.signal / (size if self.scale is not None else size.max())
-        grid = grid.reshape(*shape, -1)
-        changes = list(np.gradient(grid, axis=tuple(range(len(shape)))))
-        changes += [grid] if self.scale is not None else []
-        slopes = np.stack(changes, axis=-2)
-        information = slopes @ slopes.swapaxes(-1, -2) + 1e-9 * np.eye(len(changes))
-        variance = np.diagonal(np.linalg.inv(information), axis1=-2, axis2=-1)
-        return int(np.argmax(np.median(variance.reshape(-1, len(changes)), axis=0)[: len(shape)]))
+    def _terms(
+        self, model: SignalModel, params: Float[np.ndarray, "P K"]
+    ) -> Float[np.ndarray, "1+L K M"]:
+        """A and the B of entries."""
+        params = params.copy()
+        params[self.linear] = self.bounds[self.linear, :1]
+        terms = [signals(model, params.T)]
+        for i in self.linear:
+            moved = params.copy()
+            moved[i] = self.bounds[i, 1]
+            terms.append(signals(model, moved.T))
+        # a model may overflow in a corner; squares are stored in float32
+        usable = np.all(np.abs(terms) < 1e15, axis=(0, 2))
+        terms = np.where(usable[:, None], terms, 0.0)
+        terms[1:] -= terms[0]
+        return terms
 
-    def starts(self, signal: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "P S N"]:
-        """The best entry for each voxel: of the whole dictionary, and of each stratum.
+    def _table(self, terms: Float[np.ndarray, "1+L K M"]) -> list[Float[np.ndarray, "*n K"]]:
+        """The products of the terms of each entry, their inverse, and the spacing."""
+        first = 0 if self.scale is not None else 1
+        gram, inverse = _inverse(terms, first)
+        spacing = _spacing(terms, inverse, self.shape, first)
+        rows = (np.moveaxis(gram, 0, -1), np.moveaxis(inverse, 0, -1))
+        rows = (*rows, np.minimum(spacing, 1e30))  # infinite beside an entry without a signal
+        return [array.astype(np.float32) for array in rows]
 
-        In float64: the rounding of a row in a matrix product depends on its position, which must
-        not affect a float32 start.
-        """
-        dtype, signal = signal.dtype, signal.astype(float)
-        norm = np.sqrt(np.sum(self.signal**2, axis=1)) + 1e-30
-        if self.scale is None:
-            similarity = signal @ self.signal.T - 0.5 * norm**2
+    def _axis(
+        self, model: SignalModel, index: int, searched: list[int], points: int
+    ) -> Float[np.ndarray, " points"]:
+        """Values of a parameter between which the signal changes by about the same amount."""
+        lower, upper = self.bounds[index]
+        share = np.linspace(0, 1, FINE)
+        if lower > 0 and upper > 5 * lower:
+            values = lower * (upper / lower) ** share
         else:
-            similarity = signal @ (self.signal.T / norm)
-        best = np.stack([s[np.argmax(similarity[:, s], axis=1)] for s in self.strata])
-        starts = self.params[:, best]
+            values = lower + (upper - lower) * share ** (3 if lower == 0 else 1)
+        first = 0 if self.scale is not None else 1
+        density = np.full(FINE - 1, 1e-300)
+        for anchor in ANCHORS:
+            params = np.ones((len(self.bounds), FINE))
+            for i in searched:
+                params[i] = within(tuple(self.bounds[i]), anchor)
+            params[index] = values
+            terms = self._terms(model, params)
+            _, inverse = _inverse(terms, first)
+            signal = terms[0] + 0.5 * terms[1:].sum(axis=0)
+            size = np.linalg.norm(signal, axis=1)[1:] if first == 0 else 1.0
+            rest = _unexplained(np.diff(signal, axis=0), terms[first:, 1:], inverse[1:])
+            density += np.sqrt(rest) / (size + 1e-30)
+        density = density / density.sum() + FLOOR / (FINE - 1)
+        path = np.concatenate([[0], np.cumsum(density)])
+        return np.interp(np.linspace(0, path[-1], points), path, values)
+
+    def starts(
+        self,
+        signal: Float[np.ndarray, "N M"],
+        sigma: Float[np.ndarray, "N #M"],
+        used: Bool[np.ndarray, "N M"] | None = None,
+    ) -> Float[np.ndarray, "P S N"]:
+        """The local maxima of the profiles of N voxels, the best first; NaN if fewer than S.
+
+        Measurements that are not `used` (all are if None) are 0, and so are the entries there.
+
+        The products are in float64 and rounded to float32: the rounding of a row in a matrix
+        product depends on its position, which must not affect a start.
+        """
+        wide = signal.astype(float)
+        products = (self.terms @ wide.T).astype(np.float32)
+        table, counted = self.table, True
+        if used is not None:
+            patterns, which = np.unique(used, axis=0, return_inverse=True)
+            tables = zip(*(self._table(self.terms * pattern) for pattern in patterns), strict=True)
+            table = [np.stack(rows, axis=-1)[..., which.ravel()] for rows in tables]
+            counted = used
+        tolerance = 2 * GAP / np.mean(1.0 / sigma.astype(float) ** 2, axis=1, where=counted)
+        size = np.sum(wide**2, axis=1) if self.scale is not None else np.ones(len(wide))
+        limits = tolerance.astype(np.float32), size.astype(np.float32)
+        scaled = self.scale is not None
+        found, amplitude, shares = _search(self.shape, scaled, products, *table, *limits)
+        starts = self.params[:, found]
+        shares = np.clip(np.asarray(shares), INSIDE, 1 - INSIDE)
+        for i, share in zip(self.linear, shares, strict=True):
+            starts[i] = self.bounds[i, 0] + share * (self.bounds[i, 1] - self.bounds[i, 0])
         if self.scale is not None:
-            starts[self.scale] = np.take_along_axis(similarity, best.T, axis=1).T / norm[best]
-        return starts.astype(dtype)
+            starts[self.scale] = amplitude
+        starts[:, np.asarray(found) < 0] = np.nan
+        return starts.astype(signal.dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _search(shape, scaled, products, gram, inverse, spacing, tolerance, size):
+    """The entries (S, N) to start from, -1 for none, with their amplitudes and linear shares."""
+    amplitude, shares, explained = _solve(scaled, products, gram, inverse)
+    explained = jnp.asarray(explained)
+    grid = explained.reshape(*shape, -1)
+    entry = jnp.arange(len(explained)).reshape(shape)
+    height, entries = [], []
+    for axis in range(len(shape)):
+        rows = jnp.moveaxis(grid, axis, 0).reshape(shape[axis], -1, grid.shape[-1])
+        profile, inner = jnp.max(rows, axis=1), jnp.argmax(rows, axis=1)
+        outside = jnp.full_like(profile[:1], -jnp.inf)
+        behind = jnp.concatenate([outside, profile[:-1]])
+        ahead = jnp.concatenate([profile[1:], outside])
+        end = jnp.isinf(behind) | jnp.isinf(ahead)
+        peak = end | ((profile >= behind) & (profile > ahead))
+        height.append(jnp.where(peak, profile, -jnp.inf))
+        names = jnp.moveaxis(entry, axis, 0).reshape(shape[axis], -1)
+        entries.append(jnp.take_along_axis(names, inner, axis=1))
+    height, entries = jnp.concatenate(height), jnp.concatenate(entries)
+    best, found = jnp.max(height, axis=0), []
+    place = jnp.stack(jnp.unravel_index(entries, shape))
+    for _ in range(MAXIMA):
+        outer = jnp.argmax(height, axis=0)[None]
+        chosen = jnp.take_along_axis(entries, outer, axis=0)
+        lost = best - jnp.max(height, axis=0)
+        found.append(jnp.where(lost <= tolerance + _at(spacing, chosen) * size, chosen, -1))
+        apart = jnp.abs(place - jnp.stack(jnp.unravel_index(chosen, shape)))
+        height = jnp.where(jnp.all(apart <= 1, axis=0), -jnp.inf, height)
+    found = jnp.concatenate(found)
+    at = jnp.maximum(found, 0)
+    amplitude, shares, _ = _solve(scaled, *(_at(rows, at) for rows in (products, gram, inverse)))
+    return found, amplitude, shares
+
+
+def _at(rows, entries):
+    """The rows (.., K, N) or (.., K, 1) of entries (S, N), for each voxel."""
+    entries = entries.reshape((1,) * (rows.ndim - 2) + entries.shape)
+    return jnp.take_along_axis(rows, entries, axis=-2)
+
+
+def _solve(scaled, products, gram, inverse):
+    """The best amplitude and shares t of the linear terms, and twice the gain in the square sum."""
+    count = len(products)
+    if scaled:
+        best = [sum(inverse[i, j] * products[j] for j in range(count)) for i in range(count)]
+        edge = [jnp.where(x > 0, 1.0, 0.0) for x in best]
+        t = [jnp.where(best[0] > 0, x / best[0], e) for x, e in zip(best, edge, strict=True)]
+    else:
+        rest = [products[j] - gram[0, j] for j in range(1, count)]
+        t = [sum(row[j] * x for j, x in enumerate(rest)) for row in inverse]
+        t = [None, *t]
+    t = [jnp.ones_like(products[0]), *(jnp.clip(x, 0.0, 1.0) for x in t[1:])]
+    along = sum(x * row for x, row in zip(t, products, strict=True))
+    square = sum(t[i] * t[j] * gram[i, j] for i in range(count) for j in range(count))
+    if not scaled:
+        return jnp.ones_like(along), t[1:], 2 * along - square
+    along = jnp.maximum(along, 0.0)
+    amplitude = along / (square + 1e-30)
+    return amplitude, t[1:], amplitude * along
 
 
 def find_starts(
-    model: SignalModel, dictionary: Dictionary, signal: Float[np.ndarray, "N M"]
+    model: SignalModel,
+    noise: NoiseModel,
+    dictionary: Dictionary,
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, "N #M"],
+    used: Bool[np.ndarray, "N M"] | None = None,
 ) -> Float[np.ndarray, "P S N"]:
-    """All starts for N voxels, before clipping to the bounds.
+    """All starts for N voxels, before clipping to the bounds; NaN where there are fewer than S.
 
-    Guesses are computed in full blocks: rounding in a compiled program depends on its shapes, and
+    The model's guess needs all measurements: one that is not `used` (all are if None) is replaced
+    by that of the best entry.
+
+    Starts are found in full blocks: rounding in a compiled program depends on its shapes, and
     the estimate of a voxel must not depend on the number of others.
     """
     found = []
     for _, rows in blocks(len(signal), BLOCK):
-        starts = dictionary.starts(signal[rows])
+        here, of = signal[rows], None if used is None else used[rows]
+        clean = np.asarray(noise.signal_of(here, sigma[rows]))
+        if noise.magnitude:  # without an amplitude, the likelihood has no slope
+            clean = np.maximum(clean, 0.1 * here)
+        if of is not None:
+            clean = np.where(of, clean, 0)
+        starts = dictionary.starts(clean.astype(signal.dtype), sigma[rows], of)
         if isinstance(model, SelfStarting):
-            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(signal[rows]))))
+            if of is not None:
+                nearest = signals(model, starts[:, 0].T.astype(float))
+                here = np.where(of, here, np.nan_to_num(nearest)).astype(here.dtype)
+            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(here))))
             starts = np.concatenate([starts, guess[:, None]], axis=1)
         found.append(starts)
     return np.concatenate(found, axis=-1)[..., : len(signal)]
@@ -109,11 +259,78 @@ def _guesses(model: SelfStarting, signal: Float[Array, "N M"]) -> list[Float[Arr
     return [jnp.broadcast_to(rows, len(signal)) for rows in guess]
 
 
-def _centres(bounds: tuple[float, float], points: int) -> Float[np.ndarray, " points"]:
-    """Cell centres between two bounds; logarithmic, over two decades at most, if they are wide."""
-    lower, upper = bounds
-    share = (np.arange(points) + 0.5) / points
-    if lower >= 0 and upper > 50 * max(lower, 1e-12 * upper):
-        lower = max(lower, upper / 100)
-        return lower * (upper / lower) ** share
-    return lower + share * (upper - lower)
+def _linear(model: SignalModel, parameters: tuple[Parameter, ...], scale: int | None) -> list[int]:
+    """The parameters that the signal is jointly linear in, apart from the scale; by trial."""
+
+    def signal(anchor, *moved):
+        params = [within(p.bounds, share) for p, share in zip(parameters, anchor, strict=True)]
+        for index, share in moved:
+            params[index] = within(parameters[index].bounds, share)
+        rows = np.asarray(model.signal(*params), float)
+        return np.where(np.isfinite(rows), rows, 1e300)  # overflow is not linear
+
+    found = []
+    count = len(parameters)
+    anchors = [[(share + 0.17 * i) % 0.9 + 0.05 for i in range(count)] for share in (0.1, 0.4, 0.7)]
+    for index in range(count):
+        if index == scale:
+            continue
+        linear, seen = True, False
+        for anchor in anchors:
+            low, middle, high = (signal(anchor, (index, share)) for share in (0.0, 0.5, 1.0))
+            close = 1e-5 * np.max(np.abs([low, middle, high]))
+            curved = [low - 2 * middle + high]
+            for other in found:
+                ends = [signal(anchor, (index, x), (other, y)) for x in (0, 1) for y in (0, 1)]
+                curved.append(ends[0] - ends[1] - ends[2] + ends[3])
+            linear &= bool(np.max(np.abs(curved)) <= close)
+            seen |= bool(np.max(np.abs(high - low)) > 100 * close)
+        if linear and seen:
+            found.append(index)
+    return found
+
+
+def _spacing(
+    terms: Float[np.ndarray, "1+L K M"],
+    inverse: Float[np.ndarray, "K n n"],
+    shape: tuple[int, ...],
+    first: int,
+) -> Float[np.ndarray, " K"]:
+    """A quarter of the squared distances of each entry to its farther neighbours, summed.
+
+    Without what the amplitude and the linear parameters explain; relative to the squared entry if
+    it is scaled.
+    """
+    signal = terms[0] + 0.5 * terms[1:].sum(axis=0)
+    grid = signal.reshape(*shape, -1)
+    total = np.zeros(len(signal))
+    for axis in range(len(shape)):
+        steps = np.zeros((2, *grid.shape))
+        index = [slice(None)] * len(shape)
+        for row, part in enumerate((slice(0, -1), slice(1, None))):
+            index[axis] = part
+            steps[(row, *index)] = np.diff(grid, axis=axis)
+        steps = steps.reshape(2, len(signal), -1)
+        total += 0.25 * np.maximum(*(_unexplained(s, terms[first:], inverse) for s in steps))
+    return total / (np.sum(signal**2, axis=1) + 1e-30) if first == 0 else total
+
+
+def _inverse(
+    terms: Float[np.ndarray, "1+L K M"], first: int
+) -> tuple[Float[np.ndarray, "K 1+L 1+L"], Float[np.ndarray, "K n n"]]:
+    """The products of the terms of each entry, and the inverse of those that are solved."""
+    gram = np.einsum("ikm,jkm->kij", terms, terms)
+    solved = gram[:, first:, first:]
+    ridge = 1e-9 * np.trace(solved, axis1=1, axis2=2) + 1e-30
+    return gram, np.linalg.inv(solved + ridge[:, None, None] * np.eye(solved.shape[1]))
+
+
+def _unexplained(
+    step: Float[np.ndarray, "K M"],
+    terms: Float[np.ndarray, "n K M"],
+    inverse: Float[np.ndarray, "K n n"],
+) -> Float[np.ndarray, " K"]:
+    """The squared length of a change of signal without what the solved terms explain."""
+    along = np.einsum("nkm,km->kn", terms, step)
+    explained = np.einsum("kn,knl,kl->k", along, inverse, along)
+    return np.maximum(np.sum(step**2, axis=1) - explained, 0)

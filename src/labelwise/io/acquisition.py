@@ -190,6 +190,7 @@ def average(
     signal: Float[np.ndarray, "N M"],
     groups: Sequence[Int[np.ndarray, " n"]],
     how: Literal["geometric", "arithmetic"],
+    left: Bool[np.ndarray, "N M"] | None = None,
 ) -> Float[np.ndarray, "N G"]:
     """Average the measurements of each group, such as the directions of one b-value.
 
@@ -203,6 +204,7 @@ def average(
         signal: (N, M).
         groups: G arrays of indices, from `group_equal`.
         how: `"geometric"` or `"arithmetic"`.
+        left: the measurements that are left out; a group without others is 0.
 
     Raises:
         InputError: if `how` is neither.
@@ -217,7 +219,13 @@ def average(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for column, group in enumerate(groups):
             values = signal[:, group].astype(np.float64)
-            if len(group) == 1:
+            if left is not None:
+                used = ~left[:, group]
+                count = np.maximum(used.sum(axis=1), 1)
+                logs = np.log(values) if how == "geometric" and len(group) > 1 else values
+                mean = np.where(used, logs, 0).sum(axis=1) / count
+                out[:, column] = np.exp(mean) if logs is not values else mean
+            elif len(group) == 1:
                 out[:, column] = values[:, 0]
             elif how == "geometric":
                 out[:, column] = np.exp(np.log(values).mean(axis=1))

@@ -66,6 +66,10 @@ class Series:
         """M."""
         return len(self._stored)
 
+    def only(self, volumes: Sequence[int]) -> Series:
+        """The series of some of its volumes, in that order."""
+        return replace(self, _stored=tuple(self._stored[volume] for volume in volumes))
+
     @property
     def voxels(self) -> int:
         """V = X Y Z."""
@@ -201,7 +205,7 @@ def open_series(image: str | Path | Sequence[str | Path]) -> Iterator[Series]:
                 )
             if any(part.path.samefile(path) for path in paths[:index]):
                 raise InputError(f"{part.path}: is given twice; give each measurement once")
-            _check_grid(part, first)
+            refuse_other_grid(part, first)
         yield replace(
             first,
             paths=paths,
@@ -293,12 +297,17 @@ def _read_on_grid(path: Path, like: Series, volumes: tuple[int, ...]) -> Float[n
         if image.volumes not in volumes:
             expected = "one volume" if volumes == (1,) else f"1 or {volumes[1]} volumes"
             raise InputError(f"{path}: expected {expected}, got {image.volumes}")
-        _check_grid(image, like)
+        refuse_other_grid(image, like)
         dtype = np.float64 if image.volumes == 1 else np.float32
         return image._read(np.arange(image.voxels), range(image.volumes), dtype)
 
 
-def _check_grid(image: Series, like: Series) -> None:
+def refuse_other_grid(image: Series, like: Series) -> None:
+    """Check that an image lies on the grid of a series.
+
+    Raises:
+        InputError: if its shape or affine is not that of the series.
+    """
     if image.shape != like.shape:
         raise InputError(
             f"{image.path}: its shape {image.shape} is not that of {like.path}, {like.shape}; "
@@ -400,7 +409,8 @@ def _read_header(path: Path, file: BinaryIO) -> nib.Nifti1Header:
     if dtype.kind not in "iuf":
         label = header.get_value_label("datatype")
         raise InputError(
-            f"{path}: expected real numbers, its data type is {label}; take the magnitude"
+            f"{path}: expected real numbers, its data type is {label}; give the magnitude, or "
+            "the real part after phase correction as signed images (--signed)"
         )
     return header
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from labelwise.fitting import MaximumLikelihood, check_input
+from labelwise.fitting.maximum_likelihood import left_out
+from labelwise.fitting.usable import estimate_usable
 from labelwise.io.acquisition import average, average_settings, sigma_factor
 from labelwise.mapping.maps import maps_of_fit
 from labelwise.mapping.method import Clock, Prepared, Sample
 from labelwise.mapping.request import Groups, Request, describe_settings
+from labelwise.mapping.summary import ambiguous, bounds_that_bind
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.types import Estimate, Parameter, Progress, Status
@@ -99,22 +103,28 @@ class ByFit:
     ) -> Prepared:
         """The fitter, and the averaging before it, if any."""
         fitter, groups = self._fitter(request), self.groups(request)
+        single = self._fitter(request, request.model) if self.average else fitter
         how = self.average or "arithmetic"
         factor = sigma_factor(groups)
         if np.all(factor == factor[0]):
             factor = factor[:1]  # one sigma for all measurements of a voxel
 
-        def step(signal, sigma):
-            measured = average(signal, groups, how)
+        def estimate(signal, sigma):
             raw = check_input(signal, sigma, request.noise)  # an average can hide invalid values
             good = raw == Status.CONVERGED
             if sigma.shape[1] > 1:
-                square = sigma.astype(float) ** 2
-                sigma = np.sqrt(np.stack([square[:, g].mean(axis=1) for g in groups], axis=1))
-            part = fitter(np.where(good[:, None], measured, np.nan), sigma * factor)
+                left = left_out(sigma)
+                measured = average(signal, groups, how, left)
+                level = _averaged_sigma(sigma, left, groups)
+            else:
+                measured, level = average(signal, groups, how), sigma * factor
+            part = fitter(np.where(good[:, None], measured, np.nan), level)
             return Estimate(
                 part.values, np.where(good, part.status, raw), part.stats, part.parameters
             )
+
+        def step(signal, sigma, codes, top):
+            return estimate_usable(estimate, single, signal, sigma, codes, top, len(groups))
 
         return Prepared(step, fitter.parameters, workers=1)
 
@@ -124,19 +134,34 @@ class ByFit:
         return {name: on_bound[:, column] for column, name in enumerate(estimate.names)}
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """No further notes."""
-        return []
+        """Notes on bounds that shift estimates, and on ambiguous voxels."""
+        return [*bounds_that_bind(estimate), *ambiguous(estimate)]
 
     def _fitted(self, request: Request) -> SignalModel:
         """The model of the G measurements that are fitted."""
         settings = average_settings(request.acquisition, self.groups(request))
         return replace(request.model, **settings)
 
-    def _fitter(self, request: Request) -> MaximumLikelihood:
+    def _fitter(self, request: Request, model: SignalModel | None = None) -> MaximumLikelihood:
         return MaximumLikelihood(
-            self._fitted(request),
+            model or self._fitted(request),
             request.noise,
             bounds=self.bounds,
             max_iterations=self.max_iterations,
             threads=request.threads,
         )
+
+
+def _averaged_sigma(
+    sigma: Float[np.ndarray, "n M"], left: Bool[np.ndarray, "n M"], groups: Groups
+) -> Float[np.ndarray, "n G"]:
+    """Sigma of the averages of the measurements that are not left out; infinite without any."""
+    variance = np.where(left, 0, sigma).astype(float) ** 2
+    used = [(~left[:, group]).sum(axis=1) for group in groups]
+    return np.stack(
+        [
+            np.where(n > 0, np.sqrt(variance[:, group].sum(axis=1)) / np.maximum(n, 1), np.inf)
+            for group, n in zip(groups, used, strict=True)
+        ],
+        axis=1,
+    )

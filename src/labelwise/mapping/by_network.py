@@ -11,10 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.goodness import goodness
+from labelwise.fitting.maximum_likelihood import left_out
+from labelwise.fitting.usable import estimate_usable
 from labelwise.formatting import distinct_names
 from labelwise.io.nifti import paths_of
-from labelwise.mapping.maps import maps_of_network
+from labelwise.mapping.maps import LEFT_OUT, maps_of_network
 from labelwise.mapping.method import Clock, Prepared, Sample
 from labelwise.mapping.request import Groups, Request
 from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_training
@@ -139,7 +142,9 @@ class ByNetwork:
             network, use = self._trained(request, signal, sigma, progress)
         clock.lap("train")
 
-        def step(signal, sigma):
+        fitter = MaximumLikelihood(request.model, request.noise, threads=request.threads)
+
+        def by_network(signal, sigma):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
             part = network(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
@@ -152,8 +157,23 @@ class ByNetwork:
             }
             return Estimate(part.values, part.status, stats, request.model.parameters)
 
+        def estimate(signal, sigma):
+            left = left_out(sigma).any(axis=1)
+            if not left.any():
+                return by_network(signal, sigma)
+            found = by_network(signal, np.min(sigma, axis=1, keepdims=True))
+            part = fitter(signal[left], sigma[left])  # a network needs all measurements
+            by_fit = {**part.stats, "outside": np.full(len(part.status), LEFT_OUT, np.uint8)}
+            found.values[left], found.status[left] = part.values, part.status
+            for name, rows in found.stats.items():
+                rows[left] = by_fit[name]
+            return found
+
+        def step(signal, sigma, codes, top):
+            return estimate_usable(estimate, fitter, signal, sigma, codes, top)
+
         if len(signal):
-            step(signal[:1], sigma[:1, None])  # compiles: every block has the same shape inside
+            by_network(signal[:1], sigma[:1, None])  # compiles: all blocks have one shape inside
         clock.lap("start")
         return Prepared(step, request.model.parameters, request.workers, network, use)
 

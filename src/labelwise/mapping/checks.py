@@ -22,8 +22,8 @@ from labelwise.types import InputError, class_name
 
 def inputs(request: Request, method: Method) -> list[Path]:
     """Every file that is read, once."""
-    series = paths_of(request.image)
-    paths = [*series, *request.sources.values(), request.mask, request.sigma, *method.inputs]
+    paths = [*paths_of(request.image), *request.sources.values(), request.mask, request.sigma]
+    paths += [request.exclude_map, *method.inputs]
     return list(dict.fromkeys(path for path in paths if isinstance(path, Path)))
 
 
@@ -36,9 +36,10 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
     names = list(request.acquisition)
     count, label = measurements(request.model), request.settings_label
     source = request.sources.get(names[0])
-    if count != series.volumes:
+    given = count + len(request.excluded)
+    if given != series.volumes:
         raise InputError(
-            f"{label}: {count} in {source.name if source else 'the list given'}, but "
+            f"{label}: {given} in {source.name if source else 'the list given'}, but "
             f"{series.name} has {series.volumes} volume{'s' * (series.volumes != 1)}"
         )
     if not isinstance(request.sigma, str | Path) and not 0 < request.sigma < np.inf:
@@ -88,6 +89,7 @@ def provenance(request: Request, method: Method) -> dict[str, Any]:
         **own,
         "acquisition": {
             "settings": describe_settings(request.acquisition),
+            "excluded_volumes": {"numbered_from": 0, "volumes": list(request.excluded)},
             "b_tolerance": {"unit": "s/mm²", "value": 1000 * request.b_tolerance},
             **own.get("acquisition", {}),
         },

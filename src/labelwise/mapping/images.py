@@ -11,7 +11,7 @@ from labelwise.io.files import cache_folder
 from labelwise.io.nifti import paths_of
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
-from labelwise.mapping.request import Request
+from labelwise.mapping.request import Request, without_volumes
 from labelwise.mapping.run import run
 from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
@@ -34,6 +34,8 @@ def fit_image(
     noise: NoiseModel | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     average: Literal["geometric", "arithmetic"] | None = None,
+    exclude: Sequence[int] = (),
+    exclude_map: PathLike | None = None,
     b_tolerance: float = 0.001,
     max_iterations: int = 200,
     threads: int | None = None,
@@ -51,6 +53,9 @@ def fit_image(
     map; `run.json`, the record of the run; and the figure `maps.png`. All files appear together at
     the end. A failed voxel is NaN, and its status holds the reason.
 
+    A measurement far below what the others of its voxel predict (a signal dropout, zero padding) is
+    left out, and so is a clipped one. The map `left_out` marks them, if there are any.
+
     Args:
         image: the series: a 4D NIfTI image, or an image of one volume for each measurement, in
             the order of the settings and on one grid.
@@ -62,6 +67,8 @@ def fit_image(
         noise: `Rician()` if None.
         bounds: replaces bounds of parameters by name, in their units.
         average: fit the average of volumes with equal settings instead of each of them.
+        exclude: volumes that are not used, numbered from 0.
+        exclude_map: a 4D image of 0 and 1: a measurement is left out where it is above 0.5.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
         max_iterations: a voxel that needs more becomes NOT_CONVERGED.
         threads: cores to use; all if None.
@@ -82,9 +89,10 @@ def fit_image(
     Warns:
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
+    used, excluded = without_volumes(model, exclude)
     request = Request(
         paths_of(image),
-        model,
+        used,
         noise or Rician(),
         _sigma(sigma),
         Path(out),
@@ -96,6 +104,8 @@ def fit_image(
         sources=sources or {},
         command=command,
         notes=notes,
+        excluded=excluded,
+        exclude_map=None if exclude_map is None else Path(exclude_map),
     )
     return run(request, ByFit(bounds or {}, average, max_iterations), progress)
 
@@ -111,6 +121,8 @@ def map_image(
     net: PathLike | Network | None = None,
     alpha: float | Mapping[str, float] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    exclude: Sequence[int] = (),
+    exclude_map: PathLike | None = None,
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
@@ -137,6 +149,8 @@ def map_image(
         alpha: from 0 (least variance) to 1 (least bias), a number or by parameter's name; the
             network's own, 1 if it is trained, if None.
         ranges: replaces ranges of the simulated parameters by name, where a network is trained.
+        exclude: see `fit_image`.
+        exclude_map: see `fit_image`; a fit is used where measurements of a voxel are left out.
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.
@@ -155,9 +169,10 @@ def map_image(
     Warns:
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
+    used, excluded = without_volumes(model, exclude)
     request = Request(
         paths_of(image),
-        model,
+        used,
         noise or Rician(),
         _sigma(sigma),
         Path(out),
@@ -169,6 +184,8 @@ def map_image(
         sources=sources or {},
         command=command,
         notes=notes,
+        excluded=excluded,
+        exclude_map=None if exclude_map is None else Path(exclude_map),
     )
     loaded = net if isinstance(net, Network) else None
     method = ByNetwork(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
+from labelwise.fitting.usable import REASONS
 from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
@@ -21,6 +22,8 @@ from labelwise.plots.maps import parameter_maps
 from labelwise.types import STANDARD_ERROR, Estimate, Parameter, Status, has_values
 
 PICTURE = "maps.png"
+LEFT_OUT = 8
+"""The code of `outside` for a voxel that was fitted, as a network needs every measurement."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
         *_values_and_errors(
             parameters,
             "maximum-likelihood estimate of {}",
-            "standard error of {} from the Fisher information; NaN on a bound",
+            "standard error of {} from the Fisher information; NaN on a bound, and where the bound "
+            "of another parameter, which the measurements reject, shifts the estimate",
         ),
         Map(
             "on_bound",
@@ -62,6 +66,13 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
             on_bound,
         ),
         *_goodness(),
+        Map(
+            "runner_up",
+            _stat("runner_up"),
+            "2 (nll - nll of the estimate) of the most likely other optimum far from the estimate, "
+            "infinite if none was found; below 3.84 the estimate is ambiguous",
+            "1",
+        ),
         Map("iterations", _stat("iterations"), "iterations of the fit", "1"),
     ]
 
@@ -73,6 +84,7 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
         OUTSIDE_NOISE: "the noise level is outside",
         OUTSIDE_RANGE: "an estimate is outside",
         OUTSIDE_SIGNAL: "the estimate does not explain the measurements (residual above 3)",
+        LEFT_OUT: "not by the network, but by a fit, since measurements were left out",
     }
     return [
         *_values_and_errors(
@@ -196,6 +208,13 @@ def _goodness() -> list[Map]:
     return [
         Map("nll", _stat("nll"), nll, "1"),
         Map("residual", _stat("residual"), residual, "1"),
+        Map(
+            "left_out",
+            _stat("left_out"),
+            "which measurements were left out of their voxel; one volume per volume used",
+            "1",
+            {"codes": {0: "used", **REASONS}},
+        ),
     ]
 
 

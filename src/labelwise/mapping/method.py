@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from labelwise.fitting.usable import Ceiling
 from labelwise.mapping.maps import Map
 from labelwise.mapping.request import Groups, Request
 from labelwise.mapping.summary import NetworkUse, ParameterSummary
@@ -19,8 +20,12 @@ from labelwise.types import Estimate, Parameter, Progress
 
 Sample = Callable[[], tuple[Float[np.ndarray, "n M"], Float[np.ndarray, "n #M"]]]
 """Reads the signal and the sigma of some usable voxels."""
-Step = Callable[[Float[np.ndarray, "n M"], Float[np.ndarray, "#n #M"]], Estimate]
-"""The estimate of some voxels from their signal and sigma."""
+Step = Callable[
+    [Float[np.ndarray, "n M"], Float[np.ndarray, "#n #M"], Int[np.ndarray, "n M"], Ceiling | None],
+    Estimate,
+]
+"""The estimate of some voxels from their signal, their sigma, why measurements are left out
+already (else 0) and the largest value of the series, if it may be clipped."""
 
 
 @dataclass(frozen=True)

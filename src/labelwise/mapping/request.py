@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from labelwise.limits import check_whole
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
-from labelwise.types import SETTINGS
+from labelwise.types import SETTINGS, InputError
 
 Groups = list[Int[np.ndarray, " n"]]
 """The volumes that make up each of the G measurements of a voxel."""
@@ -30,7 +30,7 @@ class Request:
 
     Args:
         image: the series: a 4D image, or an image for each measurement.
-        model: the signal model with one setting per volume.
+        model: the signal model with one setting per volume that is used.
         noise: the noise model.
         sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
             volume, or of one for each measurement), or the method by which to estimate it:
@@ -45,6 +45,8 @@ class Request:
         sources: the files that the settings came from, by name of the setting.
         command: the command line, for the record.
         notes: on possible mistakes in it that are known already, for the record.
+        excluded: the volumes that are not used, numbered from 0.
+        exclude_map: the path of a 4D image: a measurement is left out where it is above 0.5.
 
     Raises:
         InputError: if `threads` is no possible number.
@@ -63,10 +65,18 @@ class Request:
     sources: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = ()
+    excluded: tuple[int, ...] = ()
+    exclude_map: Path | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             check_whole("threads", self.threads)
+
+    @property
+    def volumes(self) -> list[int]:
+        """The volumes of the series that are used, numbered from 0."""
+        every = range(measurements(self.model) + len(self.excluded))
+        return [volume for volume in every if volume not in self.excluded]
 
     @property
     def workers(self) -> int:
@@ -93,6 +103,39 @@ class Request:
         """The name of the first setting's values in messages."""
         name = next(iter(self.acquisition))
         return SETTINGS[name].words if name in SETTINGS else f"{name} values"
+
+
+def without_volumes(
+    model: SignalModel, volumes: Sequence[int]
+) -> tuple[SignalModel, tuple[int, ...]]:
+    """The model of the other volumes, and the volumes in ascending order.
+
+    Args:
+        model: the signal model with one setting per volume.
+        volumes: those to exclude, numbered from 0.
+
+    Raises:
+        InputError: if there is no such volume, none remains, or the model needs them.
+    """
+    count, excluded = measurements(model), tuple(sorted({int(volume) for volume in volumes}))
+    if not excluded:
+        return model, ()
+    if excluded[0] < 0 or excluded[-1] >= count:
+        wrong = excluded[0] if excluded[0] < 0 else excluded[-1]
+        raise InputError(
+            f"exclude: expected volumes from 0 to {count - 1} (they are numbered from 0), got "
+            f"{wrong}"
+        )
+    if len(excluded) == count:
+        raise InputError(f"exclude: all {count} volumes are excluded; keep some")
+    kept = np.delete(np.arange(count), excluded)
+    try:
+        return replace(model, **{k: v[kept] for k, v in settings_of(model).items()}), excluded
+    except InputError as error:
+        raise InputError(
+            f"exclude: {type(model).__name__} does not accept the other volumes alone: {error}; "
+            "exclude them by a 4D map of 0 and 1, with which the acquisition stays whole"
+        ) from error
 
 
 def describe_settings(settings: Mapping[str, Float[np.ndarray, " M"]]) -> dict[str, Any]:

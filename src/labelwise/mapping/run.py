@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting import check_input
-from labelwise.io.nifti import Series, open_series, read_mask
+from labelwise.fitting.usable import DEFICIT, EXCLUDED, Ceiling, ceiling
+from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
@@ -26,13 +27,15 @@ from labelwise.mapping.request import Request
 from labelwise.mapping.sigma import noise_level
 from labelwise.mapping.summary import (
     Report,
-    clipping,
+    count_left_out,
     count_statuses,
+    left_out_notes,
     median_residual,
+    negative_notes,
     quality_notes,
     summarise,
 )
-from labelwise.types import Estimate, Progress, Status, no_progress
+from labelwise.types import Estimate, InputError, Progress, Status, no_progress
 
 _SAMPLE = 50_000  # voxels to find the range of noise levels in
 
@@ -59,7 +62,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
     clock = Clock()
     with _heard() as heard:
         method = method.begin(request)
-    with open_series(request.image) as series:
+    with open_series(request.image) as series, _marked(request) as marked:
         inside, said = np.ones(series.voxels, bool), []
         if request.mask is not None:
             inside, said = read_mask(request.mask, like=series)
@@ -67,28 +70,33 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         fresh = [each for each in [*check(request, method, series), *said] if each not in notes]
         _warn(fresh)
         notes += fresh
+        series, marked = _select(request, series, marked)
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
             sigma, levels = noise_level(request, series, inside)
-            scan = _Scan(request, series, inside, sigma, levels)
+            scan = _Scan(request, series, inside, sigma, levels, marked, _ceiling(series, inside))
             if method.stage == "fit":
                 clock.lap("prepare")
             prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
             activity = {"fit": "fitting", "map": "mapping"}[method.stage]
-            estimate, peak = _estimate(
+            estimate, negative = _estimate(
                 scan, prepared, lambda done, total: progress(activity, done, total, "")
             )
             clock.lap(method.stage)
             record = {**provenance(request, method), "sigma": asdict(levels[0])}
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
+            left = estimate.stats.get("left_out")
             maps = method.maps(prepared.parameters)
+            maps = [each for each in maps if each.name != "left_out" or left is not None]
             with _writing(out, scan, maps, estimate, prepared, record):
                 residual = median_residual(estimate, len(method.groups(request)))
                 limits = method.limits(estimate, prepared)
                 summary = summarise(estimate, prepared.parameters, limits)
                 later = quality_notes(estimate, levels, residual)
-                later += [*method.notes(estimate, summary, prepared), *clipping(peak)]
+                later += method.notes(estimate, summary, prepared)
+                later += left_out_notes(left, scan.top, estimate.status, request.volumes)
+                later += negative_notes(negative, estimate.status[inside], request)
                 _warn(later)
             if prepared.network is not None:
                 for name in method.files:
@@ -104,6 +112,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 seconds=clock.seconds,
                 notes=(*notes, *later),
                 network=prepared.use,
+                left_out=count_left_out(left),
             )
             out.write_run(record | report.as_dict())
     return report
@@ -118,6 +127,20 @@ class _Scan:
     inside: Bool[np.ndarray, " V"]
     sigma: float | Float[np.ndarray, "V *M"]
     levels: list[NoiseLevel]
+    marked: Series | None
+    top: Ceiling | None
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Index, signal and codes of why measurements are excluded, block by block."""
+        signals = self.series.blocks(self.inside)
+        if self.marked is None:
+            for index, signal in signals:
+                yield index, signal, np.zeros(signal.shape, np.uint8)
+            return
+        for (index, signal), (_, marks) in zip(
+            signals, self.marked.blocks(self.inside), strict=True
+        ):
+            yield index, signal, np.where(marks > 0.5, np.uint8(EXCLUDED), np.uint8(0))
 
     def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n #M"]:
         """The sigma of some voxels, of each measurement if known, or the one of all."""
@@ -128,35 +151,40 @@ class _Scan:
 
 def _estimate(
     scan: _Scan, prepared: Prepared, progress: Callable[[int, int], None]
-) -> tuple[Estimate, Float[np.ndarray, " V"]]:
-    """Block by block, the estimate of all voxels, and the largest measurement of each."""
+) -> tuple[Estimate, int]:
+    """The estimate of all voxels, block by block, and how many have negative measurements."""
     voxels = scan.series.voxels
     values = np.full((voxels, len(prepared.parameters)), np.nan, np.float32)
     status = np.full(voxels, Status.NOT_FITTED, np.uint8)
-    peak = np.full(voxels, np.nan, np.float32)
+    negative = 0
     stats: dict[str, np.ndarray] = {}
     done, total = 0, int(scan.inside.sum())
     progress(done, total)
-    for index, highest, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
-        values[index], peak[index], status[index] = part.values, highest, part.status
+    for index, below, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
+        values[index], status[index] = part.values, part.status
+        negative += below
         for name, rows in part.stats.items():
             if name not in stats:
+                if name == "left_out" and not rows.any():
+                    continue  # a byte for each measurement, only where some are left out
                 stats[name] = _blank(voxels, rows)
             stats[name][index] = rows
         done += len(index)
         progress(done, total)
-    return Estimate(values, status, stats, prepared.parameters), peak
+    return Estimate(values, status, stats, prepared.parameters), negative
 
 
 def _estimates_of_blocks(
     scan: _Scan, step: Step, workers: int
-) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Estimate]]:
-    """Index, largest measurement and estimate of each block, `workers` blocks at a time."""
+) -> Iterator[tuple[Int[np.ndarray, " n"], int, Estimate]]:
+    """Index, number of negative voxels and estimate of each block, `workers` blocks at a time."""
 
-    def work(index, signal):
-        return index, signal.max(axis=1), step(signal, scan.sigma_of(index))
+    def work(index, signal, codes):
+        sigma = scan.sigma_of(index)
+        below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
+        return index, int(below), step(signal, sigma, codes, scan.top)
 
-    blocks = scan.series.blocks(scan.inside)
+    blocks = scan.blocks()
     if workers == 1:
         yield from (work(*block) for block in blocks)
         return
@@ -201,6 +229,37 @@ def _heard() -> Iterator[list[str]]:
         warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         if issubclass(each.category, UserWarning):
             heard.append(str(each.message))
+
+
+@contextmanager
+def _marked(request: Request) -> Iterator[Series | None]:
+    """The 4D image of measurements to exclude, if one is given."""
+    if request.exclude_map is None:
+        yield None
+        return
+    with open_series(request.exclude_map) as marked:
+        yield marked
+
+
+def _select(
+    request: Request, series: Series, marked: Series | None
+) -> tuple[Series, Series | None]:
+    """The volumes that are used, of the series and of the measurements to exclude."""
+    if marked is not None:
+        refuse_other_grid(marked, series)
+        if marked.volumes != series.volumes:
+            raise InputError(
+                f"{marked.path}: expected one volume for each of the {series.volumes} volumes of "
+                f"{series.path}, got {marked.volumes}"
+            )
+        marked = marked.only(request.volumes)
+    return (series.only(request.volumes) if request.excluded else series), marked
+
+
+def _ceiling(series: Series, inside: Bool[np.ndarray, " V"]) -> Ceiling | None:
+    slope, intercept = series.header.get_slope_inter()
+    signals = (signal for _, signal in series.blocks(inside))
+    return ceiling(signals, slope or 1.0, intercept or 0.0)
 
 
 def _warn(notes: list[str]) -> None:

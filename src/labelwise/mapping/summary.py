@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,18 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
+from labelwise.fitting.engines import SIGNIFICANT
+from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
 from labelwise.io.noise_level import NoiseLevel
+from labelwise.mapping.request import Request
+from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.types import Estimate, Parameter, Status, has_values
+from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
-_CLIPPED = 10  # voxels that share the series' largest value
+_SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
+_NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
 _UNKNOWN = (math.nan, math.nan)
 
 
@@ -108,6 +113,7 @@ class Report:
             (with reading) and `write`.
         notes: on possible mistakes.
         network: which network was used; None for a fit.
+        left_out: by reason, how many measurements were left out, and of how many voxels.
     """
 
     folder: Path
@@ -119,6 +125,7 @@ class Report:
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
     network: NetworkUse | None = None
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def voxels_per_second(self) -> float:
@@ -134,6 +141,7 @@ class Report:
                 "inside": sum(self.voxels.values()),
                 "status": {status.reason: count for status, count in self.voxels.items()},
             },
+            "left_out": dict(self.left_out),
             "parameters": [
                 {
                     **asdict(summary.parameter),
@@ -163,7 +171,7 @@ class Report:
 
 def count_statuses(status: Int[np.ndarray, " n"]) -> dict[Status, int]:
     """How many voxels ended with each status, of those that occur."""
-    counts = np.bincount(status, minlength=len(Status))
+    counts = np.bincount(status, minlength=1 + max(Status))
     return {code: int(counts[code]) for code in Status if counts[code]}
 
 
@@ -185,7 +193,7 @@ def summarise(
         ParameterSummary(
             parameter,
             _quartiles(estimate.values[fitted, column]),
-            _quartiles(estimate.stats["standard_error"][fitted, column])[1],
+            _median_error(estimate.stats["standard_error"][fitted, column]),
             _shares(beyond[parameter.name][fitted]) if parameter.name in beyond else _UNKNOWN,
         )
         for column, parameter in enumerate(parameters)
@@ -219,6 +227,11 @@ def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     return low, median, high
 
 
+def _median_error(errors: Float[np.ndarray, " n"]) -> float:
+    """The median of the standard errors that are known; NaN if most are not."""
+    return math.nan if np.isnan(errors).mean() > 0.5 else _quartiles(errors)[1]
+
+
 def _shares(limits: Int[np.ndarray, " n"]) -> tuple[float, float]:
     if not limits.size:
         return 0.0, 0.0
@@ -238,7 +251,7 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
 
 
 def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
-    """Notes on a sigma that other methods or the residuals contradict, and on failed fits."""
+    """Notes on a sigma that other methods or the residuals contradict, and on failed voxels."""
     notes = []
     used, *others = levels
     for other in others:
@@ -258,13 +271,76 @@ def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float)
         )
     elif residual < 1 / _DISAGREE:
         notes.append(f"residuals are {residual:.2g} of what sigma predicts: sigma is too large")
-    share = np.mean(estimate.status[fitted] == Status.ON_BOUND) if fitted.any() else 0.0
+    return notes
+
+
+def bounds_that_bind(estimate: Estimate) -> list[str]:
+    """Notes of a fit on bounds that most voxels lie on, and on those that shift other parameters.
+
+    A bound shifts a parameter that has no standard error although it is on no bound itself; see
+    `labelwise.MaximumLikelihood`.
+    """
+    fitted = has_values(estimate.status)
+    on_bound, errors = (estimate.stats[name][fitted] for name in ("on_bound", "standard_error"))
+    if not len(on_bound):
+        return []
+    shifted = np.isnan(errors) & (on_bound == 0)
+    notes = []
+    for column, parameter in enumerate(estimate.parameters):
+        for side, bound, word in zip((-1, 1), parameter.bounds, ("lower", "upper"), strict=True):
+            here = on_bound[:, column] == side
+            moved = here & shifted.any(axis=1)
+            if is_natural(parameter, bound) or moved.mean() <= _SOME:
+                continue
+            others = [
+                name
+                for name, share in zip(estimate.names, shifted[moved].mean(axis=0), strict=True)
+                if share > _SOME
+            ]
+            lower, upper = _wider(parameter, side)
+            notes.append(
+                f"{_percent(here.mean())} of the fitted voxels lie on the {word} bound of "
+                f"{parameter.name}, {bound:g}; in {_percent(moved.mean())} the measurements reject "
+                f"it, so {' and '.join(others)} are shifted there and have no standard error; "
+                f"--bounds {parameter.name}={lower:g}:{upper:g} widens it"
+            )
+    share = np.mean(on_bound.any(axis=1))
     if share > 0.5:
+        names = [
+            f"{name} {_percent(part)}"
+            for name, part in zip(estimate.names, (on_bound != 0).mean(axis=0), strict=True)
+            if part > _FEW
+        ]
         notes.append(
-            f"{100 * share:.0f} % of the fitted voxels lie on a bound: there the measurements "
-            "hardly determine the model, and medians over such voxels are not meaningful"
+            f"{100 * share:.0f} % of the fitted voxels lie on a bound ({', '.join(names)}): there "
+            "the measurements hardly determine the model or contradict the bound, and medians over "
+            "such voxels are not meaningful"
         )
     return notes
+
+
+def _wider(parameter: Parameter, side: int) -> tuple[float, float]:
+    """Wider bounds: 0 to 1 for a fraction, else one bound moved by a factor of 2."""
+    lower, upper = parameter.bounds
+    if parameter.unit == "1" and lower >= 0 and upper <= 1:
+        return 0.0, 1.0
+    if side < 0:
+        return (0.5 * lower if lower > 0 else 2 * lower), upper
+    return lower, (2 * upper if upper > 0 else 0.5 * upper)
+
+
+def ambiguous(estimate: Estimate) -> list[str]:
+    """A note of a fit on voxels with two optima, far apart and nearly as likely."""
+    fitted = has_values(estimate.status)
+    count = np.count_nonzero(estimate.stats["runner_up"][fitted] < SIGNIFICANT)
+    if count <= _FEW * fitted.sum():
+        return []
+    return [
+        f"{count} voxels ({_percent(count / fitted.sum())}) are ambiguous: a second optimum far "
+        f"from the estimate is nearly as likely (map runner_up below {SIGNIFICANT:.2f}"
+        "). Their standard errors hold for one of the two only; more measurements or "
+        "narrower --bounds can decide between them"
+    ]
 
 
 def outside_training(
@@ -304,6 +380,10 @@ def outside_training(
     return notes
 
 
+def _voxels(count: int) -> str:
+    return f"{count} voxel{'s' * (count != 1)}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
@@ -313,13 +393,86 @@ def _inverse(levels: tuple[float, float]) -> tuple[float, float]:
     return 1 / high if high else math.inf, 1 / low if low else math.inf
 
 
-def clipping(peak: Float[np.ndarray, " V"]) -> list[str]:
-    """A note where many voxels, but not most, share the largest value of the series."""
-    peak = peak[np.isfinite(peak)]
-    count = int((peak == peak.max()).sum()) if peak.size else 0
-    if not _CLIPPED <= count < 0.5 * peak.size:
+def count_left_out(codes: Int[np.ndarray, "V M"] | None) -> dict[str, dict[str, int]]:
+    """By reason, how many measurements were left out, and of how many voxels."""
+    counts = {}
+    for code, reason in REASONS.items():
+        some = codes is not None and codes == code
+        if np.any(some):
+            counts[reason] = {
+                "measurements": int(np.count_nonzero(some)),
+                "voxels": int(np.any(some, axis=1).sum()),
+            }
+    return counts
+
+
+def left_out_notes(
+    codes: Int[np.ndarray, "V M"] | None,
+    top: Ceiling | None,
+    status: Int[np.ndarray, " V"],
+    volumes: Sequence[int],
+) -> list[str]:
+    """Notes on measurements that were left out unasked.
+
+    Args:
+        codes: why, of each measurement; None if none was.
+        top: the largest value of the series, if it may be clipped.
+        status: of each voxel.
+        volumes: the numbers of the M volumes.
+    """
+    notes, counts = [], count_left_out(codes)
+    if top is not None:
+        note = f"{top.voxels} voxels ({_percent(top.share)}) share the largest value of the series"
+        if found := counts.get(REASONS[CLIPPED]):
+            note += (
+                f", {top.value:g}: the images were clipped there, and {found['measurements']} such "
+                f"measurements of {_voxels(found['voxels'])} were left out (map left_out)"
+            )
+        else:
+            note += (
+                f", {top.value:g}: were the images clipped? It was used, since the other "
+                "measurements of these voxels do not predict more"
+            )
+        notes.append(note)
+    if codes is not None and (found := counts.get(REASONS[DROPOUT])):
+        by_volume = (codes == DROPOUT).sum(axis=0)
+        most = np.argsort(-by_volume, kind="stable")[:5]
+        where = ", ".join(f"{volumes[i]} ({by_volume[i]})" for i in most if by_volume[i])
+        more = ", ..." if np.count_nonzero(by_volume) > len(most) else ""
+        share = _percent(found["voxels"] / max(1, np.count_nonzero(status)))
+        notes.append(
+            "measurements that are zero or far below what the others of their voxel predict "
+            f"(dropout, zero padding) were left out: {found['measurements']} of "
+            f"{_voxels(found['voxels'])} ({share}), in volume {where}{more}; volume numbers start "
+            "at 0; see the map left_out"
+        )
+    few = int(np.count_nonzero(status == Status.TOO_FEW))
+    if few:
+        notes.append(
+            f"{_voxels(few)} without a value: too few of the measurements can be used (dropout, "
+            "zero padding, clipping, or --exclude)"
+        )
+    return notes
+
+
+def negative_notes(negative: int, status: Int[np.ndarray, " n"], request: Request) -> list[str]:
+    """A note on negative measurements where model or noise are those of magnitudes.
+
+    Args:
+        negative: how many voxels have measurements below -5 sigma.
+        status: of the voxels inside the mask.
+        request: model and noise.
+    """
+    if request.noise.magnitude:
+        negative = int(np.count_nonzero(status == Status.NEGATIVE))
+    elif not never_negative(request.model):
         return []
+    if negative <= _NEGATIVE * len(status):
+        return []
+    noise, model = type(request.noise).__name__, type(request.model).__name__
     return [
-        f"{count} voxels ({100 * count / peak.size:.2g} %) share the largest value of the series, "
-        f"{peak.max():g}: were the images clipped?"
+        f"{negative} voxels ({_percent(negative / len(status))}) have negative measurements, but "
+        + (f"{noise} noise is" if request.noise.magnitude else f"the model {model} is")
+        + " that of magnitudes: for signed images (the real part) give --signed; from Python, "
+        "Gaussian() and, for inversion recovery, T1SignedInversionRecovery"
     ]

@@ -5,6 +5,7 @@ from labelwise.models.base import SelfStarting, SignalModel, per_measurement
 from labelwise.models.ivim import IVIM
 from labelwise.models.kurtosis import Kurtosis
 from labelwise.models.t1_ir import T1InversionRecovery
+from labelwise.models.t1_ir_signed import T1SignedInversionRecovery
 from labelwise.models.t2 import T2
 from labelwise.models.t2_biexponential import T2Biexponential
 from labelwise.models.t2_epg import T2EPG
@@ -18,6 +19,7 @@ __all__ = [
     "SelfStarting",
     "SignalModel",
     "T1InversionRecovery",
+    "T1SignedInversionRecovery",
     "T2Biexponential",
     "per_measurement",
 ]

@@ -6,6 +6,7 @@ equation for ONE voxel, from scalars to M values. `vmap` applies it to many voxe
 """
 
 import dataclasses
+import itertools
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -197,6 +198,16 @@ def scale_parameter(model: SignalModel) -> int | None:
         if all(_doubles(model, anchor, index) for anchor in anchors):
             return index
     return None
+
+
+def never_negative(model: SignalModel) -> bool:
+    """Whether the signal is a magnitude: nowhere negative on a grid over the bounds."""
+    shares = itertools.product((0.1, 0.5, 0.9), repeat=len(model.parameters))
+    return all(
+        np.min(np.asarray(model.signal(*params))) >= 0
+        for voxel in shares
+        for params in [[within(p.bounds, s) for p, s in zip(model.parameters, voxel, strict=True)]]
+    )
 
 
 def within(bounds: tuple[float, float], share: float) -> float:

@@ -31,8 +31,8 @@ from labelwise.types import (
 
 _FROM_BEST_TO_WORST = (
     *(Status.CONVERGED, Status.PREDICTED, Status.EXTRAPOLATED, Status.ON_BOUND),
-    *(Status.NOT_CONVERGED, Status.NO_REFERENCE, Status.ALL_ZERO, Status.NEGATIVE),
-    *(Status.NOT_FINITE, Status.BAD_SIGMA, Status.NOT_FITTED),
+    *(Status.NO_SIGNAL, Status.NOT_CONVERGED, Status.NO_REFERENCE, Status.ALL_ZERO),
+    *(Status.NEGATIVE, Status.NOT_FINITE, Status.BAD_SIGMA, Status.TOO_FEW, Status.NOT_FITTED),
 )
 
 
@@ -322,8 +322,8 @@ def _truth(voxels: Voxels, who: str, remedy: str) -> Float[np.ndarray, "N P"]:
 
 
 def _worse(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    rank = np.empty(len(Status), np.uint8)
-    rank[[int(status) for status in _FROM_BEST_TO_WORST]] = np.arange(len(Status))
+    rank = np.empty(1 + max(Status), np.uint8)
+    rank[[int(status) for status in _FROM_BEST_TO_WORST]] = np.arange(len(_FROM_BEST_TO_WORST))
     return np.where(rank[a] >= rank[b], a, b)
 
 

@@ -10,6 +10,7 @@ from labelwise.io.acquisition import group_equal
 from labelwise.models.base import SignalModel, acquisition_names, scale_parameter, settings_of
 from labelwise.models.evaluate import signals
 from labelwise.priors import Prior, Uniform
+from labelwise.types import InputError
 
 B_TOLERANCE = 0.001
 """In ms/µm²: closer b-values are equal, unless something else is requested."""
@@ -39,6 +40,9 @@ def reference_measurements(model: SignalModel, b_tolerance: float = B_TOLERANCE)
         model: see `measurement_groups`.
         b_tolerance: see `measurement_groups`.
 
+    Raises:
+        InputError: if their mean is negative for some tissue (a signed inversion recovery).
+
     Example:
         >>> import labelwise as lw
         >>> reference_measurements(lw.IVIM([0.8, 0, 0.1, 0, 0.4]))
@@ -54,9 +58,14 @@ def reference_measurements(model: SignalModel, b_tolerance: float = B_TOLERANCE)
     clean = typical_signals(model, Uniform.typical(model))
     means = np.stack([clean[:, list(group)].mean(axis=1) for group in groups])
     first = int(np.argmax(means.mean(axis=1)))
-    if np.all(means[first] >= means.max(axis=0)):
-        return groups[first]
-    return tuple(range(clean.shape[1]))
+    largest = np.all(means[first] >= means.max(axis=0))
+    chosen = groups[first] if largest else tuple(range(clean.shape[1]))
+    if clean[:, list(chosen)].mean(axis=1).min() < 0:
+        raise InputError(
+            f"{type(model).__name__}: its signal is negative for some tissue, and a network "
+            "divides by a positive one; use labelwise fit, or images and model of magnitudes"
+        )
+    return chosen
 
 
 def typical_signals(model: SignalModel, prior: Prior, count: int = 256) -> Float[np.ndarray, "n M"]:

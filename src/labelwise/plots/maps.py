@@ -25,7 +25,7 @@ from labelwise.formatting import printable
 from labelwise.types import Parameter, Status
 
 _NO_VALUE = "#d9d9d9"
-_STATUS_COLOURS = {  # Okabe & Ito, distinguishable for colour-blind readers
+_STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NOT_FITTED: _NO_VALUE,
     Status.CONVERGED: "#0072b2",
     Status.ON_BOUND: "#e69f00",
@@ -37,7 +37,10 @@ _STATUS_COLOURS = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NO_REFERENCE: "#7f7f7f",
     Status.PREDICTED: "#009e73",
     Status.EXTRAPOLATED: "#e69f00",
+    Status.NO_SIGNAL: "#5e4b8b",
+    Status.TOO_FEW: "#8c510a",
 }
+_CODES = 1 + max(Status)
 _RELIABLE = (Status.CONVERGED, Status.PREDICTED)
 # All lengths in inches. Laid out by hand: the size of every image is known beforehand, and a
 # layout engine would leave wide gaps around images of other shapes.
@@ -167,9 +170,9 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap=ListedColormap([_STATUS_COLOURS[code] for code in Status]),
+        cmap=ListedColormap([_STATUS_COLOURS.get(code, _NO_VALUE) for code in range(_CODES)]),
         vmin=-0.5,
-        vmax=len(Status) - 0.5,
+        vmax=_CODES - 0.5,
     )
     axes.set_axis_off()
     axes.set_title("status", fontsize=9, pad=3, loc="left", y=1.0)
