@@ -108,17 +108,13 @@ def test_notes_are_one_line_each_on_stderr(scan):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            (),
-            "--sigma is required: the noise of one channel in the image's unit, as a number",
-        ),
         (("--sigma", "much"), "--sigma much: the noise of one channel"),
         (("--sigma", "0"), "sigma: expected a positive number, got 0"),
         (("--sigma", "none.nii.gz"), "none.nii.gz"),
-        (("--sigma", "background"), "a mask is needed to find the background"),
+        (("--sigma", "mppca"), "expected at least 15 volumes, got 8"),
     ],
 )
-def test_sigma_is_never_guessed(scan, options, words):
+def test_a_sigma_that_is_none_is_refused(scan, options, words):
     assert words in complaint(run(*FIT, "--bvals", "dwi.bval", *options))
     assert not (scan / "maps").exists()
 

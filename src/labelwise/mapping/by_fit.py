@@ -12,7 +12,7 @@ import numpy as np
 from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.io.acquisition import average, average_settings, sigma_factor
 from labelwise.mapping.maps import maps_of_fit
-from labelwise.mapping.method import Clock, Prepared, Sample
+from labelwise.mapping.method import Clock, Prepared, Sample, with_scatter
 from labelwise.mapping.request import Groups, Request, describe_settings
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
@@ -104,14 +104,13 @@ class ByFit:
         if np.all(factor == factor[0]):
             factor = factor[:1]  # one sigma for all measurements of a voxel
 
-        def step(signal, sigma):
+        def step(signal, sigma, excess):
             measured = average(signal, groups, how)
             raw = check_input(signal, sigma, request.noise)  # an average can hide invalid values
             good = raw == Status.CONVERGED
             part = fitter(np.where(good[:, None], measured, np.nan), sigma * factor)
-            return Estimate(
-                part.values, np.where(good, part.status, raw), part.stats, part.parameters
-            )
+            stats = with_scatter(part.stats, excess)
+            return Estimate(part.values, np.where(good, part.status, raw), stats, part.parameters)
 
         return Prepared(step, fitter.parameters, workers=1)
 

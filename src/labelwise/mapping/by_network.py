@@ -14,7 +14,7 @@ from jaxtyping import Float
 from labelwise.fitting.goodness import goodness
 from labelwise.formatting import distinct_names
 from labelwise.mapping.maps import maps_of_network
-from labelwise.mapping.method import Clock, Prepared, Sample
+from labelwise.mapping.method import Clock, Prepared, Sample, with_scatter
 from labelwise.mapping.request import Groups, Request
 from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_training
 from labelwise.models.find import name_of, refuse_other_model
@@ -132,21 +132,23 @@ class ByNetwork:
             network, use = self._trained(request, signal, sigma, progress)
         clock.lap("train")
 
-        def step(signal, sigma):
+        def step(signal, sigma, excess):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
             part = network(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
-            missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
             stats = {
                 "standard_error": part.stats["standard_error"],
-                "outside": part.stats["outside"] | missed,
+                "outside": part.stats["outside"],
                 "nll": nll,
                 "residual": residual,
             }
+            stats = with_scatter(stats, excess)
+            missed = OUTSIDE_SIGNAL * (stats["residual"] > _MISSED).astype(np.uint8)
+            stats["outside"] = stats["outside"] | missed
             return Estimate(part.values, part.status, stats, request.model.parameters)
 
         if len(signal):
-            step(signal[:1], sigma[:1, None])  # compiles: every block has the same shape inside
+            step(signal[:1], sigma[:1, None], None)  # compiles: all blocks have the same shape
         clock.lap("start")
         return Prepared(step, request.model.parameters, request.workers, network, use)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from labelwise.io.files import cache_folder
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
-from labelwise.mapping.request import Request
+from labelwise.mapping.request import METHODS, Request
 from labelwise.mapping.run import run
 from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
@@ -25,7 +25,7 @@ def fit_image(
     image: PathLike,
     model: SignalModel,
     *,
-    sigma: Sigma,
+    sigma: Sigma = "auto",
     out: PathLike,
     mask: PathLike | None = None,
     noise: NoiseModel | None = None,
@@ -49,8 +49,9 @@ def fit_image(
     Args:
         image: the 4D NIfTI series.
         model: the signal model with one setting per volume.
-        sigma: noise of one channel in the image's unit: a number, the path of a map of it,
-            `"repeats"` or `"background"`.
+        sigma: noise of one channel in the image's unit: a number, the path of a map of it, or a
+            method, `"repeats"`, `"mppca"`, `"background"` or `"residuals"`; `"auto"` takes the
+            first of these, in this order, that passes its test (see `Request`).
         out: the folder for the maps; made if missing.
         mask: the NIfTI mask of the voxels to fit; all of them if None.
         noise: `Rician()` if None.
@@ -94,7 +95,7 @@ def map_image(
     image: PathLike,
     model: SignalModel,
     *,
-    sigma: Sigma,
+    sigma: Sigma = "auto",
     out: PathLike,
     mask: PathLike | None = None,
     noise: NoiseModel | None = None,
@@ -167,6 +168,6 @@ def map_image(
 
 def _sigma(sigma: Sigma):
     """A number, the name of a method, or the path of a map."""
-    if isinstance(sigma, str) and sigma not in ("repeats", "background"):
+    if isinstance(sigma, str) and sigma not in ("auto", *METHODS):
         return Path(sigma)
     return sigma

@@ -19,8 +19,11 @@ from labelwise.types import Estimate, Parameter, Progress
 
 Sample = Callable[[], tuple[Float[np.ndarray, "n M"], Float[np.ndarray, " n"]]]
 """Reads the signal and the sigma of some usable voxels."""
-Step = Callable[[Float[np.ndarray, "n M"], Float[np.ndarray, "#n 1"]], Estimate]
-"""The estimate of some voxels from their signal and sigma."""
+Step = Callable[
+    [Float[np.ndarray, "n M"], Float[np.ndarray, "#n 1"], Float[np.ndarray, "#n 1"] | None],
+    Estimate,
+]
+"""The estimate of some voxels from their signal, sigma and excess; see `with_scatter`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,26 @@ class Method(Protocol):
     ) -> list[str]:
         """Notes on possible mistakes."""
         ...
+
+
+def with_scatter(
+    stats: Mapping[str, np.ndarray], excess: Float[np.ndarray, "#n 1"] | None
+) -> dict[str, np.ndarray]:
+    """Standard errors and residuals of measurements that scatter by more than the noise floor.
+
+    An estimate moves in proportion to the scatter of the measurements, whatever its cause.
+
+    Args:
+        stats: of n voxels, computed with sigma, the noise floor.
+        excess: the scatter over sigma, at least 1; None where they are the same.
+    """
+    if excess is None:
+        return dict(stats)
+    return {
+        **stats,
+        "standard_error": stats["standard_error"] * excess,
+        "residual": stats["residual"] / excess[:, 0],
+    }
 
 
 @dataclass

@@ -18,6 +18,9 @@ from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
 from labelwise.types import SETTINGS
 
+METHODS = ("repeats", "mppca", "background", "residuals")
+"""The methods that estimate sigma, in the order in which `"auto"` tries them."""
+
 Groups = list[Int[np.ndarray, " n"]]
 """The volumes that make up each of the G measurements of a voxel."""
 
@@ -32,7 +35,10 @@ class Request:
         noise: the noise model.
         sigma: noise of one channel in the image's unit: a number, the path of a map of it, or the
             method by which to estimate it: `"repeats"` (the volumes at b = 0; without b, the most
-            often repeated setting) or `"background"` (voxels outside the mask).
+            often repeated setting), `"mppca"` (the noise components of patches, by dipy),
+            `"background"` (voxels without signal, outside the mask if there is one),
+            `"residuals"` (of least-squares fits of the model) or `"auto"`: the first of them, in
+            this order, that is possible and passes its test.
         folder: where the maps go.
         mask: the path of the mask of voxels to estimate; all of them if None.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
@@ -45,7 +51,7 @@ class Request:
     image: Path
     model: SignalModel
     noise: NoiseModel
-    sigma: float | Path | Literal["repeats", "background"]
+    sigma: float | Path | Literal["auto", "repeats", "mppca", "background", "residuals"]
     folder: Path
     mask: Path | None = None
     b_tolerance: float = 0.001

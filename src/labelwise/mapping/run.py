@@ -17,13 +17,12 @@ from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting import check_input
 from labelwise.io.nifti import Series, open_series, read_mask
-from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
 from labelwise.mapping.request import Request
-from labelwise.mapping.sigma import noise_level
+from labelwise.mapping.sigma import Noise, noise_level
 from labelwise.mapping.summary import (
     Report,
     clipping,
@@ -63,8 +62,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         inside = _inside(request, series)
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
-            sigma, levels = noise_level(request, series, inside)
-            scan = _Scan(request, series, inside, sigma, levels)
+            noise = noise_level(request, series, inside)
+            notes += _warn(noise.notes)
+            scan = _Scan(request, series, inside, noise)
             if method.stage == "fit":
                 clock.lap("prepare")
             prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
@@ -73,7 +73,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 scan, prepared, lambda done, total: progress(activity, done, total, "")
             )
             clock.lap(method.stage)
-            record = {**provenance(request, method), "sigma": asdict(levels[0])}
+            record = {**provenance(request, method), "sigma": asdict(noise.level)}
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
             maps = method.maps(prepared.parameters)
@@ -81,7 +81,11 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 residual = median_residual(estimate, len(method.groups(request)))
                 limits = method.limits(estimate, prepared)
                 summary = summarise(estimate, prepared.parameters, limits)
-                later = quality_notes(estimate, levels, residual)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    snr = peak / noise.sigma
+                later = quality_notes(
+                    estimate, noise.level, noise.others, residual, snr, request.noise
+                )
                 later += [*method.notes(estimate, summary, prepared), *clipping(peak)]
                 _warn(later)
             if prepared.network is not None:
@@ -93,8 +97,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 voxels=count_statuses(estimate.status[inside]),
                 parameters=summary,
                 residual=residual,
-                sigma=levels[0],
-                other_sigma=tuple(levels[1:]),
+                sigma=noise.level,
+                other_sigma=tuple(noise.others),
+                refused_sigma=noise.refused,
                 seconds=clock.seconds,
                 notes=(*notes, *later),
                 network=prepared.use,
@@ -110,14 +115,20 @@ class _Scan:
     request: Request
     series: Series
     inside: Bool[np.ndarray, " V"]
-    sigma: float | Float[np.ndarray, " V"]
-    levels: list[NoiseLevel]
+    noise: Noise
 
     def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n 1"]:
         """The sigma of some voxels, or the one of all."""
-        if isinstance(self.sigma, np.ndarray):
-            return self.sigma[index, None]
-        return np.full((1, 1), self.sigma)
+        if isinstance(self.noise.sigma, np.ndarray):
+            return self.noise.sigma[index, None]
+        return np.full((1, 1), self.noise.sigma)
+
+    def excess_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n 1"] | None:
+        """The scatter of measurements over sigma, for `with_scatter`."""
+        scatter = self.noise.level.scatter
+        if scatter is None:
+            return None
+        return np.maximum(scatter / self.sigma_of(index), 1).astype(np.float32)
 
 
 def _estimate(
@@ -148,7 +159,8 @@ def _estimates_of_blocks(
     """Index, largest measurement and estimate of each block, `workers` blocks at a time."""
 
     def work(index, signal):
-        return index, signal.max(axis=1), step(signal, scan.sigma_of(index))
+        estimate = step(signal, scan.sigma_of(index), scan.excess_of(index))
+        return index, signal.max(axis=1), estimate
 
     blocks = scan.series.blocks(scan.inside)
     if workers == 1:
@@ -200,7 +212,7 @@ def _output(
 ) -> AbstractContextManager[Output]:
     """The output folder, after refusing to replace an input by a result."""
     names = [*file_names(maps), *method.files]
-    if isinstance(request.sigma, Path):
+    if isinstance(request.sigma, Path) or request.sigma in ("auto", "repeats", "mppca"):
         names += ["sigma.nii.gz", "sigma.json"]
     read = {path.resolve() for path in inputs(request, method)}
     for name in names:
@@ -226,10 +238,10 @@ def _writing(
     entries = {**record, "parameters": [asdict(parameter) for parameter in parameters]}
     with writing(out, maps, estimate, entries, request.workers):
         yield
-        if isinstance(scan.sigma, np.ndarray):
+        if isinstance(scan.noise.sigma, np.ndarray):
             sidecar = {"description": "noise of one channel", "unit": "that of the series"}
-            values = np.where(scan.inside, scan.sigma, np.nan)
+            values = np.where(scan.inside, scan.noise.sigma, np.nan)
             out.write_map("sigma", values, sidecar | dict(record))
         how = "" if prepared.network is None else ", by a network"
-        figure = picture(request, series, estimate, parameters, scan.levels[0], how)
+        figure = picture(request, series, estimate, parameters, scan.noise.level, how)
         figure.savefig(out.path(PICTURE))

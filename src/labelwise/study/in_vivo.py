@@ -27,15 +27,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.batching import blocks
-from labelwise.io.noise_level import (
-    NoiseLevel,
-    from_repeats,
-    over_repeats,
-    repeated_volumes,
-)
+from labelwise.io.noise_level import NoiseLevel, from_repeats, repeated_volumes
 from labelwise.models import SignalModel
 from labelwise.models.evaluate import signals
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, Rician
 from labelwise.types import (
     Estimate,
     Estimator,
@@ -99,6 +94,7 @@ def noise_of_repeats(
     signal: Float[np.ndarray, "N V"],
     settings: Mapping[str, Float[np.ndarray, " V"]],
     tolerance: float = 0.0,
+    noise: NoiseModel | None = None,
 ) -> RepeatNoise:
     """Sigma and SNR from the repeated images at b = 0, as the source finds its SNR of about 15.
 
@@ -110,6 +106,7 @@ def noise_of_repeats(
         settings: by name, (V,) each; b in ms/µm².
         tolerance: the widest spread of b within one group, and the largest b that still counts as
             0, in ms/µm².
+        noise: the noise model; `Rician()` if None.
 
     Raises:
         InputError: if there are fewer than 2 such volumes, or too few voxels with signal.
@@ -124,8 +121,10 @@ def noise_of_repeats(
         (20, 15)
     """
     volumes = repeated_volumes(settings, tolerance)
-    variance, mean = over_repeats([np.asarray(signal)[:, volumes]])
-    return RepeatNoise(from_repeats(variance, mean, len(volumes)), mean, volumes)
+    repeated = np.asarray(signal)[:, volumes]
+    level = from_repeats(repeated, noise or Rician())
+    with np.errstate(invalid="ignore", over="ignore"):
+        return RepeatNoise(level, repeated.mean(axis=1, dtype=float), volumes)
 
 
 def gold_standard(

@@ -6,6 +6,7 @@ applied to each single acquisition, and to a synthetic set with the gold standar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -95,6 +96,7 @@ def read_scan(
     sigma: float | None = None,
     repeats: int | None = None,
     tolerance: float = 0.0,
+    noise: NoiseModel | None = None,
 ) -> Scan:
     """Read a series with repeats.
 
@@ -105,10 +107,14 @@ def read_scan(
         sigma: noise of one channel in the image's unit; from the repeats at b = 0 if None.
         repeats: single acquisitions in it; as many as divide the series evenly if None.
         tolerance: b-values this close (ms/µm²) are equal.
+        noise: the noise model; `Rician()` if None.
 
     Raises:
         OSError: if a file cannot be read.
         InputError: if files and settings do not fit each other, or the series has no repeats.
+
+    Warns:
+        UserWarning: if sigma is estimated from repeats that differ by more than noise.
     """
     with open_series(image) as series:
         for name, rows in settings.items():
@@ -126,8 +132,16 @@ def read_scan(
         for index, block in series.blocks(flat):
             signal[place[index]] = block
         zooms = tuple(float(zoom) for zoom in series.header.get_zooms()[:3])
-    noise = None if sigma is not None else noise_of_repeats(signal, settings, tolerance)
-    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, noise)
+    found = None
+    if sigma is None:
+        found = noise_of_repeats(signal, settings, tolerance, noise)
+        if found.level.doubt:
+            warnings.warn(
+                f"sigma: {found.level.sigma:.3g} is from repeats that differ by more than noise: "
+                f"{found.level.doubt}; give --sigma if the noise floor is known",
+                stacklevel=2,
+            )
+    return _scan(image.name, signal, settings, inside, zooms, parts, sigma, found)
 
 
 def phantom(study: Study, folder: Path) -> Scan:
