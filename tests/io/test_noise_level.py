@@ -233,6 +233,8 @@ def test_background_has_the_distribution_of_the_noise_model(rng, noise, samples)
     [
         (Rician(), lambda rng: tissue(rng, 20_000)),
         (Rician(), lambda rng: tissue(rng, 300)),
+        (Rician(), lambda rng: rician(rng, rng.rayleigh(20 * SIGMA, (5_000, 1)), (5_000, 3))),
+        (Rician(), lambda rng: rician(rng, SIGMA * rng.uniform(1, 4, (5_000, 1)), (5_000, 12))),
         (Rician(), lambda rng: np.abs(rng.normal(0, SIGMA, (5_000, VOLUMES)))),
         (Gaussian(), lambda rng: air(rng)),
         (Gaussian(), lambda rng: rng.normal(3 * SIGMA, SIGMA, (5_000, VOLUMES))),
@@ -247,13 +249,21 @@ def test_background_has_the_distribution_of_the_noise_model(rng, noise, samples)
         (Rician(), lambda rng: np.zeros((0, VOLUMES))),
     ],
     ids=[
-        *("tissue", "little tissue", "Gaussian as Rician", "Rician as Gaussian", "an offset"),
+        *(
+            "tissue",
+            "little tissue",
+            "Rayleigh-distributed tissue",
+            "faint tissue",
+            "Gaussian as Rician",
+            "Rician as Gaussian",
+            "an offset",
+        ),
         *("coils as Rician", "interpolated", "volumes of other scales", "too coarse", "few"),
         *("blanked", "NaN", "constant", "empty"),
     ],
 )
 def test_background_that_is_no_noise_is_refused(rng, noise, samples):
-    with pytest.raises(ValueError, match="without signal: there is no air"):
+    with pytest.raises(ValueError, match=r"without signal: there is no air|at least 500 samples"):
         from_background(samples(rng), noise)
 
 

@@ -19,7 +19,7 @@ from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork, model_of
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
-from labelwise.networks.network import blend
+from labelwise.networks.network import OUTSIDE_SIGNAL, blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Estimate, Status
 
@@ -295,6 +295,28 @@ def test_a_sigma_that_others_contradict_is_noted(ask):
     with pytest.warns(UserWarning, match="sigma"):
         report = map_image(ask(sigma=2.0), source())
     assert "repeats gives 1" in report.notes[0]
+
+
+def test_repeats_that_scatter_enter_the_errors_of_a_network(ask, data):
+    """As in a fit: the noise floor goes to the network, the scatter to errors and residuals."""
+    moved = data.copy()
+    moved[inside(), :4] *= np.linspace(1, 0.8, 4, dtype=np.float32)
+    with pytest.warns(UserWarning, match="sigma"):
+        report = map_image(ask(moved, sigma="repeats"), source())
+    assert any("multiplies the standard errors" in note for note in report.notes)
+    floor, scatter = report.sigma.sigma, report.sigma.scatter
+    assert (report.sigma.method, scatter > 2 * floor) == ("background", True)
+    folder = report.folder
+    np.testing.assert_allclose(
+        load(folder, "ADC_standard_error")[inside()], 0.1 * scatter / floor, rtol=1e-5
+    )
+    values = np.stack([load(folder, name)[inside()] for name in ("S0", "ADC")], axis=1)
+    _, residual = goodness(ADC(b=B), Rician(), moved[inside()], floor, values)
+    expected = residual * floor / scatter
+    np.testing.assert_allclose(load(folder, "residual")[inside()], expected, rtol=1e-4)
+    missed = (load(folder, "outside")[inside()] & OUTSIDE_SIGNAL) > 0
+    np.testing.assert_array_equal(missed, expected > 3)
+    assert np.any(residual > 3)
 
 
 def refuse(request, match, error=ValueError):

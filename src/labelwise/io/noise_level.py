@@ -32,6 +32,7 @@ _SAMPLES = 500  # of the background: for fewer, that distance means nothing
 _COARSE = 0.1  # of the median: a step of integers that rounds many samples to 0
 _COARSEST = 1.2  # sigma: coarser steps do not determine it
 _DRIFT = 0.15  # relative standard deviation of the mean square between volumes
+_CORRELATED = 0.12  # between volumes: 0.04 in air of real scans, 0.15 and more in tissue
 _WIDTH = 25.0  # squares in a voxel's mean square, at most: sigma varies over an image, too
 
 
@@ -216,8 +217,9 @@ def from_background(samples: Float[np.ndarray, "N M"], noise: NoiseModel) -> Noi
     searched at several levels of the mean square. Sigma is that for which the distribution of
     their samples is nearest to what the noise model expects without signal (Rayleigh for
     `Rician`, half-normal for the size of `Gaussian` samples). They pass where the distributions
-    differ by less than 0.05 everywhere, and the mean square varies between volumes by less than
-    15 %; of several such sets of voxels the largest is used. Exact zeros are left out: scanners
+    differ by less than 0.05 everywhere, the mean square varies between volumes by less than 15 %,
+    and the volumes are not correlated over the voxels, as they are in tissue (by less than 0.12);
+    of several such sets of voxels the largest is used. Exact zeros are left out: scanners
     blank the background; but coarse integers may be 0 by rounding. Integers may be rounded or cut:
     the better of both is used.
 
@@ -243,12 +245,17 @@ def from_background(samples: Float[np.ndarray, "N M"], noise: NoiseModel) -> Noi
     null = _Null.of(noise)
     size = np.abs(np.asarray(samples, dtype=float))
     size = size[np.isfinite(size).all(axis=1) & (size > 0).any(axis=1)]
+    if size.size < _SAMPLES:
+        raise InputError(
+            f"sigma from the background: expected at least {_SAMPLES} samples that are not "
+            f"blanked, got {size.size} (voxels times volumes); give sigma as a number or a map, or "
+            "estimate it by another method"
+        )
     found = None
     for air in _alike(np.mean(size**2, axis=1), min(null.shape * size.shape[1], _WIDTH)):
         sigma, distance = _nearest(size[air], null)
-        squares = np.mean(size[air] ** 2, axis=0)
-        steady = squares.std() < _DRIFT * squares.mean()
-        if distance < _DISTANCE and steady and (found is None or air.sum() > found[1].sum()):
+        largest = found is None or air.sum() > found[1].sum()
+        if distance < _DISTANCE and largest and _independent(size[air]):
             found = sigma, air
     if found is None:
         raise InputError(
@@ -328,6 +335,17 @@ def _alike(square: Float[np.ndarray, " N"], shape: float) -> list[Bool[np.ndarra
                 sets[float(median)] = alike
                 break
     return list(sets.values())
+
+
+def _independent(size: Float[np.ndarray, "N M"]) -> bool:
+    """Whether samples are alike in all volumes, and not correlated between them."""
+    squares = np.mean(size**2, axis=0)
+    if size.shape[1] < 2 or not squares.std() < _DRIFT * squares.mean():
+        return False
+    standard = (size - size.mean(axis=0)) / size.std(axis=0)
+    # the mean of M standardised columns has the variance (1 + (M - 1) correlation) / M
+    correlation = (len(squares) * standard.mean(axis=1).var() - 1) / (len(squares) - 1)
+    return bool(correlation < _CORRELATED)
 
 
 def _nearest(size: Float[np.ndarray, "N M"], null: _Null) -> tuple[float, float]:
