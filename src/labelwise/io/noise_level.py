@@ -25,6 +25,7 @@ from labelwise.types import InputError
 
 _FEWEST = 20  # voxels, for a robust estimate
 _SIGNAL = 3.0  # sigma: a signal above this is clear of the noise floor
+_ABOVE = 1.7  # sigma: above the mean of noise without signal
 _OFFSET = 0.3  # sigma: a volume that differs by more from the other repeats is none
 _UNEVEN = 2.0  # a ratio of variances that noise does not explain
 _DISTANCE = 0.05  # between distribution functions: interpolated noise has 0.1, tissue 0.2
@@ -143,7 +144,7 @@ def from_variances(
 
     The median of the variances, each divided by that of chi²(freedom) / freedom, is sigma² where
     the noise is Gaussian. Near the noise floor the variance of a magnitude is smaller, so only
-    voxels whose mean is above that of 3 sigma are used (found by iteration), and each variance is
+    voxels whose mean is above 3 sigma are used (found by iteration), and each variance is
     divided by what the noise model expects for sigma = 1.
 
     Args:
@@ -167,7 +168,8 @@ def from_variances(
     clear = usable & (sigma > 0)
     with jax.enable_x64(True):
         for _ in range(20 if clear.any() else 0):
-            clear = usable & (mean > float(noise.mean(_SIGNAL * sigma, sigma)))
+            floor = float(noise.mean(0.0, sigma)) + _ABOVE * sigma  # higher for several coils
+            clear = usable & (mean > max(_SIGNAL * sigma, floor))
             if clear.sum() < _FEWEST:
                 break
             true = noise.signal_of(signal, sigma)  # of all: each new shape would be compiled
