@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import chi2
 
+from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.goodness import goodness
 from labelwise.formatting import distinct_names
 from labelwise.mapping.maps import maps_of_network
@@ -20,15 +22,32 @@ from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_trainin
 from labelwise.models.find import name_of, refuse_other_model
 from labelwise.networks.blend import noise_levels, trained_blend
 from labelwise.networks.card import Card
-from labelwise.networks.network import OUTSIDE_SIGNAL, Network, alpha_of, load
+from labelwise.networks.network import (
+    OUTSIDE_SIGNAL,
+    OUTSIDE_VERIFIED,
+    Network,
+    alpha_of,
+    load,
+)
+from labelwise.networks.verification import verified
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
-from labelwise.types import Estimate, InputError, Parameter, Progress, is_built_in
+from labelwise.types import (
+    Estimate,
+    InputError,
+    Parameter,
+    Progress,
+    Status,
+    has_values,
+    is_built_in,
+)
 
 NETWORK = "net.safetensors"
 """The network that was trained for a run, in the folder of its maps."""
 
 _ENDS = (2, 98)  # percentiles of the noise levels in a report
+_COMPATIBLE = 0.999  # of true parameters are as likely as an estimate that is kept
+_COMPATIBLE_FIT = 0.95  # the same for an estimate that stands for the most likely parameters
 _MISSED = 3.0  # a residual above this is not noise: about 1 is expected
 
 
@@ -130,11 +149,13 @@ class ByNetwork:
                 )
         else:
             network, use = self._trained(request, signal, sigma, progress)
+        network = verified(network, request.model, request.noise)
         clock.lap("train")
+        estimate = _Fits(request, network) if network.conditioned else network
 
         def step(signal, sigma):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
-            part = network(signal, sigma)
+            part = estimate(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
             missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
             stats = {
@@ -176,6 +197,63 @@ class ByNetwork:
         origin = "cache" if how["cached"] else "trained"
         path = Path(how["path"]) if how["path"] else None
         return network, _use(network, origin, path, how["seconds"], signal, sigma)
+
+
+class _Fits:
+    """Fits in the voxels in which a network is not as good as a fit.
+
+    These are the voxels at a noise level where it is less precise, and those whose measurements
+    contradict its estimate. In a blend, fits take the place of one of its networks, or of both.
+    """
+
+    def __init__(self, request: Request, network: Network) -> None:
+        self.fitter = MaximumLikelihood(request.model, request.noise, threads=request.threads)
+        self.network = network
+        pairs = zip(network.ends, network.shares, strict=True)
+        self.used = [(end, share) for end, share in pairs if share.any()]
+
+    def __call__(self, signal: np.ndarray, sigma: np.ndarray) -> Estimate:
+        """The estimate of the network, with fits where it is not as good as they are."""
+        found = self.network(signal, sigma)
+        ends = [found]
+        if len(self.used) > 1:
+            ends = [end.without_errors()(signal, sigma) for end, _ in self.used]
+        pairs = zip(self.used, ends, strict=True)
+        doubtful = np.stack([self._doubtful(end, e, signal, sigma) for (end, _), e in pairs])
+        rows = np.flatnonzero(doubtful.any(axis=0) & has_values(found.status))
+        if len(rows):
+            self._replace(found, rows, doubtful[:, rows], signal[rows], sigma[rows])
+        return found
+
+    def _doubtful(self, end: Network, estimate: Estimate, signal, sigma) -> np.ndarray:
+        """Where a single network is less precise than a fit, or contradicted."""
+        copies = end.card.label["kind"] == "maximum likelihood"
+        compatible = _COMPATIBLE_FIT if copies else _COMPATIBLE
+        decrease = self.fitter.decrease(signal, sigma, estimate.values)
+        contradicted = 2 * decrease > chi2.ppf(compatible, len(end.parameters))
+        return contradicted | ((estimate.stats["outside"] & OUTSIDE_VERIFIED) > 0)
+
+    def _replace(self, found: Estimate, rows, doubtful, signal, sigma) -> None:
+        fits = self.fitter(signal, sigma)
+        fitted = has_values(fits.status)
+        values, errors = (np.zeros_like(fits.values) for _ in range(2))
+        for (end, share), replaced in zip(self.used, doubtful, strict=True):
+            own = end(signal, sigma)
+            for total, one, other in (
+                (values, fits.values, own.values),
+                (errors, fits.stats["standard_error"], own.stats["standard_error"]),
+            ):  # errors add up, since all are due to the same noise
+                member = np.where(replaced[:, None], one, other)
+                total += np.where(share > 0, share * member, 0)
+        whole = doubtful.all(axis=0)
+        outside = found.stats["outside"][rows] & ~np.uint8(OUTSIDE_VERIFIED)
+        outside = np.where(whole, 0, outside)
+        status = np.where(outside > 0, Status.EXTRAPOLATED, Status.PREDICTED)
+        status = np.where(whole, fits.status, status)
+        found.values[rows[fitted]] = values[fitted]
+        found.stats["standard_error"][rows[fitted]] = errors[fitted]
+        found.stats["outside"][rows] = np.where(fitted, outside, OUTSIDE_VERIFIED)
+        found.status[rows] = np.where(fitted, status, Status.EXTRAPOLATED)
 
 
 def model_of(path: Path | None) -> str:
