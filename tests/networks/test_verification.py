@@ -9,7 +9,8 @@ import pytest
 
 import labelwise as lw
 from labelwise.fitting import MaximumLikelihood
-from labelwise.networks.verification import verified, verify
+from labelwise.networks.network import blend
+from labelwise.networks.verification import advice_on_alpha, verified, verify
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 from labelwise.types import Estimate
@@ -84,3 +85,43 @@ def test_a_network_without_a_record_is_verified_when_it_is_used(random_network):
     member = dataclasses.replace(net.members[0], scaling=single)
     plain = dataclasses.replace(net, members=(member,))
     assert verified(plain, MODEL, NOISE) is plain
+
+
+def test_rmse_and_slope_are_those_of_the_estimates(voxels, fits):
+    """Halfway to the middle of the prior: a slope of one half."""
+    middle = 0.5 * fits.values + 0.5 * np.array([1.0, 1.25], np.float32)
+    network = Approximate(fits, 0.0)
+    network.found = Estimate(middle, fits.status)
+    lowest = verify(network, voxels, fits)[0]  # hardly any noise
+    assert lowest["slope"]["ADC"] == pytest.approx(0.5, abs=0.02)
+    assert lowest["slope"]["S0"] is None  # S0 is the same in all voxels
+    assert lowest["rmse"]["ADC"] == pytest.approx(0.5 * 1.5 / 12**0.5, rel=0.05)
+
+
+def record(rmse, slope, noise=(0.01, 0.1)):
+    numbers = {"rmse": {"S0": 0.1, "ADC": rmse}, "slope": {"S0": 1.0, "ADC": slope}}
+    return {"noise": list(noise), "passed": True, **numbers}
+
+
+@pytest.fixture
+def dial(random_network):
+    def make(first, second):
+        groups = ((0,), (1,), (2,), (3,))
+        pair = (random_network(MODEL, groups, verification=each) for each in (first, second))
+        return blend(*pair)
+
+    return make
+
+
+def test_alpha_is_advised_on_where_it_matters(dial):
+    noisy = (0.1, 0.5)
+    network = dial(
+        [record(0.1, 1.0), record(0.9, 1.0, noisy)], [record(0.09, 0.9), record(0.3, 0.4, noisy)]
+    )
+    assert advice_on_alpha(network, 0.05) == ""  # 0.1 and 0.09
+    advice = advice_on_alpha(network, 0.2)
+    assert "median SNR of the image, 5, " in advice
+    assert "relative to that of alpha 0 is ADC 3; --alpha 0 is recommended" in advice
+    assert "a difference of 1 in ADC becomes 0.4" in advice
+    assert advice_on_alpha(network.ends[0], 0.2) == ""
+    assert advice_on_alpha(dial([], []), 0.2) == ""

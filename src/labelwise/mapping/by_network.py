@@ -29,7 +29,7 @@ from labelwise.networks.network import (
     alpha_of,
     load,
 )
-from labelwise.networks.verification import verified
+from labelwise.networks.verification import advice_on_alpha, verified
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
 from labelwise.types import (
@@ -149,9 +149,14 @@ class ByNetwork:
                 )
         else:
             network, use = self._trained(request, signal, sigma, progress)
-        network = verified(network, request.model, request.noise)
+        estimate = network
+        if network.conditioned:
+            network = verified(network, request.model, request.noise)
+            estimate = _Fits(request, network)
+            if self.alpha is None and len(signal) and set(network.alpha) == {1.0}:
+                level = float(np.median(_levels(network, signal, sigma)))
+                use = replace(use, advice=advice_on_alpha(network, level))
         clock.lap("train")
-        estimate = _Fits(request, network) if network.conditioned else network
 
         def step(signal, sigma):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
@@ -177,9 +182,10 @@ class ByNetwork:
         return beyond_ranges(estimate, estimate.names, prepared.use)
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """Notes on voxels outside the training range."""
+        """Notes on voxels outside the training range, and on alpha."""
         assert prepared.use is not None
-        return outside_training(estimate, summary, prepared.use)
+        advice = [prepared.use.advice] if prepared.use.advice else []
+        return outside_training(estimate, summary, prepared.use) + advice
 
     def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
         if not len(signal):
@@ -281,9 +287,7 @@ def _use(
     """The network's part of a report: its training and the noise levels of some voxels."""
     card = network.card
     scaling = network.members[0].scaling
-    reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
-    with np.errstate(divide="ignore"):
-        levels = np.broadcast_to(sigma / reference, len(sigma))
+    levels = _levels(network, signal, sigma)
     spans = {
         parameter.name: _pair(span)
         for index, (parameter, span) in enumerate(
@@ -301,6 +305,16 @@ def _use(
         seconds=seconds,
         card=card.to_json(),
     )
+
+
+def _levels(
+    network: Network, signal: Float[np.ndarray, "n M"], sigma: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The noise level of each voxel: sigma over the reference."""
+    chosen = list(network.members[0].scaling.reference)
+    reference = signal[:, chosen].mean(axis=1) if chosen else 1.0
+    with np.errstate(divide="ignore"):
+        return np.broadcast_to(sigma / reference, len(sigma))
 
 
 def _pair(numbers) -> tuple[float, float]:
