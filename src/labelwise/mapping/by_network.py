@@ -162,7 +162,8 @@ class ByNetwork:
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
             part = estimate(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
-            missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
+            by_network = np.isin(part.status, (Status.PREDICTED, Status.EXTRAPOLATED))
+            missed = OUTSIDE_SIGNAL * ((residual > _MISSED) & by_network).astype(np.uint8)
             stats = {
                 "standard_error": part.stats["standard_error"],
                 "outside": part.stats["outside"] | missed,

@@ -132,6 +132,7 @@ class _TrainingSet:
         self.scaling = _scaling(plan, self.voxels)
         self.inputs, self.reference = _inputs_and_references(self.scaling, self.voxels)
         self.valid = np.isfinite(self.inputs).all(axis=1) & (self.reference > 0)
+        assert self.voxels.params is not None  # for the type checker: they are simulated
         self.truth = self._relative(self.voxels.params)
         low, high = np.percentile(self.truth[self.valid], _TRUTH_RANGE, axis=0)
         margin = _MARGIN * (high - low)
@@ -363,9 +364,10 @@ def _weights_of(result: TrainingResult, targets: _Targets) -> Weights:
 
 def _fits_of(label: LabelSource | SelfSupervised, plan: TrainingPlan) -> bool:
     """Whether a label is the fit of the plan's own model under its own noise model."""
-    if not isinstance(label, MLE) or isinstance(label.start, tuple):
+    if not isinstance(label, MLE) or label.start not in ("truth", "search"):
         return False
-    return label.describe() == MLE(plan.model, plan.noise, label.start).describe()
+    own = MLE(plan.model, plan.noise).describe()
+    return label.describe() | {"start": None} == own | {"start": None}
 
 
 def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:

@@ -130,7 +130,7 @@ def verified(network: Network, model: SignalModel, noise: NoiseModel) -> Network
     if not network.conditioned or all(m.card.verification is not None for m in network.members):
         return network
     card = network.card
-    ranges = dict(zip(network.names, map(tuple, card.ranges), strict=True))
+    ranges = {n: (low, high) for n, (low, high) in zip(network.names, card.ranges, strict=True)}
     sigma = (card.sigma[0], card.sigma[1]) if isinstance(card.sigma, list) else card.sigma
     voxels = simulate(model, noise, Uniform(ranges), sigma, _VOXELS, jax.random.key(1))
     fits = MaximumLikelihood(model, noise)(voxels.signal, voxels.sigma)
