@@ -55,6 +55,10 @@ class Engine(Protocol):
         """The standard errors (P, W) in coordinates and residuals (W,) of finished fits."""
         ...
 
+    def decrease(self, q: Array | np.ndarray, problem: Problem) -> Array:
+        """The decrease of the nll (W,) that one undamped step from q predicts."""
+        ...
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -74,6 +78,10 @@ class Compiled:
     def describe(self, q, problem, free):
         """See `Engine`."""
         return _describe(self.model, self.noise, self.unit, self.separable, q, problem, free)
+
+    def decrease(self, q, problem):
+        """See `Engine`."""
+        return _decrease(self.model, self.noise, self.unit, self.separable, q, problem)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,10 @@ class BlackBox:
     def describe(self, q, problem, free):
         """See `Engine`."""
         return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free)
+
+    def decrease(self, q, problem):
+        """See `Engine`."""
+        return _predicted(self.noise, q, problem, *self._evaluate(q, problem))
 
     def _evaluate(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
         dtype, q = q.dtype, q.astype(float)
@@ -194,6 +206,21 @@ def _describe(model, noise, unit, separable, q, problem, free):
     signal = batched_signal(model, unit, separable)
     rows = tuple(q)
     return uncertainty(noise, signal(*rows), slopes(signal, rows), problem, free)
+
+
+@eqx.filter_jit
+def _decrease(model, noise, unit, separable, q, problem):
+    signal = batched_signal(model, unit, separable)
+    rows = tuple(q)
+    return _predicted(noise, q, problem, signal(*rows), slopes(signal, rows))
+
+
+@eqx.filter_jit
+def _predicted(noise, q, problem, signal, slopes):
+    nll, gradient, hessian = normal_equations(noise, problem, signal, slopes)
+    none = jnp.zeros_like(nll)
+    rows = jnp.stack(gradient), jnp.stack(list(hessian.values()))
+    return propose(State(q, nll, *rows, none, none, none), problem)[1]
 
 
 def uncertainty(

@@ -16,7 +16,12 @@ from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
 from labelwise.mapping.request import Request
-from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
+from labelwise.networks.network import (
+    OUTSIDE_NOISE,
+    OUTSIDE_RANGE,
+    OUTSIDE_SIGNAL,
+    OUTSIDE_VERIFIED,
+)
 from labelwise.plots.maps import parameter_maps
 from labelwise.types import Estimate, Parameter, Status, has_values
 
@@ -73,6 +78,7 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
         OUTSIDE_NOISE: "the noise level is outside",
         OUTSIDE_RANGE: "an estimate is outside",
         OUTSIDE_SIGNAL: "the estimate does not explain the measurements (residual above 3)",
+        OUTSIDE_VERIFIED: "a fit would be more precise, but it did not converge",
     }
     return [
         *_values_and_errors(

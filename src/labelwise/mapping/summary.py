@@ -60,6 +60,7 @@ class NetworkUse:
             its unit; without an amplitude, whose range is relative to the signal at b = 0.
         seconds: how long the parts of its training took; empty for one from a file.
         card: the network's card, as JSON data.
+        advice: a sentence on its alpha; empty if there is none.
     """
 
     origin: Literal["file", "trained", "cache"]
@@ -70,6 +71,7 @@ class NetworkUse:
     ranges: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
     card: Mapping[str, Any]
+    advice: str = ""
 
     @property
     def trained_snr(self) -> tuple[float, float]:
