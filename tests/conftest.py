@@ -17,13 +17,13 @@ from labelwise.noise import describe_noise
 def random_network():
     """Makes networks with random weights, for four groups of measurements, b = 0 the first."""
 
-    def make(model, groups, seed=0, **card):
+    def make(model, groups, seed=0, conditioned=True, **card):
         architecture = Architecture(5, 2, 8)
         scaling = Scaling(
             groups=groups,
             reference=groups[0],
             scale=0,
-            conditioned=True,
+            conditioned=conditioned,
             centre=(0.5,) * 4 + (-4.0,),
             spread=(0.3,) * 4 + (1.0,),
             unit=(1.0, 1.5),

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from labelwise import ADC, Parameter, SignalModel, per_measurement
-from labelwise.io.noise_level import from_repeats, over_repeats, repeated_volumes
+from labelwise.io.noise_level import from_repeats, repeated_volumes
 from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
+from labelwise.noise import Rician
 from labelwise.types import Estimate, Status
 
 # A small series: tissue with S0 500 and ADC 1.2 µm²/ms in air.
@@ -22,8 +23,8 @@ TRUTH = (500.0, 1.2)
 def noise_of_repeats(signal, b):
     """Sigma of (N, V) signals from the images at b = 0, and the mean of these."""
     volumes = repeated_volumes({"b": b}, 0.0)
-    variance, mean = over_repeats([signal[:, volumes]])
-    return from_repeats(variance, mean, len(volumes)).sigma, mean
+    repeated = signal[:, volumes]
+    return from_repeats(repeated, Rician()).sigma, repeated.mean(axis=1, dtype=float)
 
 
 def inside():

@@ -80,6 +80,20 @@ def test_fit_ends_with_a_table(scan):
     assert max(len(line) for line in lines) <= 100
 
 
+def test_without_sigma_every_method_is_shown(scan):
+    result = run(*FIT, "--bvals", "dwi.bval", "--mask", "mask.nii.gz")
+    assert result.exit_code == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    record = json.loads((scan / "maps" / "run.json").read_text())
+    levels = [record["sigma"], *record["other_sigma"]]
+    assert {level["method"] for level in levels} | set(record["refused_sigma"]) == {
+        *("repeats", "mppca", "background", "residuals"),
+    }
+    assert all(f"({level['method']}): " in shown for level in levels)
+    assert "none (mppca): expected at least 15 volumes, got 7" in shown
+    assert "none (background): expected at least 500 samples that are not blanked, got 252" in shown
+
+
 def test_the_command_is_written_down(scan):
     run(*USUAL)
     record = json.loads((scan / "maps" / "run.json").read_text())
@@ -102,24 +116,20 @@ def test_notes_are_one_line_each_on_stderr(scan):
     assert result.exit_code == 0
     assert result.stdout == ""
     notes = result.stderr.splitlines()
-    assert len(notes) == 3
+    assert len(notes) == 2  # repeats and residuals; the background has too few samples
     assert all(line.startswith("note: ") for line in notes)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            (),
-            "--sigma is required: the noise of one channel in the image's unit, as a number",
-        ),
         (("--sigma", "much"), "--sigma much: the noise of one channel"),
         (("--sigma", "0"), "sigma: expected a positive number, got 0"),
         (("--sigma", "none.nii.gz"), "none.nii.gz"),
-        (("--sigma", "background"), "a mask is needed to find the background"),
+        (("--sigma", "mppca"), "expected at least 15 volumes, got 7"),
     ],
 )
-def test_sigma_is_never_guessed(scan, options, words):
+def test_a_sigma_that_is_none_is_refused(scan, options, words):
     assert words in complaint(run(*FIT, "--bvals", "dwi.bval", *options))
     assert not (scan / "maps").exists()
 

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import ive
 
 import labelwise as lw
+from helpers import BlackBox
 from labelwise.evaluation.cramer_rao import cramer_rao
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.engines import is_separable
@@ -511,3 +512,34 @@ def test_a_natural_bound_takes_no_errors_away():
     only_f = (estimate.stats["on_bound"] == [0, -1, 0, 0]).all(axis=1)
     assert only_f.sum() > 5
     assert not np.any(np.isnan(estimate.stats["standard_error"][only_f][:, [0, 3]]))
+
+
+@pytest.mark.parametrize("snr", [5, 30, 300])
+def test_the_decrease_is_half_a_squared_distance(snr):
+    """0 at the fit; half of chi-squared for the truth; the same for a model that is a black box."""
+    model = lw.ADC([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    fitter = lw.MaximumLikelihood(model, lw.Rician())
+    prior = lw.Uniform({"S0": (1.0, 1.0), "ADC": (0.5, 1.5)})
+    voxels = lw.simulate(model, lw.Rician(), prior, 1 / snr, 3000, jax.random.key(0))
+    fits = fitter(voxels.signal, voxels.sigma)
+    assert np.all(fitter.decrease(voxels.signal, voxels.sigma, fits.values) < 2e-3)
+    of_truth = fitter.decrease(voxels.signal, voxels.sigma, voxels.params)
+    assert 2 * of_truth.mean() == pytest.approx(2, abs=0.2)
+    if snr >= 30:  # at SNR 5, three standard errors are too far for a quadratic model
+        moved = fits.values + np.array([0, 3]) * fits.stats["standard_error"]
+        several = fitter.decrease(voxels.signal, voxels.sigma, moved)
+        assert np.median(several) > 4.5  # more than 9 / 2, since S0 is held
+    black = lw.MaximumLikelihood(BlackBox(model.b), lw.Rician())
+    found = black.decrease(voxels.signal[:50], voxels.sigma[:50], voxels.params[:50])
+    np.testing.assert_allclose(found, of_truth[:50], rtol=0.02, atol=2e-3)
+
+
+def test_the_decrease_of_a_voxel_depends_on_no_other():
+    model = lw.ADC([0, 0.5, 1.0])
+    fitter = lw.MaximumLikelihood(model, lw.Rician())
+    signal = np.tile(np.asarray(model.signal(100.0, 1.0)), (5, 1))
+    values = np.tile([110.0, 1.3], (5, 1))
+    signal[1, 0], signal[2, 1], values[3, 1] = np.nan, -1, np.nan
+    found = fitter.decrease(signal, 5.0, values)
+    assert np.isnan(found).tolist() == [False, True, True, True, False]
+    assert found[0] == found[4] == fitter.decrease(signal[:1], 5.0, values[:1])[0]

@@ -1,6 +1,7 @@
 """`map_image` with a network that is made up, and with one that is read from a file."""
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from labelwise.fitting import MaximumLikelihood, check_input
 from labelwise.fitting.goodness import goodness
 from labelwise.io.nifti import file_hash
 from labelwise.mapping.by_fit import ByFit
-from labelwise.mapping.by_network import ByNetwork, model_of
+from labelwise.mapping.by_network import ByNetwork, _Fits, model_of
 from labelwise.mapping.images import fit_image
 from labelwise.mapping.summary import NetworkUse
 from labelwise.models import ADC, IVIM
-from labelwise.networks.network import blend
+from labelwise.networks.network import OUTSIDE_SIGNAL, blend
 from labelwise.noise import Gaussian, Rician
 from labelwise.types import Estimate, InputError, Status
 
@@ -65,6 +66,7 @@ class LogLinear:
 
     outside: int = 0
     parameters = ADC.parameters
+    conditioned = False
 
     def __call__(self, signal, sigma):
         status = check_input(signal, np.asarray(sigma)[:, None], Rician())
@@ -305,6 +307,28 @@ def test_a_sigma_that_others_contradict_is_noted(ask):
     assert "repeats gives 1" in report.notes[0]
 
 
+def test_repeats_that_scatter_enter_the_errors_of_a_network(ask, data):
+    """As in a fit: the noise floor goes to the network, the scatter to errors and residuals."""
+    moved = data.copy()
+    moved[inside(), :4] *= np.linspace(1, 0.8, 4, dtype=np.float32)
+    with pytest.warns(UserWarning, match="sigma"):
+        report = map_image(ask(moved, sigma="repeats"), source())
+    assert any("multiplies the standard errors" in note for note in report.notes)
+    floor, scatter = report.sigma.sigma, report.sigma.scatter
+    assert (report.sigma.method, scatter > 2 * floor) == ("background", True)
+    folder = report.folder
+    np.testing.assert_allclose(
+        load(folder, "ADC_standard_error")[inside()], 0.1 * scatter / floor, rtol=1e-5
+    )
+    values = np.stack([load(folder, name)[inside()] for name in ("S0", "ADC")], axis=1)
+    _, residual = goodness(ADC(b=B), Rician(), moved[inside()], floor, values)
+    expected = residual * floor / scatter
+    np.testing.assert_allclose(load(folder, "residual")[inside()], expected, rtol=1e-4)
+    missed = (load(folder, "outside")[inside()] & OUTSIDE_SIGNAL) > 0
+    np.testing.assert_array_equal(missed, expected > 3)
+    assert np.any(residual > 3)
+
+
 def refuse(request, match, error=ValueError):
     with pytest.raises(error, match=match):
         request.run()
@@ -346,12 +370,16 @@ def test_a_failed_training_leaves_nothing(ask):
     assert not ask().folder.exists()
 
 
+FIVE = ((0, 1, 2, 3), (4,), (5,), (6,), (7,))
+
+
 @pytest.fixture
 def made(random_network):
     """Makes networks with random weights for the ADC acquisition above."""
 
-    def make(seed=0, model=None, **card):
-        return random_network(model or ADC(b=B), ((0, 1, 2, 3), (4,), (5, 6), (7,)), seed, **card)
+    def make(seed=0, model=None, conditioned=False, **card):
+        groups = ((0, 1, 2, 3), (4,), (5, 6), (7,)) if conditioned else FIVE
+        return random_network(model or ADC(b=B), groups, seed, conditioned, **card)
 
     return make
 
@@ -382,6 +410,81 @@ def test_a_network_from_a_file(ask, net, data, made):
     assert report.network is not None
     expected = blend(made(0), made(1), alpha={"ADC": 0.25})(data[inside()], SIGMA)
     np.testing.assert_array_equal(load(request.folder, "ADC")[inside()], expected.values[:, 1])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_network_that_the_measurements_contradict_gives_way_to_fits(ask, tmp_path, made, alpha):
+    """Once such estimates were kept, with standard errors that were far too small."""
+    path = tmp_path / "blend.safetensors"
+    blend(made(0, conditioned=True), made(1, conditioned=True)).save(path)
+    request = ask(net=path, alpha=alpha)
+    report = request.run()
+    Job(replace(request.request, folder=tmp_path / "fit"), ByFit()).run()
+    for name in ("S0", "ADC", "ADC_standard_error", "status"):
+        np.testing.assert_array_equal(load(request.folder, name), load(tmp_path / "fit", name))
+    assert report.voxels == {Status.CONVERGED: 40}
+    assert load(request.folder, "outside").max() == 0
+
+
+@pytest.mark.parametrize(("alpha", "advised"), [(None, True), (1.0, False), (0.0, False)])
+def test_alpha_is_recommended_to_who_chose_none(ask, tmp_path, made, alpha, advised):
+    """Once the default was kept in silence where it tripled the error of single voxels."""
+    path, size = tmp_path / "blend.safetensors", {"S0": 0.1, "ADC": 0.9}
+    entry = {"noise": [0.001, 0.5], "passed": True, "rmse": size, "slope": {"ADC": 0.3}}
+    ends = [made(0, conditioned=True, verification=[entry])]
+    ends += [made(1, conditioned=True, verification=[entry | {"rmse": {"S0": 0.1, "ADC": 0.3}}])]
+    blend(*ends).save(path)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        report = ask(net=path, alpha=alpha).run()
+    assert any("--alpha 0 is recommended" in note for note in report.notes) == advised
+
+
+class NearTheFit:
+    """Stands in for a network of a blend: some standard errors of the ADC off the fit."""
+
+    parameters = ADC.parameters
+
+    def __init__(self, card, off=0.5):
+        self.card, self.off = card, off
+
+    def without_errors(self):
+        return self
+
+    def __call__(self, signal, sigma):
+        found = MaximumLikelihood(ADC(b=B), Rician())(signal, sigma)
+        found.values[:, 1] += self.off * found.stats["standard_error"][:, 1]
+        outside = np.zeros(len(signal), np.uint8)
+        return replace(found, stats={**found.stats, "outside": outside})
+
+
+def test_half_of_a_blend_gives_way_to_fits(ask, made, data):
+    """Where the fit takes the place of one of its networks, alpha mixes it with the other."""
+    signal, sigma = data[inside()], np.full(40, SIGMA)
+    verification = [{"noise": [0.001, 0.5], "passed": True}]
+    ends = (made(seed, conditioned=True, verification=verification) for seed in (0, 1))
+    fits = _Fits(ask().request, blend(*ends, alpha=0.25))
+    (bad, share), other = fits.used
+    fits.used = [(NearTheFit(bad.card), share), other]
+    found, fit = fits(signal, sigma), MaximumLikelihood(ADC(b=B), Rician())(signal, sigma)
+    error = fit.stats["standard_error"]
+    np.testing.assert_allclose(found.values[:, 0], fit.values[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.values[:, 1], fit.values[:, 1] + 0.125 * error[:, 1], 1e-5)
+    np.testing.assert_allclose(found.stats["standard_error"], error, rtol=1e-5)
+    assert set(found.status) == {Status.PREDICTED}
+
+
+def test_measurements_that_scatter_contradict_a_network_less(ask, made, data):
+    """An estimate 5 standard errors from the fit may be noise if that is 2 times sigma."""
+    signal, sigma = data[inside()], np.full(40, SIGMA)
+    network = made(conditioned=True, verification=[])
+    near, fits = NearTheFit(network.card, off=5.0), _Fits(ask().request, network)
+    fits.network, fits.used = near, [(near, fits.used[0][1])]
+    fit = MaximumLikelihood(ADC(b=B), Rician())(signal, sigma).values
+    np.testing.assert_allclose(fits(signal, sigma).values, fit, rtol=1e-5)
+    for excess in (np.full((1, 1), 2.0), np.where(np.arange(40) % 2, 2.0, 1.2)[:, None]):
+        expected = np.where(excess == 2, near(signal, sigma).values, fit)
+        np.testing.assert_allclose(fits(signal, sigma, excess).values, expected, rtol=1e-5)
 
 
 def test_a_single_network_has_no_alpha(ask, tmp_path, made):

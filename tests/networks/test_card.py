@@ -50,7 +50,13 @@ def test_unknown_fields_are_ignored(networks, tmp_path):
     assert load(path).card == card
 
 
-@pytest.mark.parametrize("name", FIELDS)
+def test_files_of_before_have_no_verification(networks, tmp_path):
+    networks[0].save(path := tmp_path / "net.safetensors")
+    change(path, lambda header: header["networks"][0]["card"].pop("verification"))
+    assert load(path).card.verification is None
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "verification"])
 def test_a_missing_field_is_refused_as_damage(networks, tmp_path, name):
     networks[0].save(path := tmp_path / "net.safetensors")
     change(path, lambda header: header["networks"][0]["card"].pop(name))

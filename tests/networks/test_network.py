@@ -11,7 +11,7 @@ import pytest
 from labelwise import ADC, T2, Rician
 from labelwise.io.files import read_arrays, write_arrays
 from labelwise.networks.labels import MLE, GroundTruth
-from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, blend, load
+from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_VERIFIED, blend, load
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import train_networks
@@ -166,16 +166,32 @@ def test_the_unit_of_the_signal_scales_s0_alone(network, factor):
 
 def test_what_it_was_not_trained_for_is_said(network):
     noise_free = np.asarray(jax.vmap(lambda d: MODEL.signal(1.0, d))(np.array([1.0, 6.0])))
+    network = with_card(network, verification=None, label_range=[[0.8, 1.2], [0.1, 3.5]])
     low = network(noise_free, 1 / 1000)
     assert low.status.tolist() == [Status.EXTRAPOLATED] * 2
-    assert low.stats["outside"][0] == OUTSIDE_NOISE
-    within = with_card(network, label_range=[[0.8, 1.2], [0.1, 3.5]])(noise_free, 1 / 20)
+    assert low.stats["outside"][0] == OUTSIDE_NOISE + OUTSIDE_VERIFIED
+    assert network(noise_free, 1.0).stats["outside"][0] == OUTSIDE_NOISE
+    within = network(noise_free, 1 / 20)
     assert within.status.tolist() == [Status.PREDICTED, Status.EXTRAPOLATED]
     assert within.stats["outside"].tolist() == [0, OUTSIDE_RANGE]
 
 
+def test_levels_at_which_a_fit_is_more_precise_are_flagged(network):
+    failed = [
+        {"noise": [1 / 40, 1 / 30], "passed": False},
+        {"noise": [1 / 30, 1 / 20], "passed": True},
+        {"noise": [1 / 20, 1 / 10], "passed": False},
+    ]
+    signal = np.tile(np.asarray(MODEL.signal(1.0, 1.0)), (4, 1))
+    sigma = np.array([1 / 35, 1 / 25, 1 / 15, 1 / 9])
+    found = with_card(network, verification=failed)(signal, sigma)
+    assert (found.stats["outside"] & OUTSIDE_VERIFIED).tolist() == [8, 0, 8, 8]
+    assert with_card(network, verification=[])(signal, sigma).stats["outside"].max() == 0
+
+
 def test_brightness_is_no_extrapolation_where_signals_are_normalised(network, plain):
     bright = 50 * np.asarray(MODEL.signal(1.0, 1.0))[None]
+    network = with_card(network, verification=None)
     assert network(bright, 50 / 20).status == Status.PREDICTED
     assert plain(bright, 50 / 20).status == Status.EXTRAPOLATED
 

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 SETTING_OPTIONS = {"b": "--bvals", "te": "--te", "ti": "--ti"}
 _SIGMA = (
-    "--sigma is required: the noise of one channel in the image's unit, as a number (12), a map of "
-    "it (sigma.nii.gz), 'repeats' (from repeated volumes at b = 0) or 'background' (from outside "
-    "the mask)"
+    "the noise of one channel in the image's unit, as a number (12), a map of it (sigma.nii.gz), "
+    "or a method to estimate it: 'repeats', 'mppca', 'background', 'residuals' or 'auto'"
 )
 
 
@@ -62,8 +61,9 @@ Sigma = Annotated[
     typer.Option(
         help="Noise of one channel, in the image's unit: a number, a map.nii.gz (one volume, or "
         "for `fit` one per measurement), or a method "
-        "to estimate it: 'repeats' (repeated volumes at b = 0) or 'background' (outside the "
-        "mask). Required."
+        "to estimate it: 'repeats' (repeated volumes at b = 0), 'mppca' (noise components of "
+        "patches; needs dipy and 15 volumes), 'background' (voxels without signal), 'residuals' "
+        "(of least-squares fits). Default: 'auto', the first of these that passes its test."
     ),
 ]
 Bvals = Annotated[
@@ -302,16 +302,16 @@ def _volumes_in_range(text: str, name: str, limits: str, settings: Mapping[str, 
 def sigma_source(text: str | None) -> Any:
     """A number, the name of a method, or the path of a map."""
     if text is None:
-        raise InputError(_SIGMA)
+        return "auto"
     try:
         return float(text)
     except ValueError:
         pass
-    if text in ("repeats", "background"):
+    if text in ("auto", "repeats", "mppca", "background", "residuals"):
         return text
     if text.endswith((".nii", ".nii.gz")) or Path(text).exists():
         return Path(text)
-    raise InputError(f"--sigma {text}: {_SIGMA.partition(': ')[2]} is expected")
+    raise InputError(f"--sigma {text}: {_SIGMA} is expected")
 
 
 def sigma_for(trained: float | list[float], snr: float | None, path: Path) -> float:

@@ -158,6 +158,7 @@ def invivo(
         sigma=sigma,
         repeats=repeats,
         tolerance=b_tolerance / 1000,
+        noise=options.noise_model(noise),
     )
     described = in_vivo_study(scan, made, model, options.noise_model(noise), spans)
     read = [*image, *settings.sources.values(), *([mask] if mask else [])]

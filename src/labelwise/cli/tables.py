@@ -177,6 +177,7 @@ def show_report(report: Report) -> None:
     console.print("", table, "", sep="\n")
 
     levels = [_level(report.sigma), *(f"{_level(o)} (not used)" for o in report.other_sigma)]
+    levels += [f"none ({name}): {reason}" for name, reason in report.refused_sigma.items()]
     table = Table(**_PLAIN, show_header=False)
     table.add_row("sigma", "\n".join(levels))
     if math.isfinite(report.residual):

@@ -68,6 +68,10 @@ class Engine(Protocol):
         """Standard errors (P, W) in coordinates, residuals (W,) and gains (W,) of finished fits."""
         ...
 
+    def decrease(self, q: Array | np.ndarray, problem: Problem) -> Array:
+        """The decrease of the nll (W,) that one undamped step from q predicts."""
+        ...
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -88,6 +92,10 @@ class Compiled:
         """See `Engine`."""
         setting = (self.model, self.noise, self.unit, self.separable)
         return _describe(*setting, q, problem, free, chosen)
+
+    def decrease(self, q, problem):
+        """See `Engine`."""
+        return _decrease(self.model, self.noise, self.unit, self.separable, q, problem)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,10 @@ class BlackBox:
     def describe(self, q, problem, free, chosen):
         """See `Engine`."""
         return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free, chosen)
+
+    def decrease(self, q, problem):
+        """See `Engine`."""
+        return _predicted(self.noise, q, problem, *self._evaluate(q, problem))
 
     def _evaluate(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
         dtype, q = q.dtype, q.astype(float)
@@ -211,6 +223,21 @@ def _describe(model, noise, unit, separable, q, problem, free, chosen):
     signal = batched_signal(model, unit, separable)
     rows = tuple(q)
     return uncertainty(noise, signal(*rows), slopes(signal, rows), problem, free, chosen)
+
+
+@eqx.filter_jit
+def _decrease(model, noise, unit, separable, q, problem):
+    signal = batched_signal(model, unit, separable)
+    rows = tuple(q)
+    return _predicted(noise, q, problem, signal(*rows), slopes(signal, rows))
+
+
+@eqx.filter_jit
+def _predicted(noise, q, problem, signal, slopes):
+    nll, gradient, hessian = normal_equations(noise, problem, signal, slopes)
+    none = jnp.zeros_like(nll)
+    rows = jnp.stack(gradient), jnp.stack(list(hessian.values()))
+    return propose(State(q, nll, *rows, none, none, none), problem)[1]
 
 
 def uncertainty(

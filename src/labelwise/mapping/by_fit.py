@@ -15,7 +15,7 @@ from labelwise.fitting.maximum_likelihood import left_out
 from labelwise.fitting.usable import estimate_usable
 from labelwise.io.acquisition import average, average_settings, sigma_factor
 from labelwise.mapping.maps import maps_of_fit
-from labelwise.mapping.method import Clock, Prepared, Sample
+from labelwise.mapping.method import Clock, Prepared, Sample, excess, with_scatter
 from labelwise.mapping.request import Groups, Request, describe_settings
 from labelwise.mapping.summary import ambiguous, bounds_that_bind
 from labelwise.models import SignalModel
@@ -109,21 +109,26 @@ class ByFit:
         if np.all(factor == factor[0]):
             factor = factor[:1]  # one sigma for all measurements of a voxel
 
-        def estimate(signal, sigma):
-            raw = check_input(signal, sigma, request.noise)  # an average can hide invalid values
-            good = raw == Status.CONVERGED
-            if sigma.shape[1] > 1:
-                left = left_out(sigma)
-                measured = average(signal, groups, how, left)
-                level = _averaged_sigma(sigma, left, groups)
-            else:
-                measured, level = average(signal, groups, how), sigma * factor
-            part = fitter(np.where(good[:, None], measured, np.nan), level)
-            return Estimate(
-                part.values, np.where(good, part.status, raw), part.stats, part.parameters
-            )
+        def step(signal, sigma, codes, top, scatter):
+            def estimate(signal, sigma):
+                raw = check_input(
+                    signal, sigma, request.noise
+                )  # an average can hide invalid values
+                good = raw == Status.CONVERGED
+                if sigma.shape[1] > 1:
+                    left = left_out(sigma)
+                    measured = average(signal, groups, how, left)
+                    level = _averaged_sigma(sigma, left, groups)
+                else:
+                    measured, level = average(signal, groups, how), sigma * factor
+                part = fitter(np.where(good[:, None], measured, np.nan), level)
+                return Estimate(
+                    part.values,
+                    np.where(good, part.status, raw),
+                    with_scatter(part.stats, excess(scatter, sigma)),
+                    part.parameters,
+                )
 
-        def step(signal, sigma, codes, top):
             return estimate_usable(estimate, single, signal, sigma, codes, top, len(groups))
 
         return Prepared(step, fitter.parameters, workers=1)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import chi2
 
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.goodness import goodness
@@ -17,22 +18,39 @@ from labelwise.fitting.maximum_likelihood import left_out
 from labelwise.fitting.usable import estimate_usable
 from labelwise.formatting import distinct_names
 from labelwise.io.nifti import paths_of
-from labelwise.mapping.maps import LEFT_OUT, maps_of_network
-from labelwise.mapping.method import Clock, Prepared, Sample
+from labelwise.mapping.maps import maps_of_network
+from labelwise.mapping.method import Clock, Prepared, Sample, excess, with_scatter
 from labelwise.mapping.request import Groups, Request
 from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_training
 from labelwise.models.find import name_of, refuse_other_model
 from labelwise.networks.blend import noise_levels, trained_blend
 from labelwise.networks.card import Card
-from labelwise.networks.network import OUTSIDE_SIGNAL, Network, alpha_of, load
+from labelwise.networks.network import (
+    OUTSIDE_SIGNAL,
+    OUTSIDE_VERIFIED,
+    Network,
+    alpha_of,
+    load,
+)
+from labelwise.networks.verification import advice_on_alpha, verified
 from labelwise.noise import describe_noise
 from labelwise.priors import Uniform
-from labelwise.types import Estimate, InputError, Parameter, Progress, is_built_in
+from labelwise.types import (
+    Estimate,
+    InputError,
+    Parameter,
+    Progress,
+    Status,
+    has_values,
+    is_built_in,
+)
 
 NETWORK = "net.safetensors"
 """The network that was trained for a run, in the folder of its maps."""
 
 _ENDS = (2, 98)  # percentiles of the noise levels in a report
+_COMPATIBLE = 0.999  # of true parameters are as likely as an estimate that is kept
+_COMPATIBLE_FIT = 0.95  # the same for an estimate that stands for the most likely parameters
 _MISSED = 3.0  # a residual above this is not noise: about 1 is expected
 
 
@@ -140,40 +158,51 @@ class ByNetwork:
                 )
         else:
             network, use = self._trained(request, signal, sigma, progress)
+        fits = None
+        if network.conditioned:
+            network = verified(network, request.model, request.noise)
+            fits = _Fits(request, network)
+            if self.alpha is None and len(signal) and set(network.alpha) == {1.0}:
+                level = float(np.median(_levels(network, signal, sigma)))
+                use = replace(use, advice=advice_on_alpha(network, level))
         clock.lap("train")
 
-        fitter = MaximumLikelihood(request.model, request.noise, threads=request.threads)
+        fitter = fits.fitter if fits else _fitter(request)
 
-        def by_network(signal, sigma):
+        def by_network(signal, sigma, beyond):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
-            part = network(signal, sigma)
+            part = fits(signal, sigma, beyond) if fits else network(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
-            missed = OUTSIDE_SIGNAL * (residual > _MISSED).astype(np.uint8)
             stats = {
                 "standard_error": part.stats["standard_error"],
-                "outside": part.stats["outside"] | missed,
+                "outside": part.stats["outside"],
                 "nll": nll,
                 "residual": residual,
             }
+            stats = with_scatter(stats, beyond)
+            predicted = np.isin(part.status, (Status.PREDICTED, Status.EXTRAPOLATED))
+            missed = (stats["residual"] > _MISSED) & predicted
+            stats["outside"] = stats["outside"] | OUTSIDE_SIGNAL * missed.astype(np.uint8)
             return Estimate(part.values, part.status, stats, request.model.parameters)
 
-        def estimate(signal, sigma):
-            left = left_out(sigma).any(axis=1)
-            if not left.any():
-                return by_network(signal, sigma)
-            found = by_network(signal, np.min(sigma, axis=1, keepdims=True))
-            part = fitter(signal[left], sigma[left])  # a network needs all measurements
-            by_fit = {**part.stats, "outside": np.full(len(part.status), LEFT_OUT, np.uint8)}
-            found.values[left], found.status[left] = part.values, part.status
-            for name, rows in found.stats.items():
-                rows[left] = by_fit[name]
-            return found
+        def step(signal, sigma, codes, top, scatter):
+            def estimate(signal, sigma):
+                left = left_out(sigma).any(axis=1)
+                beyond = excess(scatter, sigma)
+                found = by_network(signal, sigma.min(axis=1, keepdims=True), beyond)
+                if left.any():  # a network needs all measurements
+                    part = fitter(signal[left], sigma[left])
+                    beyond = excess(scatter, sigma[left])
+                    by_fit = with_scatter(part.stats, beyond) | {"outside": np.uint8(0)}
+                    found.values[left], found.status[left] = part.values, part.status
+                    for name, rows in found.stats.items():
+                        rows[left] = by_fit[name]
+                return found
 
-        def step(signal, sigma, codes, top):
             return estimate_usable(estimate, fitter, signal, sigma, codes, top)
 
         if len(signal):
-            by_network(signal[:1], sigma[:1, None])  # compiles: all blocks have one shape inside
+            by_network(signal[:1], sigma[:1, None], None)  # compiles: all blocks have one shape
         clock.lap("start")
         return Prepared(step, request.model.parameters, request.workers, network, use)
 
@@ -183,9 +212,10 @@ class ByNetwork:
         return beyond_ranges(estimate, estimate.names, prepared.use)
 
     def notes(self, estimate: Estimate, summary, prepared: Prepared) -> list[str]:
-        """Notes on voxels outside the training range."""
+        """Notes on voxels outside the training range, and on alpha."""
         assert prepared.use is not None
-        return outside_training(estimate, summary, prepared.use)
+        advice = [prepared.use.advice] if prepared.use.advice else []
+        return outside_training(estimate, summary, prepared.use) + advice
 
     def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
         if not len(signal):
@@ -209,6 +239,77 @@ class ByNetwork:
         origin = "cache" if how["cached"] else "trained"
         path = Path(how["path"]) if how["path"] else None
         return network, _use(network, origin, path, how["seconds"], signal, sigma)
+
+
+def _fitter(request: Request) -> MaximumLikelihood:
+    return MaximumLikelihood(request.model, request.noise, threads=request.threads)
+
+
+class _Fits:
+    """Fits in the voxels in which a network is not as good as a fit.
+
+    These are the voxels at a noise level where it is less precise, and those whose measurements
+    contradict its estimate. In a blend, fits take the place of one of its networks, or of both.
+    Measurements that scatter by more than sigma contradict an estimate by that much less.
+    """
+
+    def __init__(self, request: Request, network: Network) -> None:
+        self.fitter = _fitter(request)
+        self.network = network
+        pairs = zip(network.ends, network.shares, strict=True)
+        self.used = [(end, share) for end, share in pairs if share.any()]
+
+    def __call__(
+        self,
+        signal: Float[np.ndarray, "n M"],
+        sigma: Float[np.ndarray, " n"],
+        excess: Float[np.ndarray, "#n 1"] | None = None,
+    ) -> Estimate:
+        """The estimate of the network, with fits where it is not as good as they are."""
+        found = self.network(signal, sigma)
+        ends = [found]
+        if len(self.used) > 1:
+            ends = [end.without_errors()(signal, sigma) for end, _ in self.used]
+        pairs = zip(self.used, ends, strict=True)
+        doubtful = np.stack(
+            [self._doubtful(end, e, signal, sigma, excess) for (end, _), e in pairs]
+        )
+        rows = np.flatnonzero(doubtful.any(axis=0) & has_values(found.status))
+        if len(rows):
+            self._replace(found, rows, doubtful[:, rows], signal[rows], sigma[rows])
+        return found
+
+    def _doubtful(self, end: Network, estimate: Estimate, signal, sigma, excess) -> np.ndarray:
+        """Where a single network is less precise than a fit, or contradicted."""
+        copies = end.card.label["kind"] == "maximum likelihood"
+        compatible = _COMPATIBLE_FIT if copies else _COMPATIBLE
+        decrease = self.fitter.decrease(signal, sigma, estimate.values)
+        if excess is not None:
+            decrease = decrease / excess[:, 0] ** 2
+        contradicted = 2 * decrease > chi2.ppf(compatible, len(end.parameters))
+        return contradicted | ((estimate.stats["outside"] & OUTSIDE_VERIFIED) > 0)
+
+    def _replace(self, found: Estimate, rows, doubtful, signal, sigma) -> None:
+        fits = self.fitter(signal, sigma)
+        fitted = has_values(fits.status)
+        values, errors = (np.zeros_like(fits.values) for _ in range(2))
+        for (end, share), replaced in zip(self.used, doubtful, strict=True):
+            own = end(signal, sigma)
+            for total, one, other in (
+                (values, fits.values, own.values),
+                (errors, fits.stats["standard_error"], own.stats["standard_error"]),
+            ):  # errors add up, since all are due to the same noise
+                member = np.where(replaced[:, None], one, other)
+                total += np.where(share > 0, share * member, 0)
+        whole = doubtful.all(axis=0)
+        outside = found.stats["outside"][rows] & ~np.uint8(OUTSIDE_VERIFIED)
+        outside = np.where(whole, 0, outside)
+        status = np.where(outside > 0, Status.EXTRAPOLATED, Status.PREDICTED)
+        status = np.where(whole, fits.status, status)
+        found.values[rows[fitted]] = values[fitted]
+        found.stats["standard_error"][rows[fitted]] = errors[fitted]
+        found.stats["outside"][rows] = np.where(fitted, outside, OUTSIDE_VERIFIED)
+        found.status[rows] = np.where(fitted, status, Status.EXTRAPOLATED)
 
 
 def model_of(path: Path | None) -> str:
@@ -236,9 +337,7 @@ def _use(
     """The network's part of a report: its training and the noise levels of some voxels."""
     card = network.card
     scaling = network.members[0].scaling
-    reference = signal[:, list(scaling.reference)].mean(axis=1) if scaling.reference else 1.0
-    with np.errstate(divide="ignore"):
-        levels = np.broadcast_to(sigma / reference, len(sigma))
+    levels = _levels(network, signal, sigma)
     spans = {
         parameter.name: _pair(span)
         for index, (parameter, span) in enumerate(
@@ -256,6 +355,16 @@ def _use(
         seconds=seconds,
         card=card.to_json(),
     )
+
+
+def _levels(
+    network: Network, signal: Float[np.ndarray, "n M"], sigma: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The noise level of each voxel: sigma over the reference."""
+    chosen = list(network.members[0].scaling.reference)
+    reference = signal[:, chosen].mean(axis=1) if chosen else 1.0
+    with np.errstate(divide="ignore"):
+        return np.broadcast_to(sigma / reference, len(sigma))
 
 
 def _pair(numbers) -> tuple[float, float]:

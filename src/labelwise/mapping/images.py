@@ -11,7 +11,7 @@ from labelwise.io.files import cache_folder
 from labelwise.io.nifti import paths_of
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
-from labelwise.mapping.request import Request, without_volumes
+from labelwise.mapping.request import METHODS, Request, without_volumes
 from labelwise.mapping.run import run
 from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
@@ -28,7 +28,7 @@ def fit_image(
     image: Images,
     model: SignalModel,
     *,
-    sigma: Sigma,
+    sigma: Sigma = "auto",
     out: PathLike,
     mask: PathLike | None = None,
     noise: NoiseModel | None = None,
@@ -61,7 +61,9 @@ def fit_image(
             the order of the settings and on one grid.
         model: the signal model with one setting per volume.
         sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
-            volume, or of one for each measurement), `"repeats"` or `"background"`.
+            volume, or of one for each measurement), or a method, `"repeats"`, `"mppca"`,
+            `"background"` or `"residuals"`; `"auto"` takes the first of these, in this order, that
+            passes its test (see `Request`).
         out: the folder for the maps; made if missing.
         mask: the NIfTI mask of the voxels to fit, those above 0.5; all of them if None.
         noise: `Rician()` if None.
@@ -114,7 +116,7 @@ def map_image(
     image: Images,
     model: SignalModel,
     *,
-    sigma: Sigma,
+    sigma: Sigma = "auto",
     out: PathLike,
     mask: PathLike | None = None,
     noise: NoiseModel | None = None,
@@ -200,6 +202,6 @@ def map_image(
 
 def _sigma(sigma: Sigma):
     """A number, the name of a method, or the path of a map."""
-    if isinstance(sigma, str) and sigma not in ("repeats", "background"):
+    if isinstance(sigma, str) and sigma not in ("auto", *METHODS):
         return Path(sigma)
     return sigma

@@ -17,13 +17,16 @@ from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
 from labelwise.mapping.request import Request
-from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
+from labelwise.networks.network import (
+    OUTSIDE_NOISE,
+    OUTSIDE_RANGE,
+    OUTSIDE_SIGNAL,
+    OUTSIDE_VERIFIED,
+)
 from labelwise.plots.maps import parameter_maps
 from labelwise.types import STANDARD_ERROR, Estimate, Parameter, Status, has_values
 
 PICTURE = "maps.png"
-LEFT_OUT = 8
-"""The code of `outside` for a voxel that was fitted, as a network needs every measurement."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
         OUTSIDE_NOISE: "the noise level is outside",
         OUTSIDE_RANGE: "an estimate is outside",
         OUTSIDE_SIGNAL: "the estimate does not explain the measurements (residual above 3)",
-        LEFT_OUT: "not by the network, but by a fit, since measurements were left out",
+        OUTSIDE_VERIFIED: "a fit would be more precise, but it did not converge",
     }
     return [
         *_values_and_errors(

@@ -21,11 +21,18 @@ from labelwise.types import Estimate, Parameter, Progress
 Sample = Callable[[], tuple[Float[np.ndarray, "n M"], Float[np.ndarray, "n #M"]]]
 """Reads the signal and the sigma of some usable voxels."""
 Step = Callable[
-    [Float[np.ndarray, "n M"], Float[np.ndarray, "#n #M"], Int[np.ndarray, "n M"], Ceiling | None],
+    [
+        Float[np.ndarray, "n M"],
+        Float[np.ndarray, "#n #M"],
+        Int[np.ndarray, "n M"],
+        Ceiling | None,
+        float | None,
+    ],
     Estimate,
 ]
 """The estimate of some voxels from their signal, their sigma, why measurements are left out
-already (else 0) and the largest value of the series, if it may be clipped."""
+already (else 0), the largest value of the series, if it may be clipped, and the scatter of the
+measurements, if it is not sigma."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,35 @@ class Method(Protocol):
     ) -> list[str]:
         """Notes on possible mistakes."""
         ...
+
+
+def with_scatter(
+    stats: Mapping[str, np.ndarray], excess: Float[np.ndarray, "#n 1"] | None
+) -> dict[str, np.ndarray]:
+    """Standard errors and residuals of measurements that scatter by more than the noise floor.
+
+    An estimate moves in proportion to the scatter of the measurements, whatever its cause.
+
+    Args:
+        stats: of n voxels, computed with sigma, the noise floor.
+        excess: the scatter over sigma, at least 1; None where they are the same.
+    """
+    if excess is None:
+        return dict(stats)
+    return {
+        **stats,
+        "standard_error": stats["standard_error"] * excess,
+        "residual": stats["residual"] / excess[:, 0],
+    }
+
+
+def excess(
+    scatter: float | None, sigma: Float[np.ndarray, "#n #M"]
+) -> Float[np.ndarray, "#n 1"] | None:
+    """The scatter of measurements over sigma, for `with_scatter`."""
+    if scatter is None:
+        return None
+    return np.maximum(scatter / sigma.min(axis=1, keepdims=True), 1).astype(np.float32)
 
 
 @dataclass

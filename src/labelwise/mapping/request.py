@@ -20,6 +20,9 @@ from labelwise.models.base import measurements, settings_of
 from labelwise.noise import NoiseModel
 from labelwise.types import SETTINGS, InputError
 
+METHODS = ("repeats", "mppca", "background", "residuals")
+"""The methods that estimate sigma, in the order in which `"auto"` tries them."""
+
 Groups = list[Int[np.ndarray, " n"]]
 """The volumes that make up each of the G measurements of a voxel."""
 
@@ -33,9 +36,12 @@ class Request:
         model: the signal model with one setting per volume that is used.
         noise: the noise model.
         sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
-            volume, or of one for each measurement), or the method by which to estimate it:
-            `"repeats"` (the volumes at b = 0; without b, the most often repeated setting) or
-            `"background"` (voxels outside the mask).
+            volume, or of one for each measurement), or the
+            method by which to estimate it: `"repeats"` (the volumes at b = 0; without b, the most
+            often repeated setting), `"mppca"` (the noise components of patches, by dipy),
+            `"background"` (voxels without signal, outside the mask if there is one),
+            `"residuals"` (of least-squares fits of the model) or `"auto"`: the first of them, in
+            this order, that is possible and passes its test.
         folder: where the maps go.
         mask: the path of the mask of voxels to estimate; all of them if None.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
@@ -55,7 +61,7 @@ class Request:
     image: Path | Sequence[Path]
     model: SignalModel
     noise: NoiseModel
-    sigma: float | Path | Literal["repeats", "background"]
+    sigma: float | Path | Literal["auto", "repeats", "mppca", "background", "residuals"]
     folder: Path
     mask: Path | None = None
     b_tolerance: float = 0.001

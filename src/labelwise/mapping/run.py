@@ -18,13 +18,12 @@ from jaxtyping import Bool, Float, Int
 from labelwise.fitting import check_input
 from labelwise.fitting.usable import DEFICIT, EXCLUDED, Ceiling, ceiling
 from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
-from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
 from labelwise.mapping.request import Request
-from labelwise.mapping.sigma import noise_level
+from labelwise.mapping.sigma import Noise, noise_level
 from labelwise.mapping.summary import (
     Report,
     count_left_out,
@@ -73,17 +72,19 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         series, marked = _select(request, series, marked)
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
-            sigma, levels = noise_level(request, series, inside)
-            scan = _Scan(request, series, inside, sigma, levels, marked, _ceiling(series, inside))
+            noise = noise_level(request, series, inside)
+            _warn(noise.notes)
+            notes += noise.notes
+            scan = _Scan(request, series, inside, noise, marked, _ceiling(series, inside))
             if method.stage == "fit":
                 clock.lap("prepare")
             prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
             activity = {"fit": "fitting", "map": "mapping"}[method.stage]
-            estimate, negative = _estimate(
+            estimate, snr, negative = _estimate(
                 scan, prepared, lambda done, total: progress(activity, done, total, "")
             )
             clock.lap(method.stage)
-            record = {**provenance(request, method), "sigma": asdict(levels[0])}
+            record = {**provenance(request, method), "sigma": asdict(noise.level)}
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
             left = estimate.stats.get("left_out")
@@ -93,7 +94,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 residual = median_residual(estimate, len(method.groups(request)))
                 limits = method.limits(estimate, prepared)
                 summary = summarise(estimate, prepared.parameters, limits)
-                later = quality_notes(estimate, levels, residual)
+                later = quality_notes(
+                    estimate, noise.level, noise.others, residual, snr, request.noise
+                )
                 later += method.notes(estimate, summary, prepared)
                 later += left_out_notes(left, scan.top, estimate.status, request.volumes)
                 later += negative_notes(negative, estimate.status[inside], request)
@@ -107,8 +110,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 voxels=count_statuses(estimate.status[inside]),
                 parameters=summary,
                 residual=residual,
-                sigma=levels[0],
-                other_sigma=tuple(levels[1:]),
+                sigma=noise.level,
+                other_sigma=tuple(noise.others),
+                refused_sigma=noise.refused,
                 seconds=clock.seconds,
                 notes=(*notes, *later),
                 network=prepared.use,
@@ -125,8 +129,7 @@ class _Scan:
     request: Request
     series: Series
     inside: Bool[np.ndarray, " V"]
-    sigma: float | Float[np.ndarray, "V *M"]
-    levels: list[NoiseLevel]
+    noise: Noise
     marked: Series | None
     top: Ceiling | None
 
@@ -144,24 +147,25 @@ class _Scan:
 
     def sigma_of(self, index: Int[np.ndarray, " n"]) -> Float[np.ndarray, "#n #M"]:
         """The sigma of some voxels, of each measurement if known, or the one of all."""
-        if isinstance(self.sigma, np.ndarray):
-            return self.sigma[index].reshape(len(index), -1)
-        return np.full((1, 1), self.sigma)
+        if isinstance(self.noise.sigma, np.ndarray):
+            return self.noise.sigma[index].reshape(len(index), -1)
+        return np.full((1, 1), self.noise.sigma)
 
 
 def _estimate(
     scan: _Scan, prepared: Prepared, progress: Callable[[int, int], None]
-) -> tuple[Estimate, int]:
-    """The estimate of all voxels, block by block, and how many have negative measurements."""
+) -> tuple[Estimate, Float[np.ndarray, " V"], int]:
+    """Block by block, the estimate of all voxels, the largest measurement of each in units of
+    sigma, and how many voxels have negative measurements."""
     voxels = scan.series.voxels
     values = np.full((voxels, len(prepared.parameters)), np.nan, np.float32)
     status = np.full(voxels, Status.NOT_FITTED, np.uint8)
-    negative = 0
+    snr, negative = np.full(voxels, np.nan, np.float32), 0
     stats: dict[str, np.ndarray] = {}
     done, total = 0, int(scan.inside.sum())
     progress(done, total)
-    for index, below, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
-        values[index], status[index] = part.values, part.status
+    for index, highest, below, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
+        values[index], snr[index], status[index] = part.values, highest, part.status
         negative += below
         for name, rows in part.stats.items():
             if name not in stats:
@@ -171,18 +175,22 @@ def _estimate(
             stats[name][index] = rows
         done += len(index)
         progress(done, total)
-    return Estimate(values, status, stats, prepared.parameters), negative
+    return Estimate(values, status, stats, prepared.parameters), snr, negative
 
 
 def _estimates_of_blocks(
     scan: _Scan, step: Step, workers: int
-) -> Iterator[tuple[Int[np.ndarray, " n"], int, Estimate]]:
-    """Index, number of negative voxels and estimate of each block, `workers` blocks at a time."""
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], int, Estimate]]:
+    """For each block, `workers` at a time: index, largest measurement of each voxel in units of
+    sigma, number of negative voxels, and estimate."""
 
     def work(index, signal, codes):
         sigma = scan.sigma_of(index)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            snr = np.max(signal / sigma, axis=1)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
-        return index, int(below), step(signal, sigma, codes, scan.top)
+        part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
+        return index, snr, int(below), part
 
     blocks = scan.blocks()
     if workers == 1:
@@ -272,7 +280,7 @@ def _output(
 ) -> AbstractContextManager[Output]:
     """The output folder."""
     names = [*file_names(maps), *method.files]
-    if isinstance(request.sigma, Path):
+    if isinstance(request.sigma, Path) or request.sigma in ("auto", "repeats", "mppca"):
         names += ["sigma.nii.gz", "sigma.json"]
     return output_folder(
         request.folder, series, request.overwrite, names, inputs(request, method), request.fill
@@ -293,10 +301,10 @@ def _writing(
     entries = {**record, "parameters": [asdict(parameter) for parameter in parameters]}
     with writing(out, maps, estimate, entries, request.workers):
         yield
-        if isinstance(scan.sigma, np.ndarray):
+        if isinstance(scan.noise.sigma, np.ndarray):
             sidecar = {"description": "noise of one channel", "unit": "that of the series"}
-            values = np.where(scan.inside, scan.sigma.T, np.nan).T
+            values = np.where(scan.inside, scan.noise.sigma.T, np.nan).T
             out.write_map("sigma", values, sidecar | dict(record))
         how = "" if prepared.network is None else ", by a network"
-        figure = picture(request, series, estimate, parameters, scan.levels[0], how)
+        figure = picture(request, series, estimate, parameters, scan.noise.level, how)
         figure.savefig(out.path(PICTURE))

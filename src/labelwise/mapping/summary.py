@@ -18,9 +18,11 @@ from labelwise.io.noise_level import NoiseLevel
 from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
+from labelwise.noise import NoiseModel
 from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
+_PEAK = 1.5  # sigma: without signal, the largest of four magnitudes is 1.9 in the median
 _SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
@@ -63,6 +65,7 @@ class NetworkUse:
             its unit; without an amplitude, whose range is relative to the signal at b = 0.
         seconds: how long the parts of its training took; empty for one from a file.
         card: the network's card, as JSON data.
+        advice: a sentence on its alpha; empty if there is none.
     """
 
     origin: Literal["file", "trained", "cache"]
@@ -73,6 +76,7 @@ class NetworkUse:
     ranges: Mapping[str, tuple[float, float]]
     seconds: Mapping[str, float]
     card: Mapping[str, Any]
+    advice: str = ""
 
     @property
     def trained_snr(self) -> tuple[float, float]:
@@ -108,6 +112,7 @@ class Report:
         residual: median of √(Σ (data - expected)² / variance / (M - P)); 1 if all is right.
         sigma: the noise level that was used; the median of a map.
         other_sigma: estimates by other methods, where possible.
+        refused_sigma: by method, why it gives no sigma; empty unless sigma was chosen by `"auto"`.
         seconds: wall time by part of the work. Of a fit: `prepare`, `fit` (with reading and
             compiling) and `write`. By a network: `prepare`, `train`, `start` (compiling), `map`
             (with reading) and `write`.
@@ -126,6 +131,7 @@ class Report:
     notes: tuple[str, ...]
     network: NetworkUse | None = None
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    refused_sigma: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def voxels_per_second(self) -> float:
@@ -158,6 +164,7 @@ class Report:
             "median_residual": self.residual,
             "sigma": asdict(self.sigma),
             "other_sigma": [asdict(level) for level in self.other_sigma],
+            "refused_sigma": dict(self.refused_sigma),
             **(
                 {"network": self.network.as_dict() | {"card": self.network.card}}
                 if self.network
@@ -250,27 +257,54 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
     return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1] / expected
 
 
-def quality_notes(estimate: Estimate, levels: list[NoiseLevel], residual: float) -> list[str]:
-    """Notes on a sigma that other methods or the residuals contradict, and on failed voxels."""
+def quality_notes(
+    estimate: Estimate,
+    used: NoiseLevel,
+    others: Sequence[NoiseLevel],
+    residual: float,
+    peak: Float[np.ndarray, " N"],
+    noise: NoiseModel,
+) -> list[str]:
+    """Notes on a sigma that other methods or the data contradict, and on failed voxels.
+
+    Args:
+        estimate: of all voxels.
+        used: the noise level that was used.
+        others: what other methods give.
+        residual: from `median_residual`.
+        peak: the largest measurement of each voxel over its sigma; NaN where there is none.
+        noise: the noise model.
+    """
     notes = []
-    used, *others = levels
     for other in others:
         ratio = max(used.sigma, other.sigma) / min(used.sigma, other.sigma)
-        if ratio > _DISAGREE:
+        if other.doubt and used.scatter is None and other.sigma > _DISAGREE * used.sigma:
+            notes.append(
+                f"sigma: {used.sigma:.3g} ({used.method}) was used, {other.method} gives "
+                f"{other.sigma:.3g}, which is more than noise: {other.doubt}"
+            )
+        elif ratio > _DISAGREE and not other.doubt:
             notes.append(
                 f"sigma: {used.sigma:.3g} ({used.method}) was used, {other.method} gives "
                 f"{other.sigma:.3g}, which differs by a factor of {ratio:.1f}"
             )
     fitted = has_values(estimate.status)
+    typical = _quartiles(peak[peak > 0])[1]
     if not fitted.any():
         notes.append("no voxel could be fitted; see the status map for the reasons")
+    if typical < max(float(noise.mean(0.0, 1.0)) + 0.25, _PEAK):  # residuals mean nothing then
+        notes.append(
+            "sigma is as large as the signal: the largest measurement of a voxel is "
+            f"{typical:.2g} sigma in the median; sigma is too large or of another unit than the "
+            "images, or the mask holds noise only"
+        )
+    elif residual < 1 / _DISAGREE:
+        notes.append(f"residuals are {residual:.2g} of what sigma predicts: sigma is too large")
     elif residual > _DISAGREE:
         notes.append(
             f"residuals are {residual:.1f} times what sigma predicts: sigma is too small, or the "
             "model does not describe the signal"
         )
-    elif residual < 1 / _DISAGREE:
-        notes.append(f"residuals are {residual:.2g} of what sigma predicts: sigma is too large")
     return notes
 
 
@@ -363,7 +397,7 @@ def outside_training(
     if missed > _FEW * outside.size:
         notes.append(
             f"{missed} voxels ({_percent(missed / outside.size)}) have measurements that the "
-            "network's estimate does not explain (residual above 3): sigma is too small, the model "
+            "network's estimate does not explain (residual above 3): sigma is wrong, the model "
             "does not hold there, or they are unlike what was simulated; compare with labelwise fit"
         )
     if estimates > _FEW * outside.size:

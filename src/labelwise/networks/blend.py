@@ -22,7 +22,7 @@ from labelwise.priors import Prior, Uniform
 from labelwise.types import InputError, Progress
 
 _LEVEL_STEP = 1.25  # rounding factor of noise levels: similar scans share a network
-_LEVEL_LIMITS = (1 / 400, 1 / 1.5)  # of sigma / reference: networks learn nothing beyond them
+_LEVEL_LIMITS = (1 / 100, 1 / 1.5)  # of sigma / reference: a fit is better above an SNR of 100
 
 
 def noise_levels(
@@ -34,7 +34,7 @@ def noise_levels(
     """The range of noise levels in an image, for `TrainingPlan.sigma`.
 
     The 2nd and 98th percentile of sigma over the reference (the mean at b = 0) of its voxels. They
-    are clipped to 1/400 and 1/1.5, then rounded outwards to two different powers of 1.25.
+    are clipped to 1/100 and 1/1.5, then rounded outwards to two different powers of 1.25.
 
     Args:
         model: the signal model with the acquisition of the image.

@@ -37,6 +37,8 @@ class Card:
         seed: of the training.
         validation: validation loss, best epoch and reason why each restart ended.
         versions: of the software.
+        verification: the errors of the network beside those of fits, by noise level, from
+            `verification`; None for one noise level, and in files of older versions.
     """
 
     model: Mapping[str, Any]
@@ -55,6 +57,7 @@ class Card:
     seed: int
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
+    verification: list[dict[str, Any]] | None = None
 
     @property
     def acquisition(self) -> dict[str, Float[np.ndarray, " M"]]:
@@ -77,6 +80,7 @@ class Card:
             LookupError: if a field is missing.
         """
         known = _from_version_1(record) if version == 1 else record
+        known = {"verification": None, **known}  # older files have none
         return cls(**{field.name: known[field.name] for field in fields(cls)})
 
 

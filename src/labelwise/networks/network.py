@@ -36,9 +36,10 @@ Alpha = float | Sequence[float] | Mapping[str, float]
 
 _SLACK = 0.1  # estimates may exceed the range of the labels by this share of its width
 _NOISE_SLACK = 1.05  # noise levels may exceed the training range by this factor
-OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL = 1, 2, 4
-"""Why an estimate is extrapolated: the noise level or the estimate itself is outside the training
-range, or (only where the signal model is available) the estimate does not fit the signal."""
+OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL, OUTSIDE_VERIFIED = 1, 2, 4, 8
+"""Why an estimate is not to be trusted: the noise level or the estimate itself is outside the
+training range, (only where the signal model is available) the estimate does not fit the signal, or
+the network is less precise than a fit at that noise level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +110,10 @@ class Network:
             - `standard_error` (*shape, P): the noise of the voxel propagated to first order; NaN
               where the estimate is clipped to a bound. It excludes the bias of the network, and
               below an SNR of about 10 it can be several times too small
-            - `outside` (*shape): 1 where the noise level is outside the training range, 2 where
-              an estimate exceeds the range of the labels by more than a tenth of its width, 3
-              for both
+            - `outside` (*shape): the sum of 1 where the noise level is outside the training range,
+              2 where an estimate exceeds the range of the labels by more than a tenth of its width,
+              and 8 where the noise is lower than in training, or the network was found to be less
+              precise than a fit at that noise level (`Card.verification`); use `fit` there
 
         Raises:
             InputError: if a shape does not fit, or alpha is not from 0 to 1.
@@ -124,6 +126,16 @@ class Network:
     def card(self) -> Card:
         """The card of its only member, or of the one trained on maximum-likelihood labels."""
         return self.members[0].card
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it was trained for a range of noise levels, which is one of its inputs."""
+        return self.members[0].scaling.conditioned
 
     @property
     def is_blend(self) -> bool:
@@ -262,7 +274,12 @@ class Network:
     ) -> Int[np.ndarray, " N"]:
         """Why each estimate is extrapolated, as a sum of codes; 0 if it is not."""
         low, high = self.card.noise_range
-        noise = (ratio < low / _NOISE_SLACK) | (ratio > high * _NOISE_SLACK)
+        below = ratio < low / _NOISE_SLACK
+        noise = below | (ratio > high * _NOISE_SLACK)
+        less_precise = below & self.conditioned
+        for member, share in zip(self.members, self.shares, strict=True):
+            if share.any() and member.card.verification:
+                less_precise |= _fails(member.card.verification, ratio)
         low, high = self.label_range.T
         slack = _SLACK * (high - low)
         least, most = low - slack, high + slack
@@ -272,7 +289,8 @@ class Network:
         beyond = ((found < least.astype(np.float32)) | (found > most.astype(np.float32))).any(
             axis=1
         )
-        return noise * np.uint8(OUTSIDE_NOISE) + beyond * np.uint8(OUTSIDE_RANGE)
+        codes = (noise, OUTSIDE_NOISE), (beyond, OUTSIDE_RANGE), (less_precise, OUTSIDE_VERIFIED)
+        return sum(where * np.uint8(code) for where, code in codes)  # type: ignore[return-value]
 
 
 def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
@@ -409,6 +427,15 @@ def alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
             f"alpha: expected a number from 0 (least variance) to 1 (least bias), got {alpha}"
         )
     return tuple(np.broadcast_to(values, len(names)).tolist())
+
+
+def _fails(
+    verification: Sequence[Mapping[str, Any]], ratio: Float[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
+    """Where a network is less precise than a fit, by noise level."""
+    ends = np.array([level["noise"][1] for level in verification[:-1]], np.float32)
+    failed = np.array([not level["passed"] for level in verification])
+    return failed[np.searchsorted(ends, ratio)]
 
 
 def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:

@@ -37,12 +37,17 @@ RUNNING, STOPPED, DIVERGED = 0, 1, 2
 
 
 @cache  # one function for each loss, since programs are compiled for each function
-def supervised(loss: str) -> Objective:
-    """The loss in parameter space: eqs. 7 and 9 of the paper for `"squared"`."""
+def supervised(loss: str, *, weighted: bool = False) -> Objective:
+    """The loss in parameter space: eqs. 7 and 9 of the paper for `"squared"`.
+
+    If it is weighted, the targets are P labels, then the P weights of that voxel's errors.
+    """
     penalty = PENALTIES[loss]
 
     def objective(outputs: Array, targets: Array, weights: Array) -> Array:
-        return jnp.sum(penalty(weights[:, None] * (outputs - targets)), axis=0)
+        size = len(outputs)
+        error = weights[:, None] * (outputs - targets[:size])
+        return jnp.sum(penalty(error * targets[size:] if weighted else error), axis=0)
 
     return objective
 

@@ -21,12 +21,12 @@ from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import printable
 from labelwise.io.files import digest
 from labelwise.io.nifti import open_series, read_mask
-from labelwise.io.noise_level import NoiseLevel, from_repeats, over_repeats, repeated_volumes
+from labelwise.io.noise_level import NoiseLevel, from_repeats, repeated_volumes
 from labelwise.models import IVIM, SignalModel
 from labelwise.models.base import scale_parameter
 from labelwise.models.find import describe_model
 from labelwise.networks.blend import blend_plan, noise_levels
-from labelwise.noise import NoiseModel, describe_noise
+from labelwise.noise import NoiseModel, Rician, describe_noise
 from labelwise.phantoms.pelvis import pelvis as simulate_pelvis
 from labelwise.phantoms.pelvis import write
 from labelwise.priors import Uniform
@@ -98,6 +98,7 @@ def read_scan(
     sigma: float | None = None,
     repeats: int | None = None,
     tolerance: float = 0.0,
+    noise: NoiseModel | None = None,
 ) -> Scan:
     """Read a series with repeats.
 
@@ -108,6 +109,7 @@ def read_scan(
         sigma: noise of one channel in the image's unit; from the repeats at b = 0 if None.
         repeats: single acquisitions in it; as many as divide the series evenly if None.
         tolerance: b-values this close (ms/µm²) are equal.
+        noise: the noise model; `Rician()` if None.
 
     Raises:
         OSError: if a file cannot be read.
@@ -137,7 +139,14 @@ def read_scan(
         for index, block in series.blocks(flat):
             signal[place[index]] = block
         zooms = tuple(float(zoom) for zoom in series.header.get_zooms()[:3])
-    return _scan(series.name, signal, settings, inside, zooms, parts, sigma, tolerance)
+    made = _scan(series.name, signal, settings, inside, zooms, parts, sigma, tolerance, noise)
+    if made.level is not None and made.level.doubt:
+        warnings.warn(
+            f"sigma: {made.sigma:.3g} is from repeats that differ by more than noise: "
+            f"{made.level.doubt}; give --sigma if the noise floor is known",
+            stacklevel=2,
+        )
+    return made
 
 
 def phantom(study: Study, folder: Path) -> Scan:
@@ -209,12 +218,16 @@ def in_vivo_study(
     )
 
 
-def _scan(name, signal, settings, inside, zooms, parts, sigma=None, tolerance=0.0) -> Scan:
+def _scan(
+    name, signal, settings, inside, zooms, parts, sigma=None, tolerance=0.0, noise=None
+) -> Scan:
     level, mean = None, parts.of(signal)[:, :, 0].mean(axis=1)
     if sigma is None:  # as the source finds its SNR of about 15
         volumes = repeated_volumes(settings, tolerance)
-        variance, mean = over_repeats([signal[:, volumes]])
-        level = from_repeats(variance, mean, len(volumes))
+        repeated = signal[:, volumes]
+        level = from_repeats(repeated, noise or Rician())
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = repeated.mean(axis=1, dtype=float)
         sigma, mean = level.sigma, np.where(mean > 0, mean, np.nan)
     low, median, high = np.nanpercentile(mean / sigma, (25, 50, 75)).tolist()
     snr = low, median, high

@@ -213,6 +213,8 @@ def notes(
     if scan is not None and assessment is not None:
         if scan.level is not None:
             remarks.append(f"Sigma of the scan, {scan.sigma:.4g}: {scan.level.note}.")
+            if scan.level.doubt:
+                remarks.append(f"The repeats differ by more than noise: {scan.level.doubt}.")
         if assessment.reference.left_out:
             left_out = assessment.reference.left_out.items()
             reasons = ", ".join(f"{n:,} {why}" for why, n in left_out)
