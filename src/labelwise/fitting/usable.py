@@ -34,7 +34,7 @@ REASONS = {
     DROPOUT: "far below what the other measurements predict (dropout, zero padding)",
 }
 DEFICIT = 5.0
-"""Standard deviations: in 100,000 clean voxels of every model, none is so far below (tests)."""
+"""Standard deviations: clean measurements are not so far below (tests)."""
 
 _SUSPECT = 3.0  # standard deviations below the first fit, which a dropout pulls towards itself
 _RARE = 0.99  # quantile of χ²: a fit that is worse is examined
