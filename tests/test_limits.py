@@ -119,13 +119,13 @@ def test_coils_beyond_the_limit_are_named_in_an_option():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("seed = 18446744073709551616", r"seed: expected .*, got 1\.84e\+19"),
-        (f"seed = {'9' * 5000}", "not valid TOML: .*digits"),
+        ("seed = 18446744073709551616", "seed must be below"),
+        (f"seed = {'9' * 5000}", r"not valid TOML \(.*digits"),
         (f"snr = [{DIGITS}.0]", "sigma: expected noise for an SNR"),
         ("levels = [1e-40, 0.1]", "sigma: expected noise for an SNR"),
         ("[networks]\nwide = 10000000", "wide: expected"),
         ("[networks]\ndeep = 100000", "deep: expected"),
-        ("[networks]\nown_weight = inf", "own_weight: must be"),
+        ("[networks]\nown_weight = inf", "own_weight must be"),
         ("[training]\nsignals = 1000000000000", "signals: expected"),
         ("[training]\nsignals = 1000000000", "needs about .* GB of memory"),
         ("[training]\ntrainings = 1000000000", "trainings: expected"),
@@ -147,11 +147,11 @@ def test_an_absurd_number_in_a_study_is_refused(line, words, tmp_path, monkeypat
     head = "" if section else line
     text = f'model = "adc"\n{top}\n{head}\n[acquisition]\nb = [0, 500, 1000]\n{section}\n'
     (tmp_path / "my.toml").write_text(text)
-    with pytest.raises(InputError, match=rf"my\.toml: .*{words}"):
+    with pytest.raises(InputError, match=rf"my\.toml.*{words}"):
         read_study(tmp_path / "my.toml")
 
 
 def test_the_seed_of_a_study_may_be_the_largest():
     assert paper(seed=2**31 - 1).seed == 2**31 - 1
-    with pytest.raises(InputError, match="seed: expected"):
+    with pytest.raises(InputError, match="seed must be below"):
         dataclasses.replace(paper(), seed=2**31)

@@ -378,7 +378,7 @@ def test_rician_scores_agree_with_the_derivative_of_the_log_density():
         ({"labels": {"x": Truth(0.0)}}, "name of an estimator too"),
         ({"grid": GRID}, "has S0, ADC, but the model's parameters are a, b"),
         ({"sigma": 0.0}, "one positive number"),
-        ({"repeats": 1}, "at least 2"),
+        ({"repeats": 1}, "from 2 to"),
     ],
 )
 def test_refuses(change, message):

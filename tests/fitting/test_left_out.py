@@ -61,6 +61,17 @@ def test_a_fit_is_that_of_the_other_measurements(name, noise, junk):
         )
 
 
+@pytest.mark.parametrize("noise", [lw.Rician(), lw.Gaussian()])
+def test_the_residual_is_that_of_the_other_measurements_in_float32(noise):
+    model, signal = noisy("adc", noise)
+    sigma = np.full(signal.shape, SIGMA)
+    sigma[:, [2, 4]] = np.inf
+    found = MaximumLikelihood(model, noise)(signal, sigma)
+    fitter = MaximumLikelihood(without(model, [2, 4]), noise)
+    expected = fitter(np.delete(signal, [2, 4], axis=1), SIGMA)
+    np.testing.assert_allclose(found.stats["residual"], expected.stats["residual"], rtol=0.02)
+
+
 @pytest.mark.parametrize("name", ["adc", "ivim", "t1_ir"])
 def test_voxels_that_use_all_measurements_keep_every_byte(name):
     model, signal = noisy(name, lw.Rician(), 300)

@@ -159,14 +159,15 @@ def test_a_link_that_looks_like_a_leftover_is_not_followed(tmp_path):
     (tmp_path / "mine" / LOCK).write_text("precious")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / f"{PARTIAL}x").symlink_to(tmp_path / "mine")
-    with pytest.raises(InputError, match="leads out of the output folder"):
-        write(tmp_path / "out", one="1")
+    (tmp_path / "mine" / MARK).touch()
+    write(tmp_path / "out", one="1")
     remove_partial(tmp_path / "out")
     assert (tmp_path / "mine" / LOCK).read_text() == "precious"
 
 
 def test_an_input_in_a_leftover_is_not_removed(tmp_path):
     (tmp_path / f"{PARTIAL}x").mkdir()
+    (tmp_path / f"{PARTIAL}x" / MARK).touch()
     source = tmp_path / f"{PARTIAL}x" / "mask.nii"
     source.write_text("mask")
     with (

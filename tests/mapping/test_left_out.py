@@ -128,6 +128,38 @@ def test_a_map_of_another_series_is_refused(fit, tmp_path, shape, affine, why):
     assert not (tmp_path / "maps").exists()
 
 
+def test_sigma_of_each_measurement_goes_with_excluded_volumes(fit, data, tmp_path):
+    level = np.full(data.shape, SIGMA, np.float32)
+    level[..., 3] = 900
+    whole = save(tmp_path / "sigma.nii.gz", level)
+    report = fit(exclude=[3], sigma=whole)
+    kept = [0, 1, 2, 4, 5, 6, 7]
+    expected = fit(data[..., kept], lw.ADC(B[kept]), out=tmp_path / "others")
+    np.testing.assert_allclose(load(report.folder, "ADC"), load(expected.folder, "ADC"), rtol=1e-4)
+
+
+def test_an_infinite_sigma_is_recorded_as_excluded(fit, data, tmp_path):
+    level = np.full(data.shape, SIGMA, np.float32)
+    level[(*SPOT, 4)] = np.inf
+    report = fit(sigma=save(tmp_path / "sigma.nii.gz", level))
+    assert load(report.folder, "left_out")[(*SPOT, 4)] == EXCLUDED
+    assert load(report.folder, "left_out").sum() == EXCLUDED
+
+
+@pytest.mark.parametrize("sigma", ["repeats", SIGMA])
+def test_an_excluded_map_holds_for_the_noise_and_the_ceiling(fit, data, tmp_path, sigma):
+    spoilt = data.copy()
+    spoilt[..., 1] = 4095  # of four at b = 0
+    marks = np.zeros(data.shape, np.uint8)
+    marks[..., 1] = 1
+    report = fit(spoilt, exclude_map=save(tmp_path / "marks.nii.gz", marks), sigma=sigma)
+    expected = fit(spoilt, exclude=[1], sigma=sigma, out=tmp_path / "others")
+    assert report.sigma.sigma == pytest.approx(expected.sigma.sigma)
+    assert not any("4095" in note for note in report.notes)
+    files = json.loads((report.folder / "run.json").read_text())["labelwise_files"]
+    assert not [name for name in files if name.startswith(".")]
+
+
 def test_most_voxels_clipped_is_noted_and_mended(fit, tmp_path):
     te = np.arange(10, 170, 10.0)
     rng = np.random.default_rng(0)

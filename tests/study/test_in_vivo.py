@@ -362,7 +362,7 @@ def test_a_real_scan_goes_all_the_way(scan, repeats, sigma):
     folder = SCANS / scan
     b = read_bvals(folder / "dwi.bval")
     with open_series(folder / "dwi.nii.gz") as series:
-        mask = read_mask(folder / "mask.nii.gz", series)
+        mask, _ = read_mask(folder / "mask.nii.gz", series)
         signal = np.concatenate([block for _, block in series.blocks(mask)])
     found, mean = noise_of_repeats(signal, b)
     assert found == pytest.approx(sigma, rel=0.02)

@@ -314,7 +314,7 @@ def residual(
     expected, variance = (moment(signal, sigma) for moment in (noise.mean, noise.variance))
     terms, freedom = (data - expected) ** 2 / variance, max(1, len(signal) - parameters)
     if jnp.ndim(sigma) == 2 and len(sigma) > 1:
-        used = sigma < NO_WEIGHT
+        used = sigma < 0.5 * NO_WEIGHT  # which rounds to less in float32
         terms = jnp.where(used, terms, 0)
         freedom = jnp.maximum(1, used.sum(axis=0) - parameters)
     return jnp.sqrt(jnp.sum(terms, axis=0) / freedom)

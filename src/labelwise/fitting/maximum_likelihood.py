@@ -302,11 +302,10 @@ class MaximumLikelihood:
                 described.append(
                     self._engine.describe(q[:, lanes].astype(float), block, free, chosen[:, lanes])
                 )
-        parts = zip(*described, strict=True)
-        return [
-            np.concatenate([np.asarray(x, self.dtype) for x in rows], -1)[..., :voxels]
-            for rows in parts
-        ]
+            return [
+                np.concatenate([np.asarray(x, self.dtype) for x in rows], -1)[..., :voxels]
+                for rows in zip(*described, strict=True)
+            ]
 
     def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
         """The lower and upper bounds (P, N) in coordinates."""
@@ -411,7 +410,8 @@ def _runner_up(
     limit = np.where(np.isnan(errors), np.inf, FAR * errors)
     limit = np.where(on_bound != 0, FAR_OFF, limit)[:, None]
     far = np.any(np.abs(every.q - best.q[:, None]) > limit, axis=0) & every.converged
-    return 2 * (np.min(np.where(far, every.nll, np.inf), axis=0) - best.nll)
+    with np.errstate(invalid="ignore"):  # no finite nll at all
+        return 2 * (np.min(np.where(far, every.nll, np.inf), axis=0) - best.nll)
 
 
 def _failed(

@@ -63,19 +63,19 @@ class Ceiling:
 
 
 def ceiling(
-    blocks_of_voxels: Iterable[Float[np.ndarray, "n M"]], slope: float = 1.0, intercept: float = 0.0
+    blocks_of_voxels: Iterable[Float[np.ndarray, "n M"]],
+    scalings: Iterable[tuple[float, float]] = ((1.0, 0.0),),
 ) -> Ceiling | None:
     """The ceiling of a series; None if its largest value is no more common than the next lower.
 
     Args:
         blocks_of_voxels: the signal, in blocks.
-        slope: of the stored numbers, as in the header of the image.
-        intercept: the same.
+        scalings: slopes and intercepts of the stored numbers, as in the headers of the images.
 
     Example:
         >>> signal = np.random.default_rng(0).normal(4000, 200, (50, 3)).round()
         >>> ceiling([np.minimum(signal, 4095)])
-        Ceiling(value=4095.0, certain=True, voxels=35, share=0.7)
+        Ceiling(value=4095.0, certain=True, voxels=33, share=0.66)
         >>> ceiling([signal])
     """
     peaks = [
@@ -90,8 +90,8 @@ def ceiling(
     few = count < max(2, min(_SHARED, len(peak) / 2)) or count <= 2 * next_lower
     if few or top <= 0:
         return None  # the largest values of coarse integers are shared, too, but not more so
-    stored = (float(top) - intercept) / slope
-    return Ceiling(float(top), _full(stored), int(count), count / len(peak))
+    certain = any(_full((float(top) - intercept) / slope) for slope, intercept in scalings)
+    return Ceiling(float(top), certain, int(count), float(count / len(peak)))
 
 
 def _full(stored: float) -> bool:

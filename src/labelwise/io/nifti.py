@@ -49,6 +49,7 @@ class Series:
     shape: tuple[int, int, int]
     notes: tuple[str, ...]
     _stored: tuple[_Volume, ...] = field(repr=False)
+    _marks: Series | None = field(default=None, repr=False)
 
     @property
     def path(self) -> Path:
@@ -68,7 +69,17 @@ class Series:
 
     def only(self, volumes: Sequence[int]) -> Series:
         """The series of some of its volumes, in that order."""
-        return replace(self, _stored=tuple(self._stored[volume] for volume in volumes))
+        marks = None if self._marks is None else self._marks.only(volumes)
+        return replace(self, _stored=tuple(self._stored[v] for v in volumes), _marks=marks)
+
+    def without(self, marks: Series) -> Series:
+        """The series with NaN where another one, of as many volumes, is above 0.5."""
+        return replace(self, _marks=marks)
+
+    @property
+    def scalings(self) -> set[tuple[float, float]]:
+        """The slopes and intercepts of its volumes."""
+        return {stored.scaling for stored in self._stored}
 
     @property
     def voxels(self) -> int:
@@ -136,6 +147,8 @@ class Series:
                 if stored.scaling != (1.0, 0.0):
                     values = values.astype(np.float64) * stored.scaling[0] + stored.scaling[1]
                 out[:, column] = values
+        if self._marks is not None:
+            out[self._marks._read(index, volumes, np.float32) > 0.5] = np.nan
         return out
 
 
@@ -260,7 +273,9 @@ def inside_of(values: Float[np.ndarray, "*shape"], path: str | Path):
     ]
 
 
-def read_map(path: str | Path, like: Series) -> Float[np.ndarray, "V *M"]:
+def read_map(
+    path: str | Path, like: Series, volumes: int | None = None
+) -> Float[np.ndarray, "V *M"]:
     """Read a map of a positive quantity (sigma, say) on the grid of a series.
 
     Voxels that are not positive are left for the fitter to flag, unless all are.
@@ -268,6 +283,7 @@ def read_map(path: str | Path, like: Series) -> Float[np.ndarray, "V *M"]:
     Args:
         path: a NIfTI image of one volume, or of one for each of the M measurements.
         like: the series it belongs to.
+        volumes: another possible number of volumes.
 
     Returns:
         (V,) in float64 of one volume, (V, M) in float32 of several.
@@ -276,7 +292,7 @@ def read_map(path: str | Path, like: Series) -> Float[np.ndarray, "V *M"]:
         FileNotFoundError: if there is no such file.
         InputError: if its shape or affine is not that of the series, or no voxel is positive.
     """
-    values = _read_on_grid(Path(path), like, (1, like.volumes))
+    values = _read_on_grid(Path(path), like, (1, like.volumes, volumes or like.volumes))
     if not np.any((values > 0) & np.isfinite(values)):
         raise InputError(
             f"{path}: expected positive values, none of its {values.size} values is "
@@ -295,7 +311,7 @@ def _read_on_grid(path: Path, like: Series, volumes: tuple[int, ...]) -> Float[n
     """The values of an image, after checking that it lies on the grid of a series."""
     with open_image(path) as image:
         if image.volumes not in volumes:
-            expected = "one volume" if volumes == (1,) else f"1 or {volumes[1]} volumes"
+            expected = "one volume" if volumes == (1,) else f"1 or {volumes[-1]} volumes"
             raise InputError(f"{path}: expected {expected}, got {image.volumes}")
         refuse_other_grid(image, like)
         dtype = np.float64 if image.volumes == 1 else np.float32

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 from labelwise.formatting import json_text, plain
 from labelwise.io.files import from_json
 from labelwise.io.nifti import OUT_OF_SPACE, Series
-from labelwise.io.staging import LOCK, staged
+from labelwise.io.staging import LOCK, MARK, staged
 from labelwise.types import InputError
 
 RUN = "run.json"
@@ -100,7 +100,7 @@ class Output:
     @property
     def names(self) -> list[str]:
         """The files written so far, without `run.json`."""
-        names = {path.name for path in self._staging.iterdir()} - {LOCK, RUN}
+        names = {path.name for path in self._staging.iterdir()} - {LOCK, MARK, RUN}
         return sorted(names)
 
     def write_map(
@@ -158,7 +158,7 @@ class Output:
 
     def path(self, name: str) -> Path:
         """Where to write another file of the run (`maps.png`), for it to be moved into place."""
-        if not _is_plain(name) or name == LOCK:
+        if not _is_plain(name) or name in (LOCK, MARK):
             raise InputError(f"output file {name!r}: expected a plain file name, without a folder")
         return self._staging / name
 

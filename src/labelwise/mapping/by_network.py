@@ -220,8 +220,8 @@ class ByNetwork:
     def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
         if not len(signal):
             raise InputError(
-                f"{paths_of(request.image)[0]}: no voxel inside the mask can be used, so there is "
-                "no noise level to train a network for"
+                f"{paths_of(request.image)[0]}: no voxel inside the mask can be used with all its "
+                "measurements, so there is no noise level to train a network for; try labelwise fit"
             )
         prior = Uniform.typical(request.model, **self.ranges)
         levels = noise_levels(request.model, signal, sigma, request.b_tolerance)
@@ -302,13 +302,15 @@ class _Fits:
                 member = np.where(replaced[:, None], one, other)
                 total += np.where(share > 0, share * member, 0)
         whole = doubtful.all(axis=0)
-        outside = found.stats["outside"][rows] & ~np.uint8(OUTSIDE_VERIFIED)
-        outside = np.where(whole, 0, outside)
+        before = found.stats["outside"][rows]
+        outside = np.where(whole, 0, before & ~np.uint8(OUTSIDE_VERIFIED))
         status = np.where(outside > 0, Status.EXTRAPOLATED, Status.PREDICTED)
         status = np.where(whole, fits.status, status)
         found.values[rows[fitted]] = values[fitted]
         found.stats["standard_error"][rows[fitted]] = errors[fitted]
-        found.stats["outside"][rows] = np.where(fitted, outside, OUTSIDE_VERIFIED)
+        found.stats["outside"][rows] = np.where(
+            fitted, outside, before | np.uint8(OUTSIDE_VERIFIED)
+        )
         found.status[rows] = np.where(fitted, status, Status.EXTRAPOLATED)
 
 

@@ -119,7 +119,7 @@ class Method(Protocol):
 def with_scatter(
     stats: Mapping[str, np.ndarray], excess: Float[np.ndarray, "#n 1"] | None
 ) -> dict[str, np.ndarray]:
-    """Standard errors and residuals of measurements that scatter by more than the noise floor.
+    """Errors, residuals and ambiguity of measurements that scatter by more than the noise floor.
 
     An estimate moves in proportion to the scatter of the measurements, whatever its cause.
 
@@ -129,8 +129,10 @@ def with_scatter(
     """
     if excess is None:
         return dict(stats)
+    ambiguity = {name: stats[name] / excess[:, 0] ** 2 for name in ("runner_up",) if name in stats}
     return {
         **stats,
+        **ambiguity,
         "standard_error": stats["standard_error"] * excess,
         "residual": stats["residual"] / excess[:, 0],
     }

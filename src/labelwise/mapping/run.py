@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting import check_input
+from labelwise.fitting.maximum_likelihood import left_out
 from labelwise.fitting.usable import DEFICIT, EXCLUDED, Ceiling, ceiling
 from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.results import Output, output_folder
@@ -94,9 +95,8 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 residual = median_residual(estimate, len(method.groups(request)))
                 limits = method.limits(estimate, prepared)
                 summary = summarise(estimate, prepared.parameters, limits)
-                later = quality_notes(
-                    estimate, noise.level, noise.others, residual, snr, request.noise
-                )
+                others = [each for each in noise.others if not (noise.notes and each.doubt)]
+                later = quality_notes(estimate, noise.level, others, residual, snr, request.noise)
                 later += method.notes(estimate, summary, prepared)
                 later += left_out_notes(left, scan.top, estimate.status, request.volumes)
                 later += negative_notes(negative, estimate.status[inside], request)
@@ -187,7 +187,11 @@ def _estimates_of_blocks(
     def work(index, signal, codes):
         sigma = scan.sigma_of(index)
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr = np.max(signal / sigma, axis=1)
+            snr = np.fmax.reduce(signal / sigma, axis=1)
+        gone = left_out(sigma)
+        if gone.any():
+            codes = np.where(gone & (codes == 0), np.uint8(EXCLUDED), codes)
+            sigma = np.where(gone, 1, sigma)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
         part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
         return index, snr, int(below), part
@@ -230,13 +234,16 @@ def _usable_voxels(
 def _heard() -> Iterator[list[str]]:
     """The texts of the warnings for persons that are raised in the `with`, which are passed on."""
     heard: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield heard
-    for each in caught:
-        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-        if issubclass(each.category, UserWarning):
-            heard.append(str(each.message))
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield heard
+    finally:
+        for each in caught:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            if issubclass(each.category, UserWarning):
+                heard.append(str(each.message))
 
 
 @contextmanager
@@ -260,14 +267,12 @@ def _select(
                 f"{marked.path}: expected one volume for each of the {series.volumes} volumes of "
                 f"{series.path}, got {marked.volumes}"
             )
-        marked = marked.only(request.volumes)
+        series, marked = series.without(marked), marked.only(request.volumes)
     return (series.only(request.volumes) if request.excluded else series), marked
 
 
 def _ceiling(series: Series, inside: Bool[np.ndarray, " V"]) -> Ceiling | None:
-    slope, intercept = series.header.get_slope_inter()
-    signals = (signal for _, signal in series.blocks(inside))
-    return ceiling(signals, slope or 1.0, intercept or 0.0)
+    return ceiling((signal for _, signal in series.blocks(inside)), series.scalings)
 
 
 def _warn(notes: list[str]) -> None:

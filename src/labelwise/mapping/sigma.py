@@ -82,7 +82,7 @@ def noise_level(request: Request, series: Series, inside: Bool[np.ndarray, " V"]
     """
     wanted = request.sigma
     if not isinstance(wanted, str):
-        given, sigma = _given(wanted, series, inside)
+        given, sigma = _given(wanted, request, series, inside)
         found, _ = _estimates(_CHEAP, request, series, inside)
         return Noise(sigma, given, [level for level, _ in found.values()])
     found, refused = _estimates(
@@ -162,11 +162,14 @@ def _two_things(level: NoiseLevel, repeats: NoiseLevel, request: Request) -> str
 
 
 def _given(
-    source: float | Path, series: Series, inside: Bool[np.ndarray, " V"]
+    source: float | Path, request: Request, series: Series, inside: Bool[np.ndarray, " V"]
 ) -> tuple[NoiseLevel, Level]:
     if not isinstance(source, Path):
         return NoiseLevel(source, "given", 0, "a number given by the user"), source
-    sigma = read_map(source, like=series)
+    whole = series.volumes + len(request.excluded)
+    sigma = read_map(source, series, whole)
+    if sigma.ndim == 2 and sigma.shape[1] > series.volumes:
+        sigma = sigma[:, request.volumes]
     usable = sigma[inside]
     usable = usable[np.isfinite(usable) & (usable > 0)]
     if not usable.size:
@@ -197,7 +200,7 @@ def _estimates(
 def _by_repeats(request: Request, series: Series, inside) -> tuple[NoiseLevel, Level]:
     volumes = repeated_volumes(request.acquisition, request.b_tolerance)
     _, signal = _sample(series, inside, volumes)
-    level = from_repeats(signal, request.noise)
+    level = from_repeats(_known(signal), request.noise)
     return level, level.sigma
 
 
@@ -205,7 +208,7 @@ def _by_background(request: Request, series: Series, inside) -> tuple[NoiseLevel
     """From voxels outside the mask; without a mask, from all, among which air is found."""
     outside = ~inside if request.mask is not None else np.ones_like(inside)
     _, signal = _sample(series, outside, np.arange(series.volumes))
-    level = from_background(signal, request.noise)
+    level = from_background(_known(signal), request.noise)
     return level, level.sigma
 
 
@@ -325,6 +328,11 @@ def _without_floor(sigma, mean: Float[np.ndarray, "n M"], noise: NoiseModel):
             share = np.asarray(noise.variance(true, sigma)).mean(axis=1, keepdims=True) / sigma**2
             sigma = measured / np.sqrt(share)
     return sigma[:, 0]
+
+
+def _known(signal: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n L"]:
+    """The volumes that are not excluded everywhere."""
+    return signal[:, np.isfinite(signal).any(axis=0)] if len(signal) else signal
 
 
 def _sample(

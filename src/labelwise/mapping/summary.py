@@ -236,7 +236,7 @@ def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
 
 def _median_error(errors: Float[np.ndarray, " n"]) -> float:
     """The median of the standard errors that are known; NaN if most are not."""
-    return math.nan if np.isnan(errors).mean() > 0.5 else _quartiles(errors)[1]
+    return math.nan if not errors.size or np.isnan(errors).mean() > 0.5 else _quartiles(errors)[1]
 
 
 def _shares(limits: Int[np.ndarray, " n"]) -> tuple[float, float]:
@@ -335,7 +335,7 @@ def bounds_that_bind(estimate: Estimate) -> list[str]:
             notes.append(
                 f"{_percent(here.mean())} of the fitted voxels lie on the {word} bound of "
                 f"{parameter.name}, {bound:g}; in {_percent(moved.mean())} the measurements reject "
-                f"it, so {' and '.join(others)} are shifted there and have no standard error; "
+                f"it, which shifts {' and '.join(others)} and takes the standard error away; "
                 f"--bounds {parameter.name}={lower:g}:{upper:g} widens it"
             )
     share = np.mean(on_bound.any(axis=1))

@@ -85,7 +85,7 @@ def _spacing(te: Float[np.ndarray, " M"]) -> float:
 
     Example:
         >>> round(_spacing(np.array([9.7, 19.3, 29.0, 38.7])), 3)
-        9.67
+        9.669
         >>> _spacing(np.array([10, 20, 40]))
         nan
     """

@@ -304,7 +304,7 @@ def label_report(estimate: Estimate, parameters: Sequence[Parameter]) -> dict[st
     if which is None:
         shares = [None if stuck.any() else 0.0] * len(parameters)
     else:
-        shares = [_share(column != 0) for column in np.asarray(which).T]
+        shares = [_share((column != 0) & stuck) for column in np.asarray(which).T]
     return {
         "labels": len(estimate.status),
         "usable": _share(usable(estimate)),

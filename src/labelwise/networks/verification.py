@@ -97,9 +97,9 @@ def advice_on_alpha(network: Network, level: float) -> str:
     ratios = {
         name: at[0]["rmse"][name] / at[1]["rmse"][name] for name in names if at[1]["rmse"][name]
     }
-    if not ratios or max(ratios.values()) < _MATTERS:
-        return ""
     slopes = {name: at[1]["slope"][name] for name in ratios if at[1]["slope"][name] is not None}
+    if not slopes or max(ratios.values()) < _MATTERS:
+        return ""
     shown = ", ".join(f"{name} {ratio:.2g}" for name, ratio in ratios.items())
     pulled = min(slopes, key=lambda name: slopes[name])
     return (

@@ -254,7 +254,7 @@ def name_rows(grid: Panels, rows: Iterable[str]) -> None:
 def legend_of(figure: Figure, grid: Panels, names: Sequence[str]) -> None:
     """Each of the names once, wherever it was drawn."""
     lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
-    legend_below(figure, [lines[name] for name in names], names)
+    legend_below(figure, [lines[verbatim(name)] for name in names], names)
 
 
 def _entry(names: Sequence[str]) -> float:

@@ -23,7 +23,7 @@ import xarray as xr
 from labelwise.fitting import available_cores
 from labelwise.formatting import plain
 from labelwise.io.files import canonical, from_json, read_arrays, write_arrays
-from labelwise.io.staging import LOCK, locked, remove_partial, whole_folder
+from labelwise.io.staging import LOCK, MARK, locked, remove_partial, whole_folder
 from labelwise.networks.cache import code_of
 from labelwise.networks.network import Network, load
 from labelwise.networks.plan import TrainingPlan
@@ -171,7 +171,7 @@ class Stages:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a stage, by name."""
-    files = sorted(path for path in folder.iterdir() if path.name != _RECORD)
+    files = sorted(path for path in folder.iterdir() if path.name not in (_RECORD, MARK))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
