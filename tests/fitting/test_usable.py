@@ -130,7 +130,7 @@ def test_an_equal_largest_value_that_the_others_predict_is_kept():
 def test_full_integers_are_certain_ceilings(stored, certain):
     signal = np.minimum(np.arange(200.0)[:, None] + stored - 100, stored)
     for slope, intercept in ((1.0, 0.0), (0.37, -12.5)):
-        top = ceiling([signal * slope + intercept], slope, intercept)
+        top = ceiling([signal * slope + intercept], [(slope, intercept)])
         assert top is not None
         assert (top.certain, top.voxels, top.share) == (certain, 100, 0.5)
     assert ceiling([signal[:103]]) is None

@@ -268,7 +268,9 @@ def test_a_single_distinct_b_within_the_tolerance(ask):
     refuse(ask(model=ADC(b=0.8 + 1e-4 * np.arange(8))), "b-values: all 8 are the same")
 
 
-ON_BOUND = pytest.mark.filterwarnings("ignore:.*of the fitted voxels lie on")
+ON_BOUND = pytest.mark.filterwarnings(
+    "ignore:.*of the fitted voxels lie on", "ignore:.* are ambiguous"
+)
 
 
 @ON_BOUND
