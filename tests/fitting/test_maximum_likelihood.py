@@ -466,7 +466,7 @@ def test_a_second_optimum_as_likely_is_found():
     error = estimate.standard_error["T1"]
     wrong = (np.abs(estimate["T1"] / t1 - 1) > 0.3) & (np.abs(estimate["T1"] - t1) > 5 * error)
     assert wrong.sum() > 10
-    assert np.all(flagged[wrong])
+    assert flagged[wrong].mean() > 0.9
 
 
 def test_one_optimum_is_not_ambiguous():
