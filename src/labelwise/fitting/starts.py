@@ -87,11 +87,22 @@ class Dictionary:
     def _table(self, terms: Float[np.ndarray, "1+L K M"]) -> list[Float[np.ndarray, "*n K"]]:
         """The products of the terms of each entry, their inverse, and the spacing."""
         first = 0 if self.scale is not None else 1
-        gram, inverse = _inverse(terms, first)
+        gram = np.einsum("ikm,jkm->kij", terms, terms)
+        inverse = _inverse(gram, first)
         spacing = _spacing(terms, inverse, self.shape, first)
         rows = (np.moveaxis(gram, 0, -1), np.moveaxis(inverse, 0, -1))
         rows = (*rows, np.minimum(spacing, 1e30))  # infinite beside an entry without a signal
         return [array.astype(np.float32) for array in rows]
+
+    def _products(self, used: Bool[np.ndarray, "N M"]) -> list[Float[np.ndarray, "n n K N"]]:
+        """The products of the terms over the used measurements of N voxels, and their inverse."""
+        patterns, which = np.unique(used, axis=0, return_inverse=True)
+        every = np.einsum("ikm,jkm->kijm", self.terms, self.terms)
+        gram = np.moveaxis(every @ patterns.T.astype(float), -1, 0)
+        rows = gram, _inverse(gram, 0 if self.scale is not None else 1)
+        return [
+            np.moveaxis(r, (0, 1), (-1, -2)).astype(np.float32)[..., which.ravel()] for r in rows
+        ]
 
     def _axis(
         self, model: SignalModel, index: int, searched: list[int], points: int
@@ -111,7 +122,7 @@ class Dictionary:
                 params[i] = within(tuple(self.bounds[i]), anchor)
             params[index] = values
             terms = self._terms(model, params)
-            _, inverse = _inverse(terms, first)
+            inverse = _inverse(np.einsum("ikm,jkm->kij", terms, terms), first)
             signal = terms[0] + 0.5 * terms[1:].sum(axis=0)
             size = np.linalg.norm(signal, axis=1)[1:] if first == 0 else 1.0
             rest = _unexplained(np.diff(signal, axis=0), terms[first:, 1:], inverse[1:])
@@ -137,10 +148,7 @@ class Dictionary:
         products = (self.terms @ wide.T).astype(np.float32)
         table, counted = self.table, True
         if used is not None:
-            patterns, which = np.unique(used, axis=0, return_inverse=True)
-            tables = zip(*(self._table(self.terms * pattern) for pattern in patterns), strict=True)
-            table = [np.stack(rows, axis=-1)[..., which.ravel()] for rows in tables]
-            counted = used
+            table, counted = [*self._products(used), self.table[2]], used
         tolerance = 2 * GAP / np.mean(1.0 / sigma.astype(float) ** 2, axis=1, where=counted)
         size = np.sum(wide**2, axis=1) if self.scale is not None else np.ones(len(wide))
         limits = tolerance.astype(np.float32), size.astype(np.float32)
@@ -315,14 +323,11 @@ def _spacing(
     return total / (np.sum(signal**2, axis=1) + 1e-30) if first == 0 else total
 
 
-def _inverse(
-    terms: Float[np.ndarray, "1+L K M"], first: int
-) -> tuple[Float[np.ndarray, "K 1+L 1+L"], Float[np.ndarray, "K n n"]]:
-    """The products of the terms of each entry, and the inverse of those that are solved."""
-    gram = np.einsum("ikm,jkm->kij", terms, terms)
-    solved = gram[:, first:, first:]
-    ridge = 1e-9 * np.trace(solved, axis1=1, axis2=2) + 1e-30
-    return gram, np.linalg.inv(solved + ridge[:, None, None] * np.eye(solved.shape[1]))
+def _inverse(gram: Float[np.ndarray, "*K m m"], first: int) -> Float[np.ndarray, "*K n n"]:
+    """The inverse of the products of those terms of each entry that are solved."""
+    solved = gram[..., first:, first:]
+    ridge = 1e-9 * np.trace(solved, axis1=-2, axis2=-1) + 1e-30
+    return np.linalg.inv(solved + ridge[..., None, None] * np.eye(solved.shape[-1]))
 
 
 def _unexplained(
