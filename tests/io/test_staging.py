@@ -154,6 +154,12 @@ def test_a_hard_link_is_no_lock_file(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+def test_the_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("out"), one="1")
+    assert (tmp_path / "out" / "one.txt").read_text() == "1"
+
+
 def test_a_link_that_looks_like_a_leftover_is_not_followed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / LOCK).write_text("precious")

@@ -169,7 +169,8 @@ def _in_use(staging: Path) -> AbstractContextManager[None]:
 
 def _marked(folder: Path) -> Path:
     """A new partial folder."""
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
+    # since Python 3.12, mkdtemp makes the path absolute
+    partial = folder / Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder)).name
     (partial / MARK).touch()
     return partial
 
