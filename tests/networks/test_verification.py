@@ -13,7 +13,7 @@ from labelwise.networks.network import blend
 from labelwise.networks.verification import advice_on_alpha, verified, verify
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
-from labelwise.types import Estimate
+from labelwise.types import Estimate, has_values
 
 MODEL, NOISE = lw.ADC([0.0, 0.2, 0.5, 1.0]), lw.Rician()
 
@@ -48,7 +48,7 @@ class Approximate:
 
 def test_the_fit_itself_passes_at_every_level(voxels, fits):
     found = verify(Approximate(fits, 0.0), voxels, fits)
-    assert len(found) >= 19
+    assert len(found) == min(20, has_values(fits.status).sum() // 400)  # 400 voxels, or more
     assert all(level["passed"] and level["ratio"]["ADC"] == 1 for level in found)
     ends = np.array([level["noise"] for level in found])
     assert np.all(np.diff(ends.ravel()) >= 0)

@@ -103,7 +103,7 @@ def use_what_is_there() -> None:
         jax.config.update("jax_platform_name", "")
         try:
             jax.devices()
-        except Exception:
+        except RuntimeError:
             raise InputError(f"JAX finds no device to compute on: {error}") from error
         warnings.warn(f"{wanted}: there is no such device, so the CPU is used", stacklevel=2)
 
