@@ -446,7 +446,7 @@ def inversion_recovery(count, snr=200):
 
 
 def test_a_second_optimum_as_likely_is_found():
-    """Those nearer than the spacing of the dictionary (T1 within 40 %) may be missed: 9 % here."""
+    """Those nearer than the spacing of the dictionary (T1 within 15 %) may be missed."""
     model, t1, data = inversion_recovery(400)
     fitter = MaximumLikelihood(model, lw.Rician())
     estimate = fitter(data, 1 / 200)
@@ -462,11 +462,11 @@ def test_a_second_optimum_as_likely_is_found():
         far = np.abs(other["T1"] - estimate["T1"]) > 4.1 * estimate.standard_error["T1"]
         apart |= likely & far & (estimate.stats["on_bound"] == 0).all(axis=1)
     assert apart.mean() > 0.1
-    assert flagged[apart].mean() > 0.9
+    assert flagged[apart].mean() > 0.97
     error = estimate.standard_error["T1"]
     wrong = (np.abs(estimate["T1"] / t1 - 1) > 0.3) & (np.abs(estimate["T1"] - t1) > 5 * error)
     assert wrong.sum() > 10
-    assert flagged[wrong].mean() > 0.9
+    assert flagged[wrong].all()
 
 
 def test_one_optimum_is_not_ambiguous():

@@ -5,12 +5,11 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from labelwise.fitting.newton import (
+    Evaluated,
     Problem,
-    State,
-    cholesky,
-    cholesky_solve,
     lower_triangle,
     propose,
+    solve_symmetric,
 )
 
 
@@ -22,11 +21,10 @@ def random_problem(seed, size=4):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7])
-def test_cholesky_solves_what_numpy_solves(size):
+def test_symmetric_systems_are_solved_as_by_numpy(size):
     matrix, target, _ = random_problem(size, size)
     entries = {(i, j): np.array([matrix[i, j]], np.float32) for i, j in lower_triangle(size)}
-    factor = cholesky(entries, size)
-    solution = cholesky_solve(factor, [np.array([x], np.float32) for x in target])
+    solution = solve_symmetric(entries, [np.array([x], np.float32) for x in target])
     np.testing.assert_allclose(
         np.ravel(solution), np.linalg.solve(matrix, target), rtol=1e-3, atol=1e-4
     )
@@ -34,17 +32,14 @@ def test_cholesky_solves_what_numpy_solves(size):
 
 def propose_from_zero(hessian, gradient, lower, upper, damping=1e-7):
     """The step (P,) proposed for one voxel at the origin, and the decrease it promises."""
-    state = State(
-        q=np.zeros((4, 1), np.float32),
+    q = tuple(np.zeros((4, 1), np.float32))
+    at = Evaluated(
         nll=np.zeros(1, np.float32),
-        gradient=gradient[:, None].astype(np.float32),
-        hessian=np.array([[hessian[i, j]] for i, j in lower_triangle(4)], np.float32),
-        damping=np.full(1, damping, np.float32),
-        iterations=np.zeros(1, np.int32),
-        outcome=np.zeros(1, np.int32),
+        gradient=tuple(gradient[:, None].astype(np.float32)),
+        hessian={(i, j): np.array([hessian[i, j]], np.float32) for i, j in lower_triangle(4)},
     )
     box = lower[:, None].astype(np.float32), upper[:, None].astype(np.float32)
-    trial, predicted = propose(state, Problem(np.zeros((1, 1)), np.ones((1, 1)), *box))
+    trial, predicted = propose(q, at, damping, Problem(np.zeros((1, 1)), np.ones((1, 1)), *box))
     return np.ravel(trial), float(predicted[0])
 
 

@@ -1,11 +1,14 @@
 """Starting points: near what they should find, apart from each other, the same in any company."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import labelwise as lw
-from labelwise.fitting.starts import MAXIMA, Dictionary, find_starts
+from labelwise.fitting.engines import has_kinks
+from labelwise.fitting.starts import MAXIMA, Dictionary
 from labelwise.models.base import scale_parameter
+from labelwise.models.t1_ir_signed import T1SignedInversionRecovery
 
 B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
 
@@ -22,9 +25,9 @@ def signal():
 
 
 def starts_of(model, signal, sigma=0.02):
-    signal = np.asarray(signal, np.float32)
-    sigma = np.full((len(signal), 1), sigma, np.float32)
-    return find_starts(model, lw.Gaussian(), dictionary(model), signal, sigma)
+    data = np.ascontiguousarray(np.asarray(signal, np.float32).T)
+    sigma = np.full((1, data.shape[1]), sigma, np.float32)
+    return dictionary(model).starts(lw.Gaussian(), data, sigma)
 
 
 def test_an_entry_of_the_dictionary_is_its_own_best_start():
@@ -68,11 +71,49 @@ def test_a_clear_signal_needs_fewer_starts_than_a_noisy_one():
     assert used[0] < used[1]
 
 
-def test_self_starting_models_add_their_guess(signal):
-    model = lw.IVIM(B)
-    starts = starts_of(model, signal)
-    assert starts.shape == (4, MAXIMA + 1, 100)
-    assert np.all(np.isfinite(starts[:, [0, -1]]))
+class Guessed(lw.SelfStarting):
+    """A decay with a guess that no entry of the dictionary equals."""
+
+    b: np.ndarray = lw.per_measurement()
+    parameters = lw.ADC.parameters
+
+    def signal(self, s0, adc):
+        """S0 exp(-b ADC)."""
+        return s0 * jnp.exp(-self.b * adc)
+
+    def guess(self, signal):
+        """The first measurement, and 1.234."""
+        return signal[0], 1.234
+
+
+def test_self_starting_models_add_their_guess():
+    starts = starts_of(Guessed([0, 0.5, 1.0]), [[2.0, 1.0, 0.5], [4.0, 3.0, 2.0]])
+    assert starts.shape == (2, MAXIMA + 1, 2)
+    np.testing.assert_allclose(starts[:, -1], [[2.0, 4.0], [1.234, 1.234]])
+
+
+def test_a_guess_sees_the_best_entry_where_a_measurement_is_left_out():
+    model = Guessed([0, 0.5, 1.0])
+    data = np.array(model.signal(2.0, 1.1), np.float32)[:, None]
+    data[0] = 0.0
+    sigma = np.array([[1e15], [0.01], [0.01]], np.float32)
+    start = dictionary(model).starts(lw.Gaussian(), data, sigma)[0, -1, 0]
+    np.testing.assert_allclose(start, 2.0, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "kinked"),
+    [
+        (lw.IVIM(B), False),
+        (lw.Kurtosis([0, 0.5, 1, 2]), False),
+        (lw.T2(np.arange(10, 170, 10.0)), False),
+        (lw.T1InversionRecovery([50, 400, 1100, 2500]), True),
+        (T1SignedInversionRecovery([50, 400, 1100, 2500]), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_kinks_are_found_by_trial(model, kinked):
+    assert has_kinks(model) == kinked
 
 
 @pytest.mark.parametrize("voxels", [1, 7, 99])

@@ -15,7 +15,7 @@ from labelwise import (
 )
 from labelwise.evaluation.cramer_rao import cramer_rao
 from labelwise.fitting.goodness import goodness
-from labelwise.models.base import acquisition_names, log_linear, measurements, scale_parameter
+from labelwise.models.base import acquisition_names, measurements, scale_parameter
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
 from labelwise.types import InputError
@@ -84,17 +84,6 @@ def test_a_plug_ins_mistakes_are_found_when_its_class_is_made(parameters, error,
 def test_a_model_is_frozen():
     with pytest.raises(AttributeError):
         IVIM([0, 1]).b = np.zeros(2)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@pytest.mark.parametrize("signal", [np.zeros(3), np.array([0.0, 1.0, 0.0]), np.full(3, 1e-30)])
-def test_log_linear_survives_zeros(signal):
-    assert np.isfinite([float(value) for value in log_linear(np.arange(3.0), signal)]).all()
-
-
-def test_log_linear_of_a_single_setting_has_no_slope():
-    amplitude, rate = log_linear(np.full(4, 2.0), np.array([1.0, 1.1, 0.9, 1.0]))
-    assert float(rate) == pytest.approx(0, abs=1e-6)
-    assert float(amplitude) == pytest.approx(1, rel=0.1)
 
 
 def test_a_model_that_a_compiled_function_closed_over_is_still_usable():

@@ -1,4 +1,4 @@
-"""ADC and kurtosis against the equations written in NumPy, and what their guesses recover."""
+"""ADC and kurtosis against the equations written in NumPy."""
 
 import numpy as np
 import pytest
@@ -29,15 +29,3 @@ def test_kurtosis_turns_where_its_docstring_says():
     before, at, after = Kurtosis([turn - 0.2, turn, turn + 0.2]).signal(1.0, d, k)
     assert at < before
     assert at < after
-
-
-@pytest.mark.parametrize("adc", [0.1, 0.8, 3.0])
-def test_adc_guess_is_exact_without_noise(adc):
-    np.testing.assert_allclose(ADC(B).guess(ADC(B).signal(40.0, adc)), [40.0, adc], rtol=2e-3)
-
-
-def test_kurtosis_guess_is_near():
-    s0, d, k = Kurtosis(B).guess(Kurtosis(B).signal(100.0, 1.0, 0.9))
-    assert float(s0) == pytest.approx(100, rel=0.05)
-    assert float(d) == pytest.approx(1.0, rel=0.2)
-    assert k == 1.0

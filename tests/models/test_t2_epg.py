@@ -49,8 +49,8 @@ def test_first_echo_is_known_in_closed_form(b1):
 
 def test_stimulated_echoes_look_like_a_longer_t2():
     signal = T2EPG(TE).signal(1.0, 80.0, 0.8)
-    _, t2 = T2(TE).guess(signal)
-    assert float(t2) > 85
+    slope, _ = np.polyfit(TE, np.log(signal), 1, w=signal)
+    assert -1 / slope > 85
 
 
 @pytest.mark.parametrize(("spacing", "echoes"), [(10.0, 32), (5.0, 24), (12.0, 8), (10.0, 48)])

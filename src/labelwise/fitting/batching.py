@@ -1,26 +1,32 @@
-"""Batches of fits: a finished fit is replaced by the next one in the queue.
+"""Many fits in blocks of one width, and rounds without the fits that have finished.
 
-Convergence has a long tail, so a batch that waits for its slowest fit wastes most of its work. Here
-a compiled program advances a batch by a few iterations; then finished fits are replaced by fits
-from the queue. All batches have one width, so that there is one compilation for any number of
-voxels, and the result of a voxel does not depend on its position.
+Convergence has a long tail, so a block that waits for its slowest fit wastes most of its work.
+Therefore the first round takes a few iterations, and each later one goes on with those that are not
+finished, in full blocks. All blocks have one width, so that there is one compilation for any number
+of voxels, and the result of a voxel does not depend on its position. A block fits the cache of a
+core; a compiled program runs through many blocks, without a return to Python.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from labelwise import interrupts
-from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, State, Stop
+from labelwise.fitting.newton import CONVERGED, RUNNING, Problem, Stop
 
-WIDTH = 2048
-"""Fits in a batch: fewer increase the overhead of calls, more exceed the processor cache."""
-
+WIDTH = 256
+"""Voxels in a block."""
+CHUNK = 64 * WIDTH
+"""Voxels in a call of a compiled program."""
+ROUNDS = (3, 3, 4, 6, 10, 20, 40)
+"""Iterations of the first rounds; the last one takes what is left."""
 
 Batch = TypeVar("Batch", bound=NamedTuple)
+Newton = Callable[..., tuple[np.ndarray, ...]]
 
 
 class Solution(NamedTuple):
@@ -32,16 +38,66 @@ class Solution(NamedTuple):
     converged: Bool[np.ndarray, " N"]
 
 
+def by_block(body: Callable[[Any], Any], blocks: Int[Array, ""], arrays: Any) -> Any:
+    """In a compiled program: the results of `body` for each of the first blocks of a chunk.
+
+    Args:
+        body: from arrays (.., WIDTH) to arrays (.., WIDTH).
+        blocks: the number of blocks to compute; the rest of the result is 0.
+        arrays: (.., CHUNK).
+    """
+
+    def block(index):
+        first = index * WIDTH
+        return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, WIDTH, -1), arrays)
+
+    def fill(index, results):
+        return jax.tree.map(
+            lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, index * WIDTH, -1),
+            results,
+            body(block(index)),
+        )
+
+    shapes = jax.eval_shape(lambda: body(block(0)))
+    empty = jax.tree.map(lambda s: jnp.zeros((*s.shape[:-1], CHUNK), s.dtype), shapes)
+    return jax.lax.fori_loop(0, blocks, fill, empty)
+
+
+def in_chunks(program: Callable[[np.ndarray, Any], Any], arrays: Any, chunk: int = CHUNK) -> Any:
+    """The results of a compiled program `program(blocks, arrays)` for any number of voxels.
+
+    Args:
+        program: applies `by_block` to arrays (.., chunk).
+        arrays: (.., N), with N > 0.
+        chunk: voxels in a call; the last call has repeated ones beside them.
+    """
+    voxels, parts = jax.tree.leaves(arrays)[0].shape[-1], []
+    for first in range(0, voxels, chunk):
+        interrupts.check()
+        size = min(chunk, voxels - first)
+        blocks = -(-size // WIDTH)
+
+        def padded(rows, first=first, size=size, blocks=blocks):
+            if size == chunk:
+                return rows[..., first : first + size]
+            full = np.empty((*rows.shape[:-1], chunk), rows.dtype)
+            full[..., :size] = rows[..., first:]
+            full[..., size : blocks * WIDTH] = rows[..., -1:]
+            return full
+
+        found = program(np.array(blocks), jax.tree.map(padded, arrays))
+        parts.append(jax.tree.map(lambda rows, size=size: np.asarray(rows)[..., :size], found))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: np.concatenate(p, -1), *parts)
+
+
 def solve(
-    advance: Callable[[State, Problem], State],
-    start: Float[np.ndarray, "P S N"],
-    problem: Problem,
-    stop: Stop,
+    newton: Newton, start: Float[np.ndarray, "P S N"], problem: Problem, stop: Stop
 ) -> tuple[Solution, Solution]:
     """Fit each of N voxels from each of its starts.
 
     Args:
-        advance: advances a batch of WIDTH fits by a few iterations.
+        newton: takes iterations: (q, damping, problem, limit) to q, damping, nll, iterations and
+            outcome.
         start: the initial coordinates, inside the box; NaN where a voxel has fewer than S.
         problem: the N voxels, NumPy arrays.
         stop: the stopping criteria; fits that reach `max_iterations` have not converged.
@@ -51,37 +107,28 @@ def solve(
         there is no start, q is NaN and nll infinite.
     """
     size, starts, voxels = start.shape
-    start = start.reshape(size, starts * voxels)
-    queue = np.flatnonzero(np.isfinite(start[0]))
-    fits = len(queue)
-    solution = Solution(
-        q=np.full_like(start, np.nan),
-        nll=np.full(starts * voxels, np.inf, start.dtype),
-        iterations=np.zeros(starts * voxels, np.int32),
-        converged=np.zeros(starts * voxels, bool),
+    q = start.reshape(size, starts * voxels).copy()
+    damping = np.full(starts * voxels, 1e-2, start.dtype)
+    nll = np.full(starts * voxels, np.inf, start.dtype)
+    iterations = np.zeros(starts * voxels, np.int32)
+    outcome = np.full(starts * voxels, RUNNING, np.int8)
+    left, todo = stop.max_iterations, np.flatnonzero(np.isfinite(q[0]))
+    for limit in (*ROUNDS, stop.max_iterations):
+        limit = min(limit, left)
+        if not len(todo) or not limit:
+            break
+        same = len(todo) == voxels and starts == 1
+        mine = problem if same else _take(problem, todo % voxels)
+        found = newton(np.take(q, todo, -1), damping[todo], mine, limit)
+        q[:, todo], damping[todo], nll[todo] = found[:3]
+        iterations[todo] += found[3]
+        outcome[todo] = found[4]
+        todo, left = todo[found[4] == RUNNING], left - limit
+    every = Solution(q, nll, iterations, outcome == CONVERGED)
+    best = np.argmin(nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
+    return _take(every, best), Solution(
+        *(rows.reshape(*rows.shape[:-1], starts, voxels) for rows in every)
     )
-    ids, waiting = np.resize(queue, WIDTH), min(WIDTH, fits)  # a short queue is repeated
-    busy = np.arange(WIDTH) < fits
-    state, part = _fresh(start[:, ids]), _take(problem, ids % voxels)
-    while busy.any():
-        interrupts.check()
-        state = jax.tree.map(np.array, advance(state, part))
-        over = (state.outcome != RUNNING) | (state.iterations >= stop.max_iterations)
-        done = np.flatnonzero(over & busy)
-        solution.q[:, ids[done]] = state.q[:, done]
-        solution.nll[ids[done]] = state.nll[done]
-        solution.iterations[ids[done]] = state.iterations[done]
-        solution.converged[ids[done]] = state.outcome[done] == CONVERGED
-        entering = queue[waiting : waiting + len(done)]
-        waiting += len(entering)
-        filled, emptied = np.split(done, [len(entering)])
-        busy[emptied] = False
-        ids[filled] = entering
-        _put(state, filled, _fresh(start[:, entering]))
-        _put(part, filled, _take(problem, entering % voxels))
-    best = np.argmin(solution.nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
-    every = Solution(*(rows.reshape(*rows.shape[:-1], starts, voxels) for rows in solution))
-    return _take(solution, best), every
 
 
 def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:
@@ -100,23 +147,5 @@ def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndar
         yield mine, first + np.arange(width) % (mine.stop - first) if short else mine
 
 
-def _fresh(q: Float[np.ndarray, "P W"]) -> State:
-    size, width = q.shape
-    return State(
-        q=q,
-        nll=np.full(width, np.inf, q.dtype),
-        gradient=np.zeros_like(q),
-        hessian=np.zeros((size * (size + 1) // 2, width), q.dtype),
-        damping=np.full(width, 1e-2, q.dtype),
-        iterations=np.zeros(width, np.int32),
-        outcome=np.full(width, RUNNING, np.int32),
-    )
-
-
 def _take(arrays: Batch, index: Int[np.ndarray, " W"]) -> Batch:
     return jax.tree.map(lambda rows: np.take(rows, index, axis=-1), arrays)
-
-
-def _put(arrays: State | Problem, index: Int[np.ndarray, " n"], new: State | Problem) -> None:
-    for rows, values in zip(arrays, new, strict=True):
-        rows[..., index] = values

@@ -1,7 +1,6 @@
 """Two ways to advance a batch of fits: one compiled program, or steps around a black box."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import equinox as eqx
@@ -12,120 +11,177 @@ from jaxtyping import Array, Bool, Float
 from scipy.stats import chi2
 
 from labelwise import interrupts
+from labelwise.fitting.batching import WIDTH, by_block, in_chunks
 from labelwise.fitting.newton import (
+    RUNNING,
     Problem,
     State,
     Stop,
-    Symmetric,
-    advance,
-    cholesky,
-    cholesky_solve,
-    entry,
-    lower_triangle,
-    normal_equations,
+    begin,
+    gauss_newton,
+    newton,
     propose,
     slopes,
-    update,
+    step,
+    total,
 )
 from labelwise.models.base import SignalModel, acquisition_names, within
+from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.types import Parameter
 
-STEPS = 5
-"""Iterations in a call: more waste work on finished fits, fewer increase the overhead."""
+RATIO = 5.0
+"""Coordinates are logarithms where the bounds span a larger ratio."""
 DIFFERENCE = 1e-4
 """Half-width of a finite difference, as a fraction of the width of the bounds."""
 NO_WEIGHT = 1e15
 """The sigma of a measurement that is left out, where signals are about 1: its square is finite."""
 SIGNIFICANT = float(chi2.ppf(0.95, 1))
 """Twice a difference in nll that is significant: 3.84."""
+UNDETERMINED = 1e-6
+"""A parameter whose effect is explained by the others but for this share has an infinite error."""
 SHIFTED = 0.5
 """A parameter that a bound shifts by more standard errors than this has none."""
 
-Unit = tuple[float, ...]
-"""The length of one coordinate in each parameter's own unit: q = parameter / unit."""
+
+class Coordinates(eqx.Module):
+    """The coordinates q of P parameters: their logarithm, or their value in a unit of length.
+
+    The unit is the width of the bounds.
+    """
+
+    logarithmic: tuple[bool, ...] = eqx.field(static=True)
+    unit: tuple[float, ...] = eqx.field(static=True)
+
+    @classmethod
+    def within(cls, parameters: Sequence[Parameter]) -> "Coordinates":
+        """The logarithm for parameters whose bounds span a large ratio."""
+        bounds = [p.bounds for p in parameters]
+        wide = tuple(low > 0 and bool(RATIO * low < high < np.inf) for low, high in bounds)
+        widths = [float(high - low) if high < np.inf else 1.0 for low, high in bounds]
+        return cls(
+            tuple(map(bool, wide)),
+            tuple(1.0 if log else w for log, w in zip(wide, widths, strict=True)),
+        )
+
+    def params(self, q: Sequence[Array] | np.ndarray) -> list[Array]:
+        """Rows of parameters from rows of coordinates, by JAX."""
+        rows = zip(q, self.logarithmic, self.unit, strict=True)
+        return [jnp.exp(x) if log else x * unit for x, log, unit in rows]
+
+    def of(self, params: Float[np.ndarray, "P *N"]) -> Float[np.ndarray, "P *N"]:
+        """Coordinates from parameters, by NumPy."""
+        rows = zip(params, self.logarithmic, self.unit, strict=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([np.log(x) if log else x / unit for x, log, unit in rows])
+
+    def lengths(self, params: Float[np.ndarray, "P *N"]) -> Float[np.ndarray, "P *N"]:
+        """d parameter / d coordinate."""
+        rows = zip(params, self.logarithmic, self.unit, strict=True)
+        return np.stack([x if log else np.full_like(x, unit) for x, log, unit in rows])
 
 
 class Engine(Protocol):
     """Iterations and standard errors of fits of a model under a noise model."""
 
-    @property
-    def unit(self) -> Unit:
-        """The length of one coordinate in each parameter's own unit."""
-        ...
-
-    def advance(self, state: State, problem: Problem) -> State:
-        """Advance a batch of fits by a few iterations."""
+    def newton(
+        self, q: np.ndarray, damping: np.ndarray, problem: Problem, limit: int
+    ) -> tuple[np.ndarray, ...]:
+        """q, damping, nll, iterations and outcome of N fits after at most `limit` iterations."""
         ...
 
     def describe(
-        self,
-        q: Array | np.ndarray,
-        problem: Problem,
-        free: Array | np.ndarray,
-        chosen: Array | np.ndarray,
-    ) -> tuple[Array, Array, Array]:
-        """Standard errors (P, W) in coordinates, residuals (W,) and gains (W,) of finished fits."""
+        self, q: np.ndarray, problem: Problem, free: np.ndarray, chosen: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Standard errors (P, N) in coordinates, residuals (N,) and gains (N,) of fits."""
         ...
 
-    def decrease(self, q: Array | np.ndarray, problem: Problem) -> Array:
-        """The decrease of the nll (W,) that one undamped step from q predicts."""
+    def decrease(self, q: np.ndarray, problem: Problem) -> np.ndarray:
+        """The decrease of the nll (N,) that one undamped step from q predicts."""
         ...
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A differentiable model: an iteration is one compiled program."""
+class Compiled(eqx.Module):
+    """A differentiable model: a compiled program goes through many blocks of voxels."""
 
     model: SignalModel
     noise: NoiseModel
-    unit: Unit
-    stop: Stop
-    separable: bool
+    coordinates: Coordinates
+    stop: Stop = eqx.field(static=True)
+    separable: bool = eqx.field(static=True)
+    kinked: bool = eqx.field(static=True)
 
-    def advance(self, state: State, problem: Problem) -> State:
+    def newton(self, q, damping, problem, limit):
         """See `Engine`."""
-        setting = (self.model, self.noise, self.unit, self.separable, self.stop)
-        return _advance(*setting, state, problem)
+        return in_chunks(lambda n, x: _newton(self, n, np.array(limit), *x), (q, damping, problem))
 
     def describe(self, q, problem, free, chosen):
         """See `Engine`."""
-        setting = (self.model, self.noise, self.unit, self.separable)
-        return _describe(*setting, q, problem, free, chosen)
+        return in_chunks(lambda n, x: _describe(self, n, *x), (q, problem, free, chosen))
 
     def decrease(self, q, problem):
         """See `Engine`."""
-        return _decrease(self.model, self.noise, self.unit, self.separable, q, problem)
+        return in_chunks(lambda n, x: _decrease(self, n, *x), (q, problem))
+
+    def signal(self, *q: Array) -> Array:
+        """The signal (M, W) from P rows of coordinates (W,).
+
+        Mapping over the measurements, too, makes the voxels the last axis of every array.
+        """
+        params = self.coordinates.params(q)
+        if not self.separable:
+            return jax.vmap(self.model.signal, out_axes=-1)(*params)
+        return _measurement_by_measurement(self.model, jax.vmap)(*params)
 
 
-@dataclass(frozen=True)
-class BlackBox:
+class BlackBox(eqx.Module):
     """A model in NumPy: only its signal is evaluated, and slopes are finite differences.
 
-    Differences are central, in coordinates scaled by the bounds, and one-sided at a bound, so that
-    the model is never evaluated outside its bounds. They are computed in float64.
+    Differences are central, in coordinates, and one-sided at a bound, so that the model is never
+    evaluated outside its bounds. They are computed in float64.
     """
 
     model: SignalModel
     noise: NoiseModel
-    unit: Unit
-    stop: Stop
+    coordinates: Coordinates
+    stop: Stop = eqx.field(static=True)
+    kinked: bool = eqx.field(static=True)
 
-    def advance(self, state: State, problem: Problem) -> State:
+    def newton(self, q, damping, problem, limit):
         """See `Engine`."""
-        for _ in range(STEPS):
-            trial, predicted = _propose(state, problem)
-            signal, slopes = self._evaluate(np.stack(trial), problem)
-            state = _update(self.noise, self.stop, state, trial, predicted, problem, signal, slopes)
-        return state
+
+        def blocks(_, arrays):
+            q, damping, problem = arrays
+            state = begin(tuple(q), damping, self.kinked)
+            for _ in range(limit):
+                running = np.flatnonzero(np.asarray(state.outcome) == RUNNING)
+                if not len(running):
+                    break
+                trial = np.stack(state.trial)
+                lanes = np.full(trial.shape[1], running[0])
+                lanes[running] = running  # a finished fit is not evaluated again
+                state = _step(self, state, problem, *self._evaluate(trial[:, lanes], problem))
+            return _outcome(state)
+
+        return in_chunks(blocks, (q, damping, problem), WIDTH)
 
     def describe(self, q, problem, free, chosen):
         """See `Engine`."""
-        return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free, chosen)
+
+        def blocks(_, arrays):
+            q, problem, free, chosen = arrays
+            return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free, chosen)
+
+        return in_chunks(blocks, (q, problem, free, chosen), WIDTH)
 
     def decrease(self, q, problem):
         """See `Engine`."""
-        return _predicted(self.noise, q, problem, *self._evaluate(q, problem))
+
+        def blocks(_, arrays):
+            q, problem = arrays
+            return _predicted(self.noise, q, problem, *self._evaluate(q, problem))
+
+        return in_chunks(blocks, (q, problem), WIDTH)
 
     def _evaluate(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
         dtype, q = q.dtype, q.astype(float)
@@ -140,7 +196,7 @@ class BlackBox:
         return self._signal(q).astype(dtype), slopes
 
     def _signal(self, q: np.ndarray) -> Float[np.ndarray, "M W"]:
-        params = q * np.array(self.unit)[:, None]
+        params = np.stack([np.asarray(x) for x in self.coordinates.params(q)])
         if self.model.vectorized:
             return np.asarray(self.model.signal(*params[:, :, None]), float).T
         # a batch may repeat voxels to fill its width
@@ -153,14 +209,31 @@ class BlackBox:
 
 
 def make_engine(
-    model: SignalModel, noise: NoiseModel, parameters: tuple[Parameter, ...], stop: Stop
+    model: SignalModel, noise: NoiseModel, coordinates: Coordinates, stop: Stop, kinked: bool
 ) -> Engine:
-    """The engine for a model; coordinates are scaled by the width of the bounds."""
-    widths = [p.bounds[1] - p.bounds[0] for p in parameters]
-    unit = tuple(width if np.isfinite(width) else 1.0 for width in widths)
+    """The engine for a model."""
     if not model.differentiable:
-        return BlackBox(model, noise, unit, stop)
-    return Compiled(model, noise, unit, stop, is_separable(model))
+        return BlackBox(model, noise, coordinates, stop, kinked)
+    return Compiled(model, noise, coordinates, stop, is_separable(model), kinked)
+
+
+def has_kinks(model: SignalModel) -> bool:
+    """Whether the signal has kinks within the bounds, as a magnitude has where it is 0; by trial.
+
+    A second difference is large at a kink and beside it, but not two steps away.
+    """
+    for index, parameter in enumerate(model.parameters):
+        low, high = (within(parameter.bounds, share) for share in (0.0, 1.0))
+        space = np.geomspace if 0 < RATIO * low < high else np.linspace
+        for share in (0.2, 0.5, 0.8):
+            line = np.array([[within(p.bounds, share) for p in model.parameters]] * 1025)
+            line[:, index] = space(low, high, len(line))
+            rows = signals(model, line)
+            bend = np.abs(np.diff(rows, 2, axis=0))
+            away = np.maximum(bend[:-4], bend[4:])
+            if np.any(bend[2:-2] > np.maximum(10 * away, 1e-5 * np.max(np.abs(rows)))):
+                return True
+    return False
 
 
 def is_separable(model: SignalModel) -> bool:
@@ -176,21 +249,6 @@ def is_separable(model: SignalModel) -> bool:
         if alone.shape != together.shape or not np.allclose(alone, together, rtol=0, atol=close):
             return False
     return True
-
-
-def batched_signal(model: SignalModel, unit: Unit, separable: bool) -> Callable[..., Array]:
-    """The function signal(*q) of a batch: (M, W) from P rows (W,).
-
-    Mapping over the measurements, too, makes the voxels the last axis of every intermediate array.
-    """
-
-    def signal(*q):
-        params = [x * u for x, u in zip(q, unit, strict=True)]
-        if not separable:
-            return jax.vmap(model.signal, out_axes=-1)(*params)
-        return _measurement_by_measurement(model, jax.vmap)(*params)
-
-    return signal
 
 
 def _measurement_by_measurement(
@@ -213,31 +271,44 @@ def _measurement_by_measurement(
 
 
 @eqx.filter_jit
-def _advance(model, noise, unit, separable, stop, state, problem):
-    signal = batched_signal(model, unit, separable)
-    return advance(signal, noise, state, problem, stop, STEPS)
+def _newton(engine: Compiled, blocks, limit, q, damping, problem):
+    def block(arrays):
+        q, damping, problem = arrays
+        q = tuple(jnp.clip(q, problem.lower, problem.upper))
+        how = engine.stop, limit, engine.kinked
+        return _outcome(newton(engine.signal, engine.noise, q, damping, problem, *how))
+
+    return by_block(block, blocks, (q, damping, problem))
 
 
 @eqx.filter_jit
-def _describe(model, noise, unit, separable, q, problem, free, chosen):
-    signal = batched_signal(model, unit, separable)
-    rows = tuple(q)
-    return uncertainty(noise, signal(*rows), slopes(signal, rows), problem, free, chosen)
+def _describe(engine: Compiled, blocks, q, problem, free, chosen):
+    def block(arrays):
+        q, problem, free, chosen = arrays
+        signal, along = engine.signal(*q), slopes(engine.signal, tuple(q))
+        return uncertainty(engine.noise, signal, along, problem, free, chosen)
+
+    return by_block(block, blocks, (q, problem, free, chosen))
 
 
 @eqx.filter_jit
-def _decrease(model, noise, unit, separable, q, problem):
-    signal = batched_signal(model, unit, separable)
-    rows = tuple(q)
-    return _predicted(noise, q, problem, signal(*rows), slopes(signal, rows))
+def _decrease(engine: Compiled, blocks, q, problem):
+    def block(arrays):
+        q, problem = arrays
+        along = slopes(engine.signal, tuple(q))
+        return _predicted(engine.noise, q, problem, engine.signal(*q), along)
+
+    return by_block(block, blocks, (q, problem))
 
 
 @eqx.filter_jit
 def _predicted(noise, q, problem, signal, slopes):
-    nll, gradient, hessian = normal_equations(noise, problem, signal, slopes)
-    none = jnp.zeros_like(nll)
-    rows = jnp.stack(gradient), jnp.stack(list(hessian.values()))
-    return propose(State(q, nll, *rows, none, none, none), problem)[1]
+    return propose(tuple(q), gauss_newton(noise, problem, signal, slopes), 0.0, problem)[1]
+
+
+def _outcome(state: State) -> tuple[Array, ...]:
+    q = jnp.stack(state.q)
+    return q, state.damping, state.best.nll, state.iterations, state.outcome.astype(jnp.int8)
 
 
 def uncertainty(
@@ -260,47 +331,54 @@ def uncertainty(
     Source: Rao 1948, doi:10.1017/S0305004100023987 (score test).
     """
     size = len(slopes)
-    information = noise.information(signal, problem.sigma)
-    full: Symmetric = {
-        (i, j): jnp.sum(information * slopes[i] * slopes[j], axis=0)
-        for i, j in lower_triangle(size)
-    }
-    informed = [free[i] & (full[i, i] > 0) for i in range(size)]
-    scale = [jnp.sqrt(jnp.where(full[i, i] > 0, full[i, i], 1.0)) for i in range(size)]
-    full = {(i, j): value / (scale[i] * scale[j]) for (i, j), value in full.items()}
-    fisher = {
-        (i, j): jnp.where(informed[i] & informed[j], value, float(i == j))
-        for (i, j), value in full.items()
-    }
-    factor = cholesky(fisher, size, floor=1e-13)
-    variances = []
-    for i in range(size):
-        axis = [jnp.full_like(scale[0], float(k == i)) for k in range(size)]
-        variances.append(cholesky_solve(factor, axis)[i])
+    root = jnp.sqrt(jnp.maximum(noise.information(signal, problem.sigma), 0))
+    columns = [root * slope for slope in slopes]
+    scale = [jnp.sqrt(total(column * column)) for column in columns]
+    informed = [length > 0 for length in scale]
+    scale = [jnp.where(seen, length, 1.0) for seen, length in zip(informed, scale, strict=True)]
+    columns = [column / length for column, length in zip(columns, scale, strict=True)]
+    inside = [jnp.where(free[i], column, 0.0) for i, column in enumerate(columns)]
+    fixed = [jnp.where(free[i], 0.0, column) for i, column in enumerate(columns)]
+    seen = [free[i] & informed[i] for i in range(size)]
+    factor, across = {}, {}
+    for k in range(size):  # Gram-Schmidt: inside = Q R, fixed = Q S + rest
+        factor[k, k] = jnp.sqrt(total(inside[k] * inside[k]))
+        factor[k, k] = jnp.where(seen[k], jnp.maximum(factor[k, k], UNDETERMINED), 1.0)
+        axis = inside[k] / factor[k, k]
+        for j in range(size):
+            if j > k:
+                factor[k, j] = total(axis * inside[j])
+                inside[j] = inside[j] - factor[k, j] * axis
+            if j != k:
+                across[k, j] = total(axis * fixed[j])
+                fixed[j] = fixed[j] - across[k, j] * axis
+    inverse = {}
+    for j in range(size):
+        inverse[j, j] = 1 / factor[j, j]
+        for i in reversed(range(j)):
+            known = sum(factor[i, k] * inverse[k, j] for k in range(i + 1, j + 1))
+            inverse[i, j] = -known / factor[i, i]
+    deviation = [jnp.sqrt(sum(inverse[i, j] ** 2 for j in range(i, size))) for i in range(size)]
     score, _ = noise.score_and_curvature(signal, problem.data, problem.sigma)
     shifted = [jnp.zeros_like(free[0], bool) for _ in range(size)]
     for i in range(size):  # a bound: how far beyond it is the optimum, and what moves with it?
-        across = [
-            jnp.where(informed[k], entry(full, i, k), 0.0) if k != i else jnp.zeros_like(scale[0])
-            for k in range(size)
-        ]
-        moves = cholesky_solve(factor, across)
-        rest = full[i, i] - sum(a * b for a, b in zip(across, moves, strict=True))
-        slope = jnp.sum(score * slopes[i], axis=0) / scale[i]
-        rest = jnp.maximum(rest, 1e-9)
+        rest = jnp.maximum(total(fixed[i] * fixed[i]), 1e-7)
+        slope = total(score * slopes[i]) / scale[i]
         rejected = chosen[i] & (slope * slope > SIGNIFICANT * rest)
         for k in range(size):
-            shift = jnp.abs(moves[k] * slope / rest)
-            shifted[k] |= rejected & (shift > SHIFTED * jnp.sqrt(variances[k]))
+            if k != i:
+                moves = sum(inverse[k, j] * across[j, i] for j in range(k, size) if j != i)
+                shift = jnp.abs(moves * slope / rest)
+                shifted[k] |= rejected & (shift > SHIFTED * deviation[k])
     errors = []
-    for i, variance in enumerate(variances):
-        determined = informed[i] & (variance < 1e12)
-        error = jnp.where(determined, jnp.sqrt(jnp.abs(variance)) / scale[i], jnp.inf)
+    for i in range(size):
+        determined = seen[i] & (deviation[i] < 0.5 / UNDETERMINED)
+        error = jnp.where(determined, deviation[i] / scale[i], jnp.inf)
         errors.append(jnp.where(free[i] & ~shifted[i], error, jnp.nan))
-    nll = jnp.sum(noise.nll(signal, problem.data, problem.sigma), axis=0)
-    silent = jnp.sum(noise.nll(jnp.zeros_like(signal), problem.data, problem.sigma), axis=0)
+    nll = noise.nll(signal, problem.data, problem.sigma)
+    silent = noise.nll(jnp.zeros_like(signal), problem.data, problem.sigma)
     left = residual(noise, signal, problem.data, problem.sigma, size)
-    return jnp.stack(errors), left, silent - nll
+    return jnp.stack(errors), left, total(silent - nll)
 
 
 def residual(
@@ -317,14 +395,12 @@ def residual(
         used = sigma < 0.5 * NO_WEIGHT  # which rounds to less in float32
         terms = jnp.where(used, terms, 0)
         freedom = jnp.maximum(1, used.sum(axis=0) - parameters)
-    return jnp.sqrt(jnp.sum(terms, axis=0) / freedom)
+    return jnp.sqrt(total(terms) / freedom)
 
 
-_propose = eqx.filter_jit(propose)
 _uncertainty = eqx.filter_jit(uncertainty)
 
 
 @eqx.filter_jit
-def _update(noise, stop, state, trial, predicted, problem, signal, slopes):
-    evaluated = normal_equations(noise, problem, signal, slopes)
-    return update(state, trial, predicted, evaluated, stop)
+def _step(engine: BlackBox, state, problem, signal, slopes):
+    return step(state, gauss_newton(engine.noise, problem, signal, slopes), problem, engine.stop)

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from labelwise.fitting.batching import WIDTH, Solution, blocks, solve
-from labelwise.fitting.engines import NO_WEIGHT, make_engine
+from labelwise.fitting.batching import WIDTH, Solution, solve
+from labelwise.fitting.engines import NO_WEIGHT, Coordinates, has_kinks, make_engine
 from labelwise.fitting.newton import Problem, Stop
-from labelwise.fitting.starts import Dictionary, find_starts
+from labelwise.fitting.starts import Dictionary
 from labelwise.limits import check_whole
 from labelwise.models.base import SignalModel, detached, measurements, scale_parameter, settings_of
 from labelwise.noise import NoiseModel
@@ -90,9 +90,10 @@ class MaximumLikelihood:
         self._stop = Stop(tolerance, max_iterations)
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
-        self._detached = detached(model)
-        self._engine = make_engine(self._detached, noise, self.parameters, self._stop)
-        self._dictionary = Dictionary(model, self.parameters, self._scale)
+        self._coordinates = Coordinates.within(self.parameters)
+        kinked = has_kinks(model)
+        self._engine = make_engine(detached(model), noise, self._coordinates, self._stop, kinked)
+        self._dictionary = Dictionary(model, self.parameters, self._scale, kinked)
         settings = np.stack(list(settings_of(model).values()), axis=1)
         self._distinct = np.unique(settings, axis=0, return_inverse=True)[1].ravel()
 
@@ -166,16 +167,11 @@ class MaximumLikelihood:
         signal, sigma, scale = signal[good], sigma[good], np.ones(good.sum(), self.dtype)
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
-        lower, upper = self._box(scale)
-        unit = np.array(self._engine.unit, self.dtype)[:, None]
-        q = self._scaled(np.asarray(values, self.dtype)[good].T, 1 / scale) / unit
-        problem = Problem(signal.T / scale, sigma.T / scale, lower, upper)
-        q, found = np.clip(q, lower, upper).astype(self.dtype), np.empty(len(scale), self.dtype)
+        problem = Problem(signal.T / scale, sigma.T / scale, *self._box(scale))
+        q = self._coordinates.of(self._scaled(np.asarray(values, self.dtype)[good].T, 1 / scale))
+        q = np.clip(q, problem.lower, problem.upper).astype(self.dtype)
         with jax.enable_x64(self.dtype == np.float64):
-            for mine, lanes in blocks(len(found), WIDTH):
-                block = Problem(*(rows[:, lanes] for rows in problem))
-                part = self._engine.decrease(q[:, lanes], block)
-                found[mine] = np.asarray(part)[: len(found[mine])]
+            found = self._engine.decrease(q, problem)
         decrease[good] = found
         return decrease
 
@@ -246,32 +242,33 @@ class MaximumLikelihood:
         scale = np.ones(len(signal), self.dtype)
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
-        unit = np.array(self._engine.unit, self.dtype)[:, None]
-        lower, upper = self._box(scale)
         scaled, level = signal / scale[:, None], sigma / scale[:, None]
         if used is not None:
             level = np.where(used, level, self.dtype.type(NO_WEIGHT))
-        if start is None:
-            q = find_starts(self._detached, self.noise, self._dictionary, scaled, level, used)
-            q = q / unit[:, None]
-        else:
-            q = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale) / unit[:, None]
-        q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
         data, level = (np.ascontiguousarray(each.T) for each in (scaled, level))  # voxels last
-        problem = Problem(data, level, lower, upper)
+        problem = Problem(data, level, *self._box(scale))
+        lower, upper = problem.lower, problem.upper
         with jax.enable_x64(self.dtype == np.float64):
-            solution, every = solve(self._engine.advance, q, problem, self._stop)
+            if start is None:
+                params = self._dictionary.starts(self.noise, data, level)
+            else:
+                params = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale)
+            q = self._coordinates.of(params)
+            q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
+            solution, every = solve(self._engine.newton, q, problem, self._stop)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
         errors, residual, gain = self._describe(solution.q, problem, on_bound)
+        params = np.stack([np.asarray(row) for row in self._coordinates.params(solution.q)])
         bounds = np.array([p.bounds for p in self.parameters], self.dtype)[..., None]
-        values = np.clip(self._scaled(solution.q * unit, scale), *bounds.swapaxes(0, 1))
+        values = np.clip(self._scaled(params, scale), *bounds.swapaxes(0, 1))
         values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
         status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
         runner_up = _runner_up(solution, every, on_bound, errors)
         if self._scale is not None and self.parameters[self._scale].bounds[0] == 0:
             silent = gain <= SILENT * self._stop.tolerance
             status = np.where(silent, Status.NO_SIGNAL, status)
-            values[:, silent], errors[:, silent], on_bound[:, silent] = np.nan, np.nan, 0
+            errors = np.where(silent, np.nan, errors)
+            values[:, silent], on_bound[:, silent] = np.nan, 0
             values[self._scale, silent], on_bound[self._scale, silent] = 0, -1
             runner_up[silent] = np.inf
         finished = solution.converged & np.isfinite(solution.nll)
@@ -282,37 +279,27 @@ class MaximumLikelihood:
                 "nll": solution.nll,
                 "residual": residual,
                 "iterations": solution.iterations,
-                "standard_error": self._scaled(errors * unit, scale).T,
+                "standard_error": self._scaled(errors * self._coordinates.lengths(params), scale).T,
                 "on_bound": on_bound.T,
                 "runner_up": runner_up,
             },
         )
 
-    def _describe(self, q, problem: Problem, on_bound) -> list[np.ndarray]:
-        """Errors, residuals and gains, in float64 for near-singular information matrices."""
-        voxels, described = q.shape[1], []
+    def _describe(self, q, problem: Problem, on_bound) -> tuple[np.ndarray, ...]:
+        """Errors in coordinates, residuals and gains."""
         natural = np.array([[is_natural(p, bound) for bound in p.bounds] for p in self.parameters])
         below, above = on_bound < 0, on_bound > 0
         chosen = (below & ~natural[:, :1]) | (above & ~natural[:, 1:])
         # the standard error of a T2 near 0 overflows in float32: it is infinite
-        with jax.enable_x64(True), np.errstate(over="ignore"):
-            for _, lanes in blocks(voxels, WIDTH):
-                block = Problem(*(rows[:, lanes].astype(float) for rows in problem))
-                free = ~(below | above)[:, lanes]
-                described.append(
-                    self._engine.describe(q[:, lanes].astype(float), block, free, chosen[:, lanes])
-                )
-            return [
-                np.concatenate([np.asarray(x, self.dtype) for x in rows], -1)[..., :voxels]
-                for rows in zip(*described, strict=True)
-            ]
+        with jax.enable_x64(self.dtype == np.float64), np.errstate(over="ignore"):
+            return self._engine.describe(q, problem, ~(below | above), chosen)
 
     def _box(self, scale: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
         """The lower and upper bounds (P, N) in coordinates."""
         bounds = np.array([p.bounds for p in self.parameters]).T[:, :, None]
-        unit = np.array(self._engine.unit)[:, None]
         lower, upper = (
-            self._scaled(np.repeat(rows, len(scale), axis=1), 1 / scale) / unit for rows in bounds
+            self._coordinates.of(self._scaled(np.repeat(rows, len(scale), axis=1), 1 / scale))
+            for rows in bounds
         )
         return lower.astype(self.dtype), upper.astype(self.dtype)
 

@@ -1,18 +1,20 @@
 """Damped Newton iterations within bounds, for a batch of voxels.
 
-Minimises the negative log-likelihood of each voxel over a box. One iteration solves the quadratic
-model of the likelihood inside the box (Levenberg-Marquardt damping, active bounds), evaluates the
-likelihood once at the proposed point, and accepts the point if the likelihood improved.
+Minimises the negative log-likelihood of each voxel over a box. One iteration evaluates the
+likelihood at the proposed point, accepts it if the likelihood improved, and solves the quadratic
+model of the likelihood inside the box for the next point (Levenberg-Marquardt damping, active
+bounds). The Hessian is exact where it is positive; elsewhere, the curvature of the signal is left
+out of it (Gauss-Newton).
 
 Voxels are the last axis, so that XLA vectorises over them, and small symmetric systems are unrolled
-(batched `jnp.linalg.solve` is much slower). Coordinates q are
-parameters divided by their unit of length, the width of their bounds.
+(batched `jnp.linalg.solve` is much slower). Coordinates q are parameters divided by the width of
+their bounds, or the logarithm of those whose bounds span a large ratio.
 
 Source: Nocedal & Wright 2006, chapters 10 and 16, doi:10.1007/978-0-387-40065-5.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,14 @@ Rows = tuple[Float[Array, " W"], ...]
 """One array over the W voxels of the batch for each of P parameters."""
 Symmetric = dict[tuple[int, int], Float[Array, " W"]]
 """The lower triangle of a P x P matrix, by (row, column), each entry over the batch."""
+Signal = Callable[..., Float[Array, "M W"]]
+"""The signal of a batch from P rows of coordinates."""
 
 RUNNING, CONVERGED, STUCK = 0, 1, 2
+FLAT = 0.05
+"""The least curvature of the nll of a measurement in its Gauss-Newton Hessian, in 1 / sigma²."""
+INDEFINITE = 1e-3
+"""The exact Hessian is used if its pivots exceed this share of the Gauss-Newton diagonal."""
 
 
 class Problem(NamedTuple):
@@ -38,16 +46,32 @@ class Problem(NamedTuple):
     upper: Float[Array | np.ndarray, "P W"]
 
 
-class State(NamedTuple):
-    """The state of W fits. A new fit has `nll` = inf and is evaluated by its first step."""
+class Evaluated(NamedTuple):
+    """The nll of W voxels at a point, its gradient and a positive Hessian."""
 
-    q: Float[Array | np.ndarray, "P W"]
-    nll: Float[Array | np.ndarray, " W"]
-    gradient: Float[Array | np.ndarray, "P W"]
-    hessian: Float[Array | np.ndarray, "T W"]
-    damping: Float[Array | np.ndarray, " W"]
-    iterations: Int[Array | np.ndarray, " W"]
-    outcome: Int[Array | np.ndarray, " W"]
+    nll: Float[Array, " W"]
+    gradient: Rows
+    hessian: Symmetric
+
+
+class Cut(NamedTuple):
+    """The tangent at a rejected point, beyond a kink: its value and slope at q."""
+
+    nll: Float[Array, " W"]
+    gradient: Rows
+
+
+class State(NamedTuple):
+    """The state of W fits: the best point, what was found there, and the next point to try."""
+
+    q: Rows
+    best: Evaluated
+    cut: Cut | None
+    trial: Rows
+    predicted: Float[Array, " W"]
+    damping: Float[Array, " W"]
+    iterations: Int[Array, " W"]
+    outcome: Int[Array, " W"]
 
 
 class Stop(NamedTuple):
@@ -64,41 +88,87 @@ def lower_triangle(size: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in range(i + 1)]
 
 
-def normal_equations(
-    noise: NoiseModel,
+def begin(q: Rows, damping: Float[Array, " W"], kinked: bool = False) -> State:
+    """The state of fits before their first evaluation, at q; kinked if the signal has kinks."""
+    zero = jnp.zeros_like(damping)
+    hessian = dict.fromkeys(lower_triangle(len(q)), zero)
+    best = Evaluated(jnp.full_like(zero, jnp.inf), (zero,) * len(q), hessian)
+    count = jnp.zeros(zero.shape, jnp.int32)
+    cut = Cut(jnp.full_like(zero, -jnp.inf), best.gradient) if kinked else None
+    return State(q, best, cut, q, zero, damping, count, count)
+
+
+def step(state: State, at_trial: Evaluated, problem: Problem, stop: Stop) -> State:
+    """Accept trial points that improve the nll, stop finished fits, and propose the next points.
+
+    A fit has converged when the predicted decrease of a weakly damped step is below the tolerance,
+    or when no step improves the nll any more, however short (at the precision of the numbers). It
+    is STUCK if the likelihood or its slopes are not finite, so that there is no step.
+    """
+    best, nll = state.best, at_trial.nll
+    running, fresh = state.outcome == RUNNING, jnp.isinf(best.nll)
+    rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(nll)
+    decrease = best.nll - nll
+    better = running & (fresh | (state.predicted >= 0)) & (decrease >= -rounding)
+    gain = decrease / jnp.maximum(state.predicted, 1e-12)
+    factor = jnp.where(gain > 0.75, 0.1, jnp.where(gain < 0.25, 4.0, 1.0))
+    rejected = 8.0 if state.cut is None else 2.0  # with a tangent, the next step is another one
+    factor = jnp.where(fresh & better, 1.0, jnp.where(better, factor, rejected))
+    damping = jnp.where(running, jnp.maximum(state.damping * factor, 1e-7), state.damping)
+    cut = state.cut and _cut(state.cut, state, at_trial, better)
+    q = _choose(better, state.trial, state.q)
+    best = Evaluated(
+        jnp.where(better, nll, best.nll),
+        _choose(better, at_trial.gradient, best.gradient),
+        {k: jnp.where(better, v, best.hessian[k]) for k, v in at_trial.hessian.items()},
+    )
+    trial, predicted = propose(q, best, damping, problem, cut)
+    rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(best.nll)
+    negligible = (predicted >= 0) & (predicted < stop.tolerance + rounding) & (damping <= 0.1)
+    hopeless = damping > 1e7
+    failed = ~jnp.isfinite(best.nll + predicted)
+    ended = (negligible & jnp.isfinite(best.nll)) | hopeless
+    outcome = jnp.where(hopeless & failed, STUCK, CONVERGED)
+    last = running & negligible & jnp.isfinite(best.nll)  # a step too short to need a test
+    return State(
+        q=_choose(last, trial, q),
+        best=best._replace(nll=jnp.where(last, best.nll - predicted, best.nll)),
+        cut=cut,
+        trial=trial,
+        predicted=predicted,
+        damping=damping,
+        iterations=state.iterations + running,
+        outcome=jnp.where(running & ended, outcome, state.outcome),
+    )
+
+
+def propose(
+    q: Rows,
+    at: Evaluated,
+    damping: Float[Array, " W"] | float,
     problem: Problem,
-    signal: Float[Array | np.ndarray, "M W"],
-    slopes: Sequence[Array | np.ndarray],
-) -> tuple[Array, Rows, Symmetric]:
-    """The nll, its gradient and its positive Hessian, from signal and slopes d signal / d q."""
-    nll = jnp.sum(noise.nll(signal, problem.data, problem.sigma), axis=0)
-    score, curvature = noise.score_and_curvature(signal, problem.data, problem.sigma)
-    gradient = tuple(jnp.sum(score * slope, axis=0) for slope in slopes)
-    hessian = {
-        (i, j): jnp.sum(curvature * slopes[i] * slopes[j], axis=0)
-        for i, j in lower_triangle(len(slopes))
-    }
-    return nll, gradient, hessian
+    cut: Cut | None = None,
+) -> tuple[Rows, Float[Array, " W"]]:
+    """The minimum of the damped quadratic model in the box, and the predicted decrease of the nll.
 
-
-def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
-    """The next trial point inside the box, and the predicted decrease of the nll."""
-    size = len(state.q)
-    q, gradient = tuple(state.q), tuple(state.gradient)
-    hessian = dict(zip(lower_triangle(size), state.hessian, strict=True))
+    A parameter whose step leaves the box is fixed on the bound, and the others are solved again;
+    see docs/decisions/0002-solve-the-box-in-every-step.md.
+    """
+    size, gradient = len(q), at.gradient
     down = [lower - x for lower, x in zip(problem.lower, q, strict=True)]
     up = [upper - x for upper, x in zip(problem.upper, q, strict=True)]
     damped = {
-        (i, j): value * (1 + state.damping) + 1e-12 if i == j else value
-        for (i, j), value in hessian.items()
+        (i, j): value * (1 + damping) + 1e-12 if i == j else value
+        for (i, j), value in at.hessian.items()
     }
     free = [
         ~(((down[i] >= 0) & (gradient[i] > 0)) | ((up[i] <= 0) & (gradient[i] < 0)))
         for i in range(size)
     ]
-    step = [jnp.zeros_like(x) for x in q]
-    # A parameter whose step leaves the box is fixed on the bound, and the others are solved again;
-    # see docs/decisions/0002-solve-the-box-in-every-step.md.
+    above = jnp.zeros_like(at.nll)
+    if cut is not None:
+        gradient, above = _across(at, cut, damped, free)
+    move = [jnp.zeros_like(x) for x in q]
     for _ in range(3):
         matrix = {
             (i, j): jnp.where(free[i], value, 1.0)
@@ -111,85 +181,154 @@ def propose(state: State, problem: Problem) -> tuple[Rows, Array]:
                 free[i],
                 -gradient[i]
                 - sum(
-                    jnp.where(free[k], 0.0, entry(damped, i, k) * step[k])
+                    jnp.where(free[k], 0.0, entry(damped, i, k) * move[k])
                     for k in range(size)
                     if k != i
                 ),
-                step[i],
+                move[i],
             )
             for i in range(size)
         ]
-        solution = cholesky_solve(cholesky(matrix, size), target)
-        step = [jnp.clip(x, down[i], up[i]) for i, x in enumerate(solution)]
-        free = [free[i] & (step[i] == solution[i]) for i in range(size)]
-    predicted = jnp.zeros_like(state.nll)
-    for (i, j), value in hessian.items():
-        predicted -= (0.5 if i == j else 1.0) * value * step[i] * step[j]
-    for slope, distance in zip(gradient, step, strict=True):
-        predicted -= slope * distance
+        solution = solve_symmetric(matrix, target)
+        move = [jnp.clip(x, down[i], up[i]) for i, x in enumerate(solution)]
+        free = [free[i] & (move[i] == solution[i]) for i in range(size)]
+    predicted = above - sum(g * distance for g, distance in zip(gradient, move, strict=True))
+    for (i, j), value in at.hessian.items():
+        predicted -= (0.5 if i == j else 1.0) * value * move[i] * move[j]
     trial = tuple(
-        jnp.clip(x + s, lower, upper)
-        for x, s, lower, upper in zip(q, step, problem.lower, problem.upper, strict=True)
+        jnp.clip(x + distance, lower, upper)
+        for x, distance, lower, upper in zip(q, move, problem.lower, problem.upper, strict=True)
     )
     return trial, predicted
 
 
-def update(
-    state: State,
-    trial: Rows,
-    predicted: Array,
-    evaluated: tuple[Array, Rows, Symmetric],
-    stop: Stop,
-) -> State:
-    """Accept trial points that improve the nll, adapt the damping, and stop finished fits.
+def _cut(cut: Cut, state: State, at_trial: Evaluated, better) -> Cut:
+    """The tangent at the last rejected point, as seen from the accepted one."""
+    moved = [b - a for a, b in zip(state.q, state.trial, strict=True)]
 
-    A fit has converged when the predicted decrease of a weakly damped step is below the tolerance,
-    or when no step improves the nll any more, however short (at a kink, or at the precision of the
-    numbers). It is STUCK if the likelihood or its slopes are not finite, so that there is no step.
+    def along(gradient):
+        return sum(g * distance for g, distance in zip(gradient, moved, strict=True))
+
+    kept = cut.nll + along(cut.gradient)
+    new = at_trial.nll - along(at_trial.gradient)
+    new = jnp.where(jnp.isfinite(new), new, -jnp.inf)
+    # one above the likelihood is no bound of it: the likelihood is not convex there
+    new = jnp.where(new > state.best.nll, -jnp.inf, new)
+    kept = jnp.where(kept > at_trial.nll, -jnp.inf, kept)
+    return Cut(jnp.where(better, kept, new), _choose(better, cut.gradient, at_trial.gradient))
+
+
+def _across(at: Evaluated, cut: Cut, damped: Symmetric, free) -> tuple[Rows, Array]:
+    """The slope of the larger of two tangents at the minimum of their damped quadratic model.
+
+    At a kink the minimum lies where both are equal. The slope is their mean with weights w and
+    1 - w from the dual problem, and the second result is how far the mean is below the likelihood.
+
+    Source: Lemaréchal 1978, doi:10.1016/B978-0-08-022932-8.50010-5 (bundle methods).
     """
-    nll, gradient, hessian = evaluated
-    running = (state.outcome == RUNNING) & (state.iterations < stop.max_iterations)
-    fresh = jnp.isinf(state.nll)
-    rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(nll)
-    decrease = state.nll - nll
-    better = running & (fresh | (predicted >= 0)) & (decrease >= -rounding)
-    gain = decrease / jnp.maximum(predicted, 1e-12)
-    factor = jnp.where(gain > 0.75, 0.1, jnp.where(gain < 0.25, 4.0, 1.0))
-    damping = state.damping * jnp.where(fresh & better, 1.0, jnp.where(better, factor, 8.0))
-    negligible = (predicted >= 0) & (predicted < stop.tolerance + rounding) & (state.damping <= 0.1)
-    stuck = state.damping > 1e7
-    stopped = (negligible & ~fresh) | stuck
-    end = jnp.where(stuck & ~jnp.isfinite(state.nll + predicted), STUCK, CONVERGED)
-    return State(
-        q=_choose(better, trial, state.q),
-        nll=jnp.where(better, nll, state.nll),
-        gradient=_choose(better, gradient, state.gradient),
-        hessian=_choose(better, hessian.values(), state.hessian),
-        damping=jnp.where(running, jnp.maximum(damping, 1e-7), state.damping),
-        iterations=state.iterations + running,
-        outcome=jnp.where(running & stopped, end, state.outcome),
-    )
+    size = len(at.gradient)
+    matrix = {
+        (i, j): jnp.where(free[i], value, 1.0)
+        if i == j
+        else jnp.where(free[i] & free[j], value, 0.0)
+        for (i, j), value in damped.items()
+    }
+    known = jnp.isfinite(cut.nll)
+    change = [jnp.where(known, b - a, 0.0) for a, b in zip(at.gradient, cut.gradient, strict=True)]
+    inside = [jnp.where(free[i], change[i], 0.0) for i in range(size)]
+    solved = solve_symmetric(matrix, inside)
+    curved = sum(a * b for a, b in zip(inside, solved, strict=True))
+    gap = jnp.where(known, cut.nll - at.nll, 0.0)
+    weight = gap - sum(g * x for g, x in zip(at.gradient, solved, strict=True))
+    weight = jnp.where(known & (curved > 0), weight / jnp.maximum(curved, 1e-30), 0.0)
+    weight = jnp.clip(weight, 0.0, 1.0)
+    gradient = tuple(g + weight * d for g, d in zip(at.gradient, change, strict=True))
+    return gradient, -weight * gap
 
 
-def advance(
-    signal: Callable[..., Float[Array, "M W"]],
+def gauss_newton(
     noise: NoiseModel,
-    state: State,
+    problem: Problem,
+    signal: Float[Array | np.ndarray, "M W"],
+    slopes: Sequence[Array | np.ndarray],
+) -> Evaluated:
+    """The likelihood from signal and slopes d signal / d q, with a Hessian that is never negative.
+
+    It leaves the curvature of the signal out.
+    """
+    nll, gradient, (hessian,) = _sums(*_terms(noise, problem, signal, slopes)[0])
+    return Evaluated(nll, gradient, hessian)
+
+
+def evaluate(signal: Signal, noise: NoiseModel, q: Rows, problem: Problem) -> Evaluated:
+    """The likelihood at q, with its exact Hessian where that is positive enough."""
+    found, along = signal(*q), slopes(signal, q)
+    terms, score, curvature = _terms(noise, problem, found, along)
+    exact = {
+        (i, j): curvature * along[i] * along[j] + score * second
+        for (i, j), second in second_slopes(signal, q).items()
+    }
+    nll, gradient, (rough, exact) = _sums(*terms, exact)
+    least = [INDEFINITE * rough[j, j] + 1e-20 for j in range(len(q))]
+    pivots, _, _ = decompose(exact, least)
+    positive = jnp.ones_like(nll, bool)
+    for pivot, limit in zip(pivots, least, strict=True):
+        positive &= pivot > limit
+    hessian = {k: jnp.where(positive, exact[k], value) for k, value in rough.items()}
+    return Evaluated(nll, gradient, hessian)
+
+
+def _terms(noise, problem, signal, slopes):
+    """The nll, its gradient and its Gauss-Newton Hessian; the score and curvature; by measurement.
+
+    1 / sigma² as the curvature would always be positive, but converges more slowly (expectation
+    maximisation).
+    """
+    nll = noise.nll(signal, problem.data, problem.sigma)
+    score, curvature = noise.score_and_curvature(signal, problem.data, problem.sigma)
+    positive = jnp.maximum(curvature, FLAT / (problem.sigma * problem.sigma))
+    hessian = {(i, j): positive * slopes[i] * slopes[j] for i, j in lower_triangle(len(slopes))}
+    return (nll, [score * slope for slope in slopes], hessian), score, curvature
+
+
+def _sums(nll, gradient, *hessians):
+    """The sums over the measurements."""
+    return total(nll), tuple(map(total, gradient)), tuple(jax.tree.map(total, h) for h in hessians)
+
+
+def total(rows: Any) -> Float[Array, " W"]:
+    """The sum of (M, W) over the measurements, as a product.
+
+    XLA does not vectorise several sums in one kernel.
+    """
+    return jnp.dot(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
+
+
+def newton(
+    signal: Signal,
+    noise: NoiseModel,
+    q: Rows,
+    damping: Float[Array, " W"],
     problem: Problem,
     stop: Stop,
-    steps: int,
+    limit: Int[Array, ""] | int,
+    kinked: bool = False,
 ) -> State:
-    """Take `steps` iterations with a differentiable batched `signal(*q)`."""
+    """At most `limit` iterations from q, with a differentiable batched `signal(*q)`."""
 
-    def iterate(_, state: State) -> State:
-        trial, predicted = propose(state, problem)
-        evaluated = normal_equations(noise, problem, signal(*trial), slopes(signal, trial))
-        return update(state, trial, predicted, evaluated, stop)
+    def unfinished(carry: tuple[Array, State]) -> Array:
+        count, state = carry
+        return (count < limit) & jnp.any(state.outcome == RUNNING)
 
-    return jax.lax.fori_loop(0, steps, iterate, state)
+    def iterate(carry: tuple[Array, State]) -> tuple[Array, State]:
+        count, state = carry
+        at_trial = evaluate(signal, noise, state.trial, problem)
+        return count + 1, step(state, at_trial, problem, stop)
+
+    return jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), begin(q, damping, kinked)))[1]
 
 
-def slopes(signal: Callable[..., Float[Array, "M W"]], at: Rows) -> list[Float[Array, "M W"]]:
+def slopes(signal: Signal, at: Rows) -> list[Float[Array, "M W"]]:
     """d signal / d q for each of the P coordinates, by forward-mode differentiation."""
 
     def along(index: int) -> Array:
@@ -201,34 +340,52 @@ def slopes(signal: Callable[..., Float[Array, "M W"]], at: Rows) -> list[Float[A
     return [along(index) for index in range(len(at))]
 
 
-def cholesky(matrix: Symmetric, size: int, floor: float = 1e-6) -> Symmetric:
-    """L with L Lᵀ = matrix, unrolled over a small size.
+def second_slopes(signal: Signal, at: Rows) -> dict[tuple[int, int], Float[Array, "M W"]]:
+    """d² signal / d q_i d q_j for the pairs of the lower triangle."""
+    zero, one = jnp.zeros_like(at[0]), jnp.ones_like(at[0])
 
-    Pivots that rounding makes negative or tiny are raised to `floor` times the diagonal. The
-    divisions matter: XLA stores a quotient but recomputes a product wherever it is used, so that
-    multiplication by inverted pivots is much slower.
+    def along(i, j, t):
+        def moved(u):
+            shift = {i: t + u} if i == j else {i: t, j: u}
+            return signal(*(x + shift[k] if k in shift else x for k, x in enumerate(at)))
+
+        return jax.jvp(moved, (zero,), (one,))[1]
+
+    return {
+        (i, j): jax.jvp(lambda t, i=i, j=j: along(i, j, t), (zero,), (one,))[1]
+        for i, j in lower_triangle(len(at))
+    }
+
+
+def decompose(
+    matrix: Symmetric, least: Sequence[Array]
+) -> tuple[list[Array], list[Array], Symmetric]:
+    """The pivots D of matrix = L D Lᵀ, the same raised to at least `least`, and L; unrolled.
+
+    The divisions matter: XLA stores a quotient but recomputes a product wherever it is used, so
+    that multiplication by inverted pivots is much slower.
     """
-    factor: Symmetric = {}
+    size = len(least)
+    pivots, raised, factor = [], [], {}
     for j in range(size):
-        pivot = matrix[j, j] - sum(factor[j, k] ** 2 for k in range(j))
-        factor[j, j] = jnp.sqrt(jnp.maximum(pivot, floor * matrix[j, j]))
+        pivots.append(matrix[j, j] - sum(factor[j, k] ** 2 * raised[k] for k in range(j)))
+        raised.append(jnp.maximum(pivots[j], least[j]))
         for i in range(j + 1, size):
-            rest = matrix[i, j] - sum(factor[i, k] * factor[j, k] for k in range(j))
-            factor[i, j] = rest / factor[j, j]
-    return factor
+            rest = matrix[i, j] - sum(factor[i, k] * factor[j, k] * raised[k] for k in range(j))
+            factor[i, j] = rest / raised[j]
+    return pivots, raised, factor
 
 
-def cholesky_solve(factor: Symmetric, target: list[Array]) -> list[Array]:
-    """x with L Lᵀ x = target."""
+def solve_symmetric(matrix: Symmetric, target: list[Array], floor: float = 1e-6) -> list[Array]:
+    """x with matrix x = target; pivots below `floor` times the diagonal are raised to it."""
     size = len(target)
+    _, pivots, factor = decompose(matrix, [floor * matrix[j, j] for j in range(size)])
     half: list[Array] = []
     for i in range(size):
-        rest = target[i] - sum(factor[i, k] * half[k] for k in range(i))
-        half.append(rest / factor[i, i])
-    solution = half[:]
+        half.append(target[i] - sum(factor[i, k] * half[k] for k in range(i)))
+    solution = [x / pivot for x, pivot in zip(half, pivots, strict=True)]
     for i in reversed(range(size)):
-        rest = half[i] - sum(factor[k, i] * solution[k] for k in range(i + 1, size))
-        solution[i] = rest / factor[i, i]
+        solution[i] -= sum(factor[k, i] * solution[k] for k in range(i + 1, size))
     return solution
 
 
@@ -237,5 +394,5 @@ def entry(matrix: Symmetric, i: int, j: int) -> Array:
     return matrix[max(i, j), min(i, j)]
 
 
-def _choose(condition: Array, new, old) -> Array:
-    return jnp.stack([jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)])
+def _choose(condition: Array, new: Rows, old: Rows) -> Rows:
+    return tuple(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True))

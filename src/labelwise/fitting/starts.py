@@ -9,34 +9,35 @@ signal linearly (S0, and f of IVIM) are solved for every entry instead of search
 Source of the separation: Golub & Pereyra 2003, doi:10.1088/0266-5611/19/2/201.
 """
 
-from functools import partial
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from labelwise.fitting.batching import blocks
-from labelwise.models.base import SelfStarting, SignalModel, within
+from labelwise.fitting.batching import by_block, in_chunks
+from labelwise.fitting.newton import solve_symmetric
+from labelwise.models.base import SelfStarting, SignalModel, detached, within
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
 from labelwise.types import Parameter
 
-ENTRIES = 512
-"""Maximum number of entries: 8 x 8 x 8 for three searched parameters, 22 x 22 for two."""
+ENTRIES = 256
+"""Maximum number of entries: 6 x 6 x 6 for three searched parameters, 16 x 16 for two."""
+KINKED_ENTRIES = 4096
+"""The same if the signal has kinks."""
 MAXIMA = 4
 """Maximum number of entries that a voxel starts from."""
 GAP = 6.0
 """An entry is no start if its nll is higher than the best by more than this, and by more than the
 spacing of the dictionary explains."""
+END = 0.15
+"""The same for the ends of the profiles: other parameters may have no effect there."""
 INSIDE = 0.05
 """Linear parameters start no nearer to a bound, as a share of its width: on it, others may have no
 effect."""
 FINE, FLOOR, ANCHORS = 65, 0.3, (0.2, 0.5, 0.8)
 """Fine points of an axis, its share that is spread evenly, and where the other parameters lie."""
-BLOCK = 2048
-"""Voxels compared with the dictionary in one block."""
 
 
 class Dictionary:
@@ -49,23 +50,33 @@ class Dictionary:
         model: the signal model.
         parameters: its parameters, with the bounds of the fit.
         scale: the index of the parameter that multiplies the signal, if any.
+        kinked: whether the signal has kinks, between which there may be narrow optima.
     """
 
     def __init__(
-        self, model: SignalModel, parameters: tuple[Parameter, ...], scale: int | None
+        self,
+        model: SignalModel,
+        parameters: tuple[Parameter, ...],
+        scale: int | None,
+        kinked: bool = False,
     ) -> None:
+        self.model = detached(model)
         self.scale = scale
         self.linear = _linear(model, parameters, scale)
         self.bounds = np.array([p.bounds for p in parameters])
         searched = [i for i in range(len(parameters)) if i not in (scale, *self.linear)]
-        points = min(64, max(2, int(ENTRIES ** (1 / max(1, len(searched))) + 1e-9)))
+        entries = KINKED_ENTRIES if kinked else ENTRIES
+        points = max(2, int(entries ** (1 / max(1, len(searched))) + 1e-9))
         axes = [self._axis(model, i, searched, points) for i in searched]
         shape = (points,) * len(searched) or (1,)
         params = np.ones((len(parameters), int(np.prod(shape))))
         for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
             params[i] = values.ravel()
-        self.shape, self.params, self.terms = shape, params, self._terms(model, params)
-        self.table = [rows[..., None] for rows in self._table(self.terms)]
+        self.shape, self.params = shape, params
+        terms = self._terms(model, params)
+        table = self._table(terms)
+        self.terms = terms.astype(np.float32)
+        self.gram, self.spacing = table[0][..., None], table[1]
 
     def _terms(
         self, model: SignalModel, params: Float[np.ndarray, "P K"]
@@ -85,24 +96,12 @@ class Dictionary:
         return terms
 
     def _table(self, terms: Float[np.ndarray, "1+L K M"]) -> list[Float[np.ndarray, "*n K"]]:
-        """The products of the terms of each entry, their inverse, and the spacing."""
+        """The products of the terms of each entry, and the spacing."""
         first = 0 if self.scale is not None else 1
         gram = np.einsum("ikm,jkm->kij", terms, terms)
-        inverse = _inverse(gram, first)
-        spacing = _spacing(terms, inverse, self.shape, first)
-        rows = (np.moveaxis(gram, 0, -1), np.moveaxis(inverse, 0, -1))
-        rows = (*rows, np.minimum(spacing, 1e30))  # infinite beside an entry without a signal
-        return [array.astype(np.float32) for array in rows]
-
-    def _products(self, used: Bool[np.ndarray, "N M"]) -> list[Float[np.ndarray, "n n K N"]]:
-        """The products of the terms over the used measurements of N voxels, and their inverse."""
-        patterns, which = np.unique(used, axis=0, return_inverse=True)
-        every = np.einsum("ikm,jkm->kijm", self.terms, self.terms)
-        gram = np.moveaxis(every @ patterns.T.astype(float), -1, 0)
-        rows = gram, _inverse(gram, 0 if self.scale is not None else 1)
-        return [
-            np.moveaxis(r, (0, 1), (-1, -2)).astype(np.float32)[..., which.ravel()] for r in rows
-        ]
+        spacing = _spacing(terms, _inverse(gram, first), self.shape, first)
+        spacing = np.minimum(spacing, 1e30)  # infinite beside an entry without a signal
+        return [np.moveaxis(gram, 0, -1).astype(np.float32), spacing.astype(np.float32)]
 
     def _axis(
         self, model: SignalModel, index: int, searched: list[int], points: int
@@ -133,90 +132,131 @@ class Dictionary:
 
     def starts(
         self,
-        signal: Float[np.ndarray, "N M"],
-        sigma: Float[np.ndarray, "N #M"],
-        used: Bool[np.ndarray, "N M"] | None = None,
+        noise: NoiseModel,
+        data: Float[np.ndarray, "M N"],
+        sigma: Float[np.ndarray, "#M N"],
     ) -> Float[np.ndarray, "P S N"]:
-        """The local maxima of the profiles of N voxels, the best first; NaN if fewer than S.
-
-        Measurements that are not `used` (all are if None) are 0, and so are the entries there.
-
-        The products are in float64 and rounded to float32: the rounding of a row in a matrix
-        product depends on its position, which must not affect a start.
-        """
-        wide = signal.astype(float)
-        products = (self.terms @ wide.T).astype(np.float32)
-        table, counted = self.table, True
-        if used is not None:
-            table, counted = [*self._products(used), self.table[2]], used
-        tolerance = 2 * GAP / np.mean(1.0 / sigma.astype(float) ** 2, axis=1, where=counted)
-        size = np.sum(wide**2, axis=1) if self.scale is not None else np.ones(len(wide))
-        limits = tolerance.astype(np.float32), size.astype(np.float32)
-        scaled = self.scale is not None
-        found, amplitude, shares = _search(self.shape, scaled, products, *table, *limits)
-        starts = self.params[:, found]
-        shares = np.clip(np.asarray(shares), INSIDE, 1 - INSIDE)
+        """Where to start the fits of N voxels, the best first; NaN if fewer than S."""
+        tables = (self.terms, self.gram, self.spacing)
+        layout = self.shape, self.scale is not None
+        guess = self.model if isinstance(self.model, SelfStarting) else None
+        found, amplitude, shares, guesses = in_chunks(
+            lambda n, x: _search(layout, guess, noise, tables, n, x), (data, sigma)
+        )
+        starts = self.params.astype(data.dtype)[:, found]
         for i, share in zip(self.linear, shares, strict=True):
             starts[i] = self.bounds[i, 0] + share * (self.bounds[i, 1] - self.bounds[i, 0])
         if self.scale is not None:
             starts[self.scale] = amplitude
-        starts[:, np.asarray(found) < 0] = np.nan
-        return starts.astype(signal.dtype)
+        starts[:, found < 0] = np.nan
+        return np.concatenate([starts, guesses], axis=1) if guess else starts
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _search(shape, scaled, products, gram, inverse, spacing, tolerance, size):
-    """The entries (S, N) to start from, -1 for none, with their amplitudes and linear shares."""
-    amplitude, shares, explained = _solve(scaled, products, gram, inverse)
-    explained = jnp.asarray(explained)
+@eqx.filter_jit
+def _search(layout, guess, noise, tables, blocks, arrays):
+    """The entries (S, N) to start from, -1 for none, with their amplitudes and linear shares.
+
+    And the guesses (P, 1, N). A guess needs all measurements: one that is left out is replaced by
+    that of the best entry.
+    """
+    terms = tables[0]
+
+    def block(arrays):
+        data, sigma = arrays
+        found, amplitude, shares = _entries(layout, noise, tables, data, sigma)
+        if guess is None:
+            return found, amplitude, shares, None
+        if len(sigma) > 1:
+            nearest = terms[0][found[0]]
+            for share, rows in zip(shares, terms[1:], strict=True):
+                nearest = nearest + share[0][:, None] * rows[found[0]]
+            data = jnp.where(sigma < sigma.min(axis=0) * 1e6, data, (amplitude[0] * nearest.T))
+        rows = jax.vmap(guess.guess, in_axes=-1)(data)
+        rows = [jnp.broadcast_to(row, data.shape[1:]) for row in rows]
+        return found, amplitude, shares, jnp.nan_to_num(jnp.stack(rows))[:, None]
+
+    return by_block(block, blocks, arrays)
+
+
+def _entries(layout, noise, tables, data, sigma):
+    (shape, scaled), (terms, gram, spacing) = layout, tables
+    clean = noise.signal_of(data, sigma)
+    if noise.magnitude:  # without an amplitude, the likelihood has no slope
+        clean = jnp.maximum(clean, 0.1 * data)
+    precision = 1 / (sigma * sigma)
+    if len(sigma) > 1:  # each measurement has its own weight, which is 0 if it is left out
+        weight = precision / jnp.max(precision, axis=0)
+        clean = jnp.where(precision > 1e-20, weight * clean, 0.0)
+        gram = _product(terms[:, None] * terms[None], weight)
+        size = jnp.sum(clean**2 / jnp.maximum(weight, 1e-20), axis=0)
+    else:
+        size = jnp.sum(clean**2, axis=0)
+    tolerance = 2 * GAP / jnp.max(precision, axis=0)
+    handicap = tolerance * (1 - END / GAP)
+    if noise.magnitude:  # sums of squares do not rank entries well at the noise floor
+        handicap = handicap * (1 - jnp.mean(data < 3 * sigma, axis=0))
+    products = _product(terms, clean)
+    explained = jnp.asarray(_solve(scaled, products, gram)[2])
     grid = explained.reshape(*shape, -1)
-    entry = jnp.arange(len(explained)).reshape(shape)
+    entry = np.arange(len(explained)).reshape(shape)
     height, entries = [], []
     for axis in range(len(shape)):
         rows = jnp.moveaxis(grid, axis, 0).reshape(shape[axis], -1, grid.shape[-1])
-        profile, inner = jnp.max(rows, axis=1), jnp.argmax(rows, axis=1)
+        names = np.moveaxis(entry, axis, 0).reshape(shape[axis], -1, 1)
+        profile = jnp.max(rows, axis=1)
+        best = jnp.max(jnp.where(rows == profile[:, None], names, -1), axis=1)
         outside = jnp.full_like(profile[:1], -jnp.inf)
         behind = jnp.concatenate([outside, profile[:-1]])
         ahead = jnp.concatenate([profile[1:], outside])
+        peak = (profile >= behind) & (profile > ahead)
         end = jnp.isinf(behind) | jnp.isinf(ahead)
-        peak = end | ((profile >= behind) & (profile > ahead))
-        height.append(jnp.where(peak, profile, -jnp.inf))
-        names = jnp.moveaxis(entry, axis, 0).reshape(shape[axis], -1)
-        entries.append(jnp.take_along_axis(names, inner, axis=1))
+        height.append(jnp.where(peak, profile, jnp.where(end, profile - handicap, -jnp.inf)))
+        entries.append(best)
     height, entries = jnp.concatenate(height), jnp.concatenate(entries)
     best, found = jnp.max(height, axis=0), []
     place = jnp.stack(jnp.unravel_index(entries, shape))
     for _ in range(MAXIMA):
-        outer = jnp.argmax(height, axis=0)[None]
-        chosen = jnp.take_along_axis(entries, outer, axis=0)
-        lost = best - jnp.max(height, axis=0)
-        found.append(jnp.where(lost <= tolerance + _at(spacing, chosen) * size, chosen, -1))
-        apart = jnp.abs(place - jnp.stack(jnp.unravel_index(chosen, shape)))
+        top = jnp.max(height, axis=0)
+        chosen = jnp.max(jnp.where(height == top, entries, -1), axis=0)
+        allowed = tolerance + spacing[chosen] * (size if scaled else 1.0)
+        found.append(jnp.where((best - top <= allowed) & (top > -jnp.inf), chosen, -1))
+        apart = jnp.abs(place - jnp.stack(jnp.unravel_index(chosen, shape))[:, None])
         height = jnp.where(jnp.all(apart <= 1, axis=0), -jnp.inf, height)
-    found = jnp.concatenate(found)
+    found = jnp.stack(found)
     at = jnp.maximum(found, 0)
-    amplitude, shares, _ = _solve(scaled, *(_at(rows, at) for rows in (products, gram, inverse)))
+    amplitude, shares, _ = _solve(scaled, _at(products, at), _at(gram, at))
+    shares = (
+        jnp.clip(jnp.stack(shares), INSIDE, 1 - INSIDE) if shares else jnp.zeros((0, *at.shape))
+    )
     return found, amplitude, shares
+
+
+def _product(rows: Float[Array, "*k K M"], data: Float[Array, "M W"]) -> Float[Array, "*k K W"]:
+    """The sums over the measurements."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    found = jax.lax.dot(flat, data, precision="highest")
+    return found.reshape(*rows.shape[:-1], -1)
 
 
 def _at(rows, entries):
     """The rows (.., K, N) or (.., K, 1) of entries (S, N), for each voxel."""
-    entries = entries.reshape((1,) * (rows.ndim - 2) + entries.shape)
-    return jnp.take_along_axis(rows, entries, axis=-2)
+    if rows.shape[-1] == 1:
+        return rows[..., 0][..., entries]
+    return jnp.take_along_axis(rows, entries.reshape((1,) * (rows.ndim - 2) + entries.shape), -2)
 
 
-def _solve(scaled, products, gram, inverse):
+def _solve(scaled, products, gram):
     """The best amplitude and shares t of the linear terms, and twice the gain in the square sum."""
-    count = len(products)
+    count, first = len(products), 0 if scaled else 1
+    matrix = {
+        (i - first, j - first): gram[i, j] for i in range(first, count) for j in range(first, i + 1)
+    }
+    target = [products[i] if scaled else products[i] - gram[0, i] for i in range(first, count)]
+    best = solve_symmetric(matrix, target)
     if scaled:
-        best = [sum(inverse[i, j] * products[j] for j in range(count)) for i in range(count)]
         edge = [jnp.where(x > 0, 1.0, 0.0) for x in best]
-        t = [jnp.where(best[0] > 0, x / best[0], e) for x, e in zip(best, edge, strict=True)]
-    else:
-        rest = [products[j] - gram[0, j] for j in range(1, count)]
-        t = [sum(row[j] * x for j, x in enumerate(rest)) for row in inverse]
-        t = [None, *t]
-    t = [jnp.ones_like(products[0]), *(jnp.clip(x, 0.0, 1.0) for x in t[1:])]
+        best = [jnp.where(best[0] > 0, x / best[0], e) for x, e in zip(best, edge, strict=True)][1:]
+    t = [jnp.ones_like(products[0]), *(jnp.clip(x, 0.0, 1.0) for x in best)]
     along = sum(x * row for x, row in zip(t, products, strict=True))
     square = sum(t[i] * t[j] * gram[i, j] for i in range(count) for j in range(count))
     if not scaled:
@@ -224,47 +264,6 @@ def _solve(scaled, products, gram, inverse):
     along = jnp.maximum(along, 0.0)
     amplitude = along / (square + 1e-30)
     return amplitude, t[1:], amplitude * along
-
-
-def find_starts(
-    model: SignalModel,
-    noise: NoiseModel,
-    dictionary: Dictionary,
-    signal: Float[np.ndarray, "N M"],
-    sigma: Float[np.ndarray, "N #M"],
-    used: Bool[np.ndarray, "N M"] | None = None,
-) -> Float[np.ndarray, "P S N"]:
-    """All starts for N voxels, before clipping to the bounds; NaN where there are fewer than S.
-
-    The model's guess needs all measurements: one that is not `used` (all are if None) is replaced
-    by that of the best entry.
-
-    Starts are found in full blocks: rounding in a compiled program depends on its shapes, and
-    the estimate of a voxel must not depend on the number of others.
-    """
-    found = []
-    for _, rows in blocks(len(signal), BLOCK):
-        here, of = signal[rows], None if used is None else used[rows]
-        clean = np.asarray(noise.signal_of(here, sigma[rows]))
-        if noise.magnitude:  # without an amplitude, the likelihood has no slope
-            clean = np.maximum(clean, 0.1 * here)
-        if of is not None:
-            clean = np.where(of, clean, 0)
-        starts = dictionary.starts(clean.astype(signal.dtype), sigma[rows], of)
-        if isinstance(model, SelfStarting):
-            if of is not None:
-                nearest = signals(model, starts[:, 0].T.astype(float))
-                here = np.where(of, here, np.nan_to_num(nearest)).astype(here.dtype)
-            guess = np.nan_to_num(np.stack(_guesses(model, jnp.asarray(here))))
-            starts = np.concatenate([starts, guess[:, None]], axis=1)
-        found.append(starts)
-    return np.concatenate(found, axis=-1)[..., : len(signal)]
-
-
-@eqx.filter_jit
-def _guesses(model: SelfStarting, signal: Float[Array, "N M"]) -> list[Float[Array, " N"]]:
-    guess = jax.vmap(model.guess)(signal)
-    return [jnp.broadcast_to(rows, len(signal)) for rows in guess]
 
 
 def _linear(model: SignalModel, parameters: tuple[Parameter, ...], scale: int | None) -> list[int]:

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, log_linear, per_measurement
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 
-class ADC(SelfStarting):
+class ADC(SignalModel):
     """S(b) = S0 exp(-b ADC).
 
     Assumes one Gaussian compartment: perfusion (b below about 0.2 ms/µm²) raises ADC, non-Gaussian
@@ -34,7 +34,3 @@ class ADC(SelfStarting):
     def signal(self, s0, adc):
         """The equation above, for one voxel."""
         return s0 * jnp.exp(-self.b * adc)
-
-    def guess(self, signal):
-        """A straight line through the log of the signal."""
-        return log_linear(self.b, signal)

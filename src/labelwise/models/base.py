@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from labelwise.types import SETTINGS, InputError, Parameter, Setting, same_file
 
@@ -121,30 +120,14 @@ def _refuse_other_unit(
 
 
 class SelfStarting(SignalModel):
-    """A signal model with an initial guess from the measurements of a voxel."""
+    """A signal model with an initial guess from the measurements of a voxel, an additional start.
+
+    For models with so many parameters that a grid over their bounds is coarse.
+    """
 
     @abstractmethod
     def guess(self, signal: Float[Array, " M"]) -> tuple[Any, ...]:
         """An initial guess for one voxel, by linear or segmented fits; it may exceed the bounds."""
-
-
-def log_linear(
-    x: Float[Array | np.ndarray, " M"],
-    signal: Float[Array, " M"],
-    weight: Shaped[Array | np.ndarray, " M"] | float = 1.0,
-) -> tuple[Array, Array]:
-    """Amplitude a and rate r of signal = a exp(-r x), fitted to the log of one voxel's signal.
-
-    The weights are `weight` times signal², since the logarithm changes the variance of the noise.
-    Zeros are allowed; r is 0 for fewer than two distinct x.
-    """
-    safe = jnp.maximum(signal, 1e-3 * jnp.max(signal) + 1e-30)
-    w = weight * (safe / jnp.max(safe)) ** 2 + 1e-12
-    y = jnp.log(safe)
-    x_mean, y_mean = jnp.sum(w * x) / jnp.sum(w), jnp.sum(w * y) / jnp.sum(w)
-    spread = jnp.sum(w * (x - x_mean) ** 2)
-    rate = -jnp.sum(w * (x - x_mean) * (y - y_mean)) / jnp.maximum(spread, 1e-20)
-    return jnp.exp(y_mean + rate * x_mean), rate
 
 
 def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, log_linear, per_measurement
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 
-class IVIM(SelfStarting):
+class IVIM(SignalModel):
     """S(b) = S0 (f exp(-b (D_fast + D_slow)) + (1 - f) exp(-b D_slow)).
 
     D_fast adds to D_slow in the perfused compartment, so the two cannot be exchanged. Bounds of
@@ -36,9 +36,3 @@ class IVIM(SelfStarting):
     def signal(self, s0, f, d_slow, d_fast):
         """The equation above, for one voxel."""
         return s0 * (f * jnp.exp(-self.b * (d_fast + d_slow)) + (1 - f) * jnp.exp(-self.b * d_slow))
-
-    def guess(self, signal):
-        """Segmented: D_slow from b >= 0.2 ms/µm², where blood has gone; f from its intercept."""
-        intercept, d_slow = log_linear(self.b, signal, weight=self.b >= 0.2)
-        s0 = jnp.max(signal)
-        return s0, 1 - intercept / s0, d_slow, 30.0

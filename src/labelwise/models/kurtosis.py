@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, log_linear, per_measurement
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 
-class Kurtosis(SelfStarting):
+class Kurtosis(SignalModel):
     """S(b) = S0 exp(-b D + (b D)² K / 6).
 
     The first two terms of a series in b: use b up to 2.5 or 3 ms/µm². Beyond b = 3 / (D K) the
@@ -37,8 +37,3 @@ class Kurtosis(SelfStarting):
         """The equation above, for one voxel."""
         bd = self.b * d
         return s0 * jnp.exp(-bd + bd * bd * k / 6)
-
-    def guess(self, signal):
-        """S0 and D from b <= 1 ms/µm², where K hardly shows; K of brain tissue."""
-        s0, d = log_linear(self.b, signal, weight=self.b <= 1.0)
-        return s0, d, 1.0

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, log_linear, per_measurement
+from labelwise.models.base import SignalModel, per_measurement
 from labelwise.types import Parameter
 
 
-class T2(SelfStarting):
+class T2(SignalModel):
     """S(TE) = S0 exp(-TE / T2).
 
     Assumes perfect refocusing: in a train of imperfect pulses stimulated echoes raise T2 by ten per
@@ -34,8 +34,3 @@ class T2(SelfStarting):
     def signal(self, s0, t2):
         """The equation above, for one voxel."""
         return s0 * jnp.exp(-self.te / t2)
-
-    def guess(self, signal):
-        """A straight line through the log of the signal."""
-        s0, rate = log_linear(self.te, signal)
-        return s0, 1 / jnp.maximum(rate, 1e-6)

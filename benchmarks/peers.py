@@ -1,18 +1,28 @@
-"""Maximum likelihood side by side: labelwise, the usual way in scipy, and dipy's two IVIM fits.
+"""Maximum likelihood side by side: labelwise, the usual way in scipy, osipy, and dipy's two fits.
 
-    python benchmarks/mle.py            # about 4 minutes on 2 cores; needs dipy and cvxpy
-    python benchmarks/mle.py --quick    # about 1 minute
+    python benchmarks/peers.py                      # about 6 minutes on 2 cores; needs dipy, cvxpy
+    python benchmarks/peers.py --quick              # a quarter of the voxels
+    python benchmarks/peers.py --before REVISION    # also an older labelwise, in the same rounds
 
 One run, the same noisy signals for everybody: IVIM, b = 0 10 20 30 50 80 100 200 400 800 s/mm²,
 parameters uniform in the ranges of Epstein et al. (doi:10.59275/j.melba.2024-geb5), Rician noise.
 The usual way is what that paper did: `scipy.optimize.minimize`, L-BFGS-B, bounds, numerical
-gradient, one voxel at a time in one process, started from the truth. Speeds are of warm programs;
-rounds of all of them alternate, and a ratio is the median over rounds (its range in brackets).
+gradient, one voxel at a time in one process, started from the truth. osipy 0.1.4 is a
+Levenberg-Marquardt in NumPy over all voxels, for Gaussian noise; it runs in an environment of its
+own (Python 3.12), which is made if `--osipy PYTHON` is not given. Speeds are of warm programs, per
+second of CPU time where so stated; rounds of all of them alternate, and a ratio is the median over
+rounds (its range in brackets).
 """
 
 import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
@@ -86,6 +96,137 @@ def fit_with_dipy(method, data):
         fit = IvimModel(table, fit_method="trr" if method == "TRR" else "VarPro").fit(1000 * data)
     s0, f, d_star, d = np.moveaxis(fit.model_params, -1, 0)
     return np.stack([s0 / 1000, f, 1000 * d, 1000 * (d_star - d)], axis=-1)
+
+
+OSIPY = """
+import logging, sys, time, warnings
+import numpy as np
+warnings.filterwarnings("ignore"), logging.disable(logging.WARNING)
+from osipy.ivim import fit_ivim
+from osipy.ivim.fitting.estimators import FittingMethod, IVIMFitParams
+for line in sys.stdin:
+    data, b, out = (part for part in line.split())
+    data, b = np.load(data), np.load(b)
+    start = time.process_time()
+    found = fit_ivim(data.reshape(-1, 1, 1, len(b)), 1000 * b,
+                     params=IVIMFitParams(method=FittingMethod.FULL))
+    seconds = time.process_time() - start
+    s0, f, d, fast = (np.ravel(getattr(found, f"{name}_map").values)
+                      for name in ("s0", "f", "d", "d_star"))
+    np.save(out, np.stack([s0, f, 1000 * d, 1000 * (fast - d)], axis=-1))
+    print(seconds, flush=True)
+"""
+LABELWISE = """
+import sys, time
+import numpy as np
+import labelwise as lw
+lw.use_fused_kernels()
+fitters = {}
+for line in sys.stdin:
+    data, b, out, noise, sigma = line.split()
+    data, b = np.load(data), np.load(b)
+    if noise not in fitters:
+        fitters[noise] = lw.MaximumLikelihood(lw.IVIM(b), getattr(lw, noise)())
+        fitters[noise](data[:4096], float(sigma))
+    start = time.process_time()
+    found = fitters[noise](data, float(sigma))
+    seconds = time.process_time() - start
+    np.save(out, found.values)
+    print(seconds, flush=True)
+"""
+
+
+class Contestant:
+    """Another program, in a process that is kept between rounds; timed by its own CPU time."""
+
+    def __init__(self, python, code, folder, path=""):
+        self.folder = folder
+        environment = {**os.environ, "PYTHONPATH": path}
+        self.process = subprocess.Popen(
+            [python, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def __call__(self, data, *more):
+        names = [str(self.folder / f"{name}.npy") for name in ("data", "b", "found")]
+        np.save(names[0], data)
+        np.save(names[1], B)
+        self.process.stdin.write(" ".join([*names, *map(str, more)]) + "\n")
+        self.process.stdin.flush()
+        seconds = float(self.process.stdout.readline())
+        return np.load(names[2]), seconds
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def python_with_osipy(folder):
+    """An environment of Python 3.12 with osipy."""
+    base = shutil.which("python3.12")
+    if base is None:
+        raise SystemExit("osipy needs Python 3.12: give --osipy PYTHON, where it is installed")
+    subprocess.run([base, "-m", "venv", folder / "osipy"], check=True)
+    python = folder / "osipy" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "osipy==0.1.4"], check=True)
+    return python
+
+
+def older_sources(revision, folder):
+    """The sources of an older revision."""
+    packed = subprocess.run(["git", "archive", revision, "src"], check=True, capture_output=True)
+    subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
+    return str(folder / "src")
+
+
+def search_side_by_side(options, rng, folder):
+    """Searches without a known start, by CPU time: osipy, labelwise, and an older labelwise."""
+    osipy = Contestant(options.osipy or python_with_osipy(folder), OSIPY, folder)
+    ours = Contestant(sys.executable, LABELWISE, folder, os.pathsep.join(sys.path))
+    before = None
+    if options.before:
+        source = older_sources(options.before, folder)
+        before = Contestant(sys.executable, LABELWISE, folder, source)
+    for snr in (15, 30):
+        truth = rng.uniform(*RANGES, (options.voxels, 4))
+        noisy = ivim(truth) + rng.normal(0, 1 / snr, (options.voxels, len(B)))
+        data = {"Gaussian": np.abs(noisy), "Rician": simulate(options.voxels, 1 / snr, rng)[1]}
+        data = {noise: rows.astype(np.float32) for noise, rows in data.items()}
+        speeds, found = {}, {}
+        for turn in range(options.rounds):
+            jobs = [("osipy, Gaussian", osipy, data["Gaussian"], ())]
+            for noise in NOISES:
+                jobs += 3 * [(f"labelwise, {noise}", ours, data[noise], (noise, 1 / snr))]
+                if before and turn < 2:
+                    job = f"labelwise {options.before}, {noise}", before, data[noise]
+                    jobs.append((*job, (noise, 1 / snr)))
+            for name, contestant, rows, more in jobs:
+                found[name], seconds = contestant(rows, *more)
+                speeds.setdefault(name, []).append(len(rows) / seconds)
+        print(f"\nwithout a known start, SNR {snr}, {options.voxels} voxels, by CPU time (best)")
+        for name, speed in speeds.items():
+            ratio = max(speed) / max(speeds["osipy, Gaussian"])
+            text = f"  {name:<34} {max(speed):>9,.0f} voxels per CPU second, {ratio:5.1f} x osipy"
+            older = f"labelwise {options.before}, {name.rpartition(' ')[2]}"
+            if name.startswith("labelwise,") and older in speeds:
+                text += f", {max(speed) / max(speeds[older]):5.1f} x {options.before}"
+            print(text, flush=True)
+        for noise in NOISES:
+            mine = {name: values for name, values in found.items() if name.endswith(noise)}
+            scores = {
+                name: np.nan_to_num(nll(noise, values, data[noise], 1 / snr), nan=np.inf)
+                for name, values in mine.items()
+            }
+            best = np.min(list(scores.values()), axis=0)
+            for name, value in scores.items():
+                share(f"{name}: within {CLOSE} of the best of these", value <= best + CLOSE)
+    for contestant in (osipy, ours, before):
+        if contestant:
+            contestant.close()
 
 
 def timed(function, *args):
@@ -171,12 +312,16 @@ def main():
     parser.add_argument("--scipy-voxels", type=int, default=3000)
     parser.add_argument("--dipy-voxels", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--osipy", help="a Python in which osipy is installed")
+    parser.add_argument("--before", help="an older revision of labelwise")
     parser.add_argument("--quick", action="store_true", help="a quarter of everything")
     options = parser.parse_args()
     if options.quick:
         for name in ("voxels", "scipy_voxels", "dipy_voxels"):
             setattr(options, name, getattr(options, name) // 4)
     rng = np.random.default_rng(2024)
+    with tempfile.TemporaryDirectory() as folder:
+        search_side_by_side(options, rng, Path(folder))
     for snr in (15, 30):
         for noise in NOISES:
             compare(noise, snr, options, rng)
