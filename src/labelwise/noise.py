@@ -18,12 +18,15 @@ from jaxtyping import Array, PRNGKeyArray
 
 from labelwise.formatting import distinct_names, short_name
 from labelwise.limits import check_whole
-from labelwise.types import InputError, Numbers, class_name, identity
+from labelwise.types import InputError, class_name, identity
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
     from typing import ClassVar as AbstractClassVar
 else:
     from equinox import AbstractClassVar
+
+Numbers = Array | np.ndarray | float
+"""Arguments of elementwise functions: JAX or NumPy arrays that broadcast, or a number."""
 
 
 class NoiseModel(eqx.Module):

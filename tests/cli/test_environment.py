@@ -75,7 +75,7 @@ SETTINGS = ("JAX_ENABLE_X64", "JAX_DISABLE_JIT", "JAX_DEBUG_NANS")
 
 def test_settings_for_a_search_for_errors_do_not_change_results():
     code = (
-        "from labelwise.cli.options import keep_compiled_programs; keep_compiled_programs();"
+        "from labelwise.cli.options import start_jax; start_jax();"
         "import jax, jax.numpy as jnp; print(jnp.arange(2.0).dtype, jnp.sqrt(-1.0));"
         "print(jax.config.jax_disable_jit)"
     )

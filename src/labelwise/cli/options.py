@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelwise import interrupts
+from labelwise.errors import InputError
 from labelwise.limits import check_sigma
-from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
@@ -374,8 +376,15 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
     return found.get("", found or None)
 
 
-def keep_compiled_programs() -> None:
-    """Start JAX, let XLA fuse kernels and cache compiled programs; call it before computations."""
+def start_jax() -> None:
+    """Import JAX, let XLA fuse kernels and cache compiled programs; each command does so first.
+
+    Raises:
+        InputError: if an environment variable has a value with which JAX does not start.
+    """
+    if "jax" not in sys.modules:
+        _import_jax()
+
     from labelwise.fitting import compiler
     from labelwise.io.files import cache_folder
 
@@ -385,3 +394,14 @@ def keep_compiled_programs() -> None:
     folder = cache_folder()
     if folder is not None:
         compiler.keep_programs(folder)
+
+
+def _import_jax() -> None:
+    interrupts.leave_at_once()  # libraries in C would print the traceback of a KeyboardInterrupt
+    try:
+        import jax  # noqa: F401
+    except Exception as error:
+        raise InputError(
+            f"cannot start ({type(error).__name__}: {error}); LABELWISE_DEBUG=1 shows where"
+        ) from error
+    interrupts.raise_them()
