@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
@@ -30,7 +29,7 @@ from labelwise.io.noise_level import (
 from labelwise.mapping.request import METHODS, Request
 from labelwise.models.base import measurements
 from labelwise.models.evaluate import signals
-from labelwise.noise import Gaussian, NoiseModel
+from labelwise.noise import Gaussian, NoiseModel, evaluate
 from labelwise.types import InputError
 
 Level = float | Float[np.ndarray, " V"]
@@ -322,11 +321,10 @@ def _bright(mean: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 def _without_floor(sigma, mean: Float[np.ndarray, "n M"], noise: NoiseModel):
     """Sigma of the standard deviations of measurements that have some mean."""
     measured, sigma = sigma[:, None], sigma[:, None]
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for _ in range(10):
-            true = noise.signal_of(mean, sigma)
-            share = np.asarray(noise.variance(true, sigma)).mean(axis=1, keepdims=True) / sigma**2
-            sigma = measured / np.sqrt(share)
+            variance = evaluate(noise.variance_near, mean, sigma)
+            sigma = measured / np.sqrt(variance.mean(axis=1, keepdims=True) / sigma**2)
     return sigma[:, 0]
 
 

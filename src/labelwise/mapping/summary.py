@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import chi2
 
 from labelwise.fitting.engines import SIGNIFICANT
 from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
@@ -18,7 +17,7 @@ from labelwise.io.noise_level import NoiseLevel
 from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, chi2_quantile, evaluate
 from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
@@ -253,7 +252,7 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
     freedom = measurements - estimate.values.shape[1]
     if freedom <= 0:
         return math.nan
-    expected = math.sqrt(chi2.median(freedom) / freedom)
+    expected = math.sqrt(chi2_quantile(0.5, freedom) / freedom)
     return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1] / expected
 
 
@@ -292,7 +291,8 @@ def quality_notes(
     typical = _quartiles(peak[peak > 0])[1]
     if not fitted.any():
         notes.append("no voxel could be fitted; see the status map for the reasons")
-    if typical < max(float(noise.mean(0.0, 1.0)) + 0.25, _PEAK):  # residuals mean nothing then
+    floor = float(evaluate(noise.mean, 0.0, 1.0))
+    if typical < max(floor + 0.25, _PEAK):  # residuals mean nothing then
         notes.append(
             "sigma is as large as the signal: the largest measurement of a voxel is "
             f"{typical:.2g} sigma in the median; sigma is too large or of another unit than the "
