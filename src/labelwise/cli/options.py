@@ -6,6 +6,7 @@ Slow imports are inside the functions, so that `labelwise --help` is fast.
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import warnings
@@ -397,6 +398,9 @@ def start_jax() -> None:
 
 
 def _import_jax() -> None:
+    # Matrices of the command are small: with several threads, the BLAS of NumPy takes three times
+    # the CPU time, and rounds differently on another number of cores. JAX has threads of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     interrupts.leave_at_once()  # libraries in C would print the traceback of a KeyboardInterrupt
     try:
         import jax  # noqa: F401
