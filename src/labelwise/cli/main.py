@@ -243,7 +243,7 @@ def fit(
     ti: options.InversionTimes = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
-    noise: options.Noise = options.NOISE,
+    noise: options.Noise = None,
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -350,7 +350,7 @@ def map_(
             help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
-    noise: options.Noise = options.NOISE,
+    noise: options.Noise = None,
     exclude: options.Exclude = None,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,

@@ -87,7 +87,7 @@ def train(
             "and on gt, whose outputs --alpha weights when they are used.",
         ),
     ] = "blend",
-    noise: options.Noise = "rician",
+    noise: options.Noise = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(

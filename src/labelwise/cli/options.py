@@ -33,8 +33,6 @@ _SIGMA = (
 )
 
 
-NOISE = "rician"
-"""The noise model without `--noise`."""
 _SIGNED = {"t1_ir": "t1_ir_signed"}  # the models whose signal is a magnitude by an absolute value
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _VOLUMES = re.compile(rf"{_RANGE.pattern}(?:[,\s]+{_RANGE.pattern})*")
@@ -87,11 +85,11 @@ Mask = Annotated[
     typer.Option(help="NIfTI mask of the voxels to use: those above 0.5. Default: all voxels."),
 ]
 Noise = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
         help="rician (magnitude images), gaussian, or noncentral-chi:COILS (root sum of squares of "
-        "several coils).",
+        "several coils). Default: rician; gaussian for signed images.",
     ),
 ]
 Tolerance = Annotated[
@@ -214,20 +212,21 @@ def model_file(name: str | None) -> list[Path]:
     return [Path(name.rpartition(":")[0])] if name and ".py" in name else []
 
 
-def noise_model(name: str, signed: bool = False) -> NoiseModel:
-    """The noise model of that name; Gaussian for signed images.
+def noise_model(name: str | None, signed: bool = False) -> NoiseModel:
+    """The noise model of that name; without a name Rician, or Gaussian for signed images.
 
     Raises:
-        InputError: if there is none of that name, or it is another one of magnitudes.
+        InputError: if there is none of that name, or it is one of magnitudes for signed images.
     """
-    from labelwise.noise import Gaussian, noise_named
+    from labelwise.noise import noise_named
 
-    noise = noise_named(name)
-    if not signed:
-        return noise
-    if noise.magnitude and name != NOISE:
-        raise InputError(f"--signed: signed images do not have {name} noise; leave out --noise")
-    return Gaussian()
+    noise = noise_named(name or ("gaussian" if signed else "rician"))
+    if signed and noise.magnitude:
+        raise InputError(
+            f"--noise {name}: is the noise of magnitudes, which signed images (--signed) do not "
+            "have; leave out one of the two"
+        )
+    return noise
 
 
 def signed_model(name: str, signed: bool) -> str:

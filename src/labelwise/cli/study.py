@@ -130,7 +130,7 @@ def invivo(
             metavar="NAME=LOW:HIGH", help="Training range of a parameter. May be repeated."
         ),
     ] = None,
-    noise: options.Noise = "rician",
+    noise: options.Noise = None,
     b_tolerance: options.Tolerance = 1.0,
     quick: Quick = False,
     trainings: Trainings = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Noise:
         others: what other methods give.
         refused: by method, why it gives nothing.
         notes: what was decided, where that matters.
+        mended: notes on the geometry of the map of sigma.
     """
 
     sigma: Level
@@ -65,6 +66,7 @@ class Noise:
     others: list[NoiseLevel] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    mended: Sequence[str] = ()
 
 
 def noise_level(request: Request, series: Series, inside: Bool[np.ndarray, " V"]) -> Noise:
@@ -81,9 +83,9 @@ def noise_level(request: Request, series: Series, inside: Bool[np.ndarray, " V"]
     """
     wanted = request.sigma
     if not isinstance(wanted, str):
-        given, sigma = _given(wanted, request, series, inside)
+        given, sigma, mended = _given(wanted, request, series, inside)
         found, _ = _estimates(_CHEAP, request, series, inside)
-        return Noise(sigma, given, [level for level, _ in found.values()])
+        return Noise(sigma, given, [level for level, _ in found.values()], mended=mended)
     found, refused = _estimates(
         METHODS if wanted == "auto" else dict.fromkeys((wanted, *_CHEAP)), request, series, inside
     )
@@ -162,11 +164,11 @@ def _two_things(level: NoiseLevel, repeats: NoiseLevel, request: Request) -> str
 
 def _given(
     source: float | Path, request: Request, series: Series, inside: Bool[np.ndarray, " V"]
-) -> tuple[NoiseLevel, Level]:
+) -> tuple[NoiseLevel, Level, Sequence[str]]:
     if not isinstance(source, Path):
-        return NoiseLevel(source, "given", 0, "a number given by the user"), source
+        return NoiseLevel(source, "given", 0, "a number given by the user"), source, ()
     whole = series.volumes + len(request.excluded)
-    sigma = read_map(source, series, whole)
+    sigma, mended = read_map(source, series, whole)
     if sigma.ndim == 2 and sigma.shape[1] > series.volumes:
         sigma = sigma[:, request.volumes]
     usable = sigma[inside]
@@ -174,7 +176,7 @@ def _given(
     if not usable.size:
         raise InputError(f"{source}: sigma is positive nowhere inside the mask")
     note = f"median inside the mask of the map {source.name}"
-    return NoiseLevel(float(np.median(usable)), "map", usable.size, note), sigma
+    return NoiseLevel(float(np.median(usable)), "map", usable.size, note), sigma, mended
 
 
 def _estimates(

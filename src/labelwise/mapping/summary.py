@@ -22,6 +22,7 @@ from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _PEAK = 1.5  # sigma: without signal, the largest of four magnitudes is 1.9 in the median
+_CLEAR = 3.75  # sigma above the noise floor: of 300 volumes without signal, the largest is below
 _SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
@@ -264,7 +265,7 @@ def quality_notes(
     peak: Float[np.ndarray, " N"],
     noise: NoiseModel,
 ) -> list[str]:
-    """Notes on a sigma that other methods or the data contradict, and on failed voxels.
+    """Notes on a sigma that other methods or the data contradict, and on voxels without signal.
 
     Args:
         estimate: of all voxels.
@@ -288,11 +289,20 @@ def quality_notes(
                 f"{other.sigma:.3g}, which differs by a factor of {ratio:.1f}"
             )
     fitted = has_values(estimate.status)
-    typical = _quartiles(peak[peak > 0])[1]
+    peak = peak[np.isfinite(peak) & (peak > 0)]
+    typical = _quartiles(peak)[1]
     if not fitted.any():
         notes.append("no voxel could be fitted; see the status map for the reasons")
     floor = float(evaluate(noise.mean, 0.0, 1.0))
-    if typical < max(floor + 0.25, _PEAK):  # residuals mean nothing then
+    faint = np.mean(peak < floor + _CLEAR) if peak.size else 0.0
+    if 0.5 < faint < 1 - _FEW:  # residuals mean nothing then
+        notes.append(
+            f"{_percent(faint)} of the voxels have no measurement above {floor + _CLEAR:.1f} "
+            "sigma: they hold no signal above the noise (air?), and medians, the residual, and "
+            "shares of ambiguous voxels and of bounds are mostly theirs; a --mask of the object "
+            "leaves them out"
+        )
+    elif typical < max(floor + 0.25, _PEAK):  # nor then
         notes.append(
             "sigma is as large as the signal: the largest measurement of a voxel is "
             f"{typical:.2g} sigma in the median; sigma is too large or of another unit than the "
