@@ -5,6 +5,7 @@ Slow imports are inside the functions, so that `labelwise --help` is fast.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
@@ -401,10 +402,16 @@ def _import_jax() -> None:
     # the CPU time, and rounds differently on another number of cores. JAX has threads of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     interrupts.leave_at_once()  # libraries in C would print the traceback of a KeyboardInterrupt
+    gc.disable()  # what is imported stays: to search it for garbage takes a quarter of a short run
     try:
         import jax  # noqa: F401
+
+        import labelwise.fitting  # noqa: F401
     except Exception as error:
         raise InputError(
             f"cannot start ({type(error).__name__}: {error}); LABELWISE_DEBUG=1 shows where"
         ) from error
+    finally:
+        gc.freeze()
+        gc.enable()
     interrupts.raise_them()
