@@ -294,7 +294,7 @@ def quality_notes(
     if not fitted.any():
         notes.append("no voxel could be fitted; see the status map for the reasons")
     floor = float(evaluate(noise.mean, 0.0, 1.0))
-    faint = np.mean(peak < floor + _CLEAR) if peak.size else 0.0
+    faint = np.count_nonzero(peak < floor + _CLEAR) / max(peak.size, 1)
     if 0.5 < faint < 1 - _FEW:  # residuals mean nothing then
         notes.append(
             f"{_percent(faint)} of the voxels have no measurement above {floor + _CLEAR:.1f} "
