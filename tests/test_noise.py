@@ -17,6 +17,7 @@ from labelwise.noise import (
     bessel_ratio,
     bessel_ratio_slope,
     describe_noise,
+    evaluate,
     log_i0e,
     name_of_noise,
     noise_from,
@@ -373,6 +374,18 @@ def test_models_with_other_settings_are_others():
 def test_what_is_no_noise_model_is_refused(name, message):
     with pytest.raises(InputError, match=message):
         noise_named(name)
+
+
+def test_values_in_blocks_are_those_computed_directly():
+    data = np.random.default_rng(0).uniform(0, 40, (7, 5000))  # more than two blocks
+    sigma = np.linspace(1, 3, 7)[:, None]
+    for noise in (Rician(), Gaussian(), NoncentralChi(3)):
+        with jax.enable_x64(True):
+            direct = np.asarray(noise.variance(noise.signal_of(data, sigma), sigma))
+        found = evaluate(noise.variance_near, data, sigma)
+        np.testing.assert_allclose(found, direct, rtol=1e-11)
+    assert evaluate(Rician().mean, 0.0, 2.0).shape == ()
+    assert evaluate(Rician().mean, np.empty((0, 3)), 2.0).shape == (0, 3)
 
 
 def test_one_coil_is_rician():

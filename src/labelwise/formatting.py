@@ -5,13 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
 
 ASCII = "labelwise"
 """The error handler of encodings that replaces what they lack: µ by u, ² by ^2."""
@@ -52,13 +50,14 @@ def plain(value: Any) -> Any:
     Other values are not changed.
 
     Example:
+        >>> import numpy as np
         >>> plain({"bounds": (0.0, np.inf), "median": np.float32("nan"), "sigma": np.float64(2)})
         {'bounds': [0.0, 'inf'], 'median': None, 'sigma': 2.0}
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return plain(np.asarray(value).tolist())
+    if isinstance(value, _array_types()):
+        return plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
     if isinstance(value, Path):
@@ -66,6 +65,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def _array_types() -> tuple[type, ...]:
+    """Arrays and scalars of NumPy and JAX, whose imports are slow, if these are imported."""
+    numpy, jax = (sys.modules.get(name) for name in ("numpy", "jax"))
+    numpy_types = (numpy.ndarray, numpy.generic) if numpy else ()
+    return (*numpy_types, jax.Array) if jax else numpy_types
 
 
 def json_text(data: Any, **options: Any) -> str:

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from labelwise.types import InputError
+from labelwise.errors import InputError
 
 LIMITS: dict[str, tuple[int, int]] = {
     "signals": (1, 10**9),

@@ -19,9 +19,9 @@ from types import FunctionType
 from typing import Any, Protocol
 
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
+from labelwise.errors import InputError as InputError
 from labelwise.formatting import plain
 
 Progress = Callable[[str, int, int, str], None]
@@ -30,17 +30,6 @@ Progress = Callable[[str, int, int, str], None]
 
 def no_progress(stage: str, done: int, total: int, details: str) -> None:
     """A `Progress` without output."""
-
-
-Numbers = Array | np.ndarray | float
-"""Arguments of elementwise functions: JAX or NumPy arrays that broadcast, or a number."""
-
-
-class InputError(ValueError):
-    """Invalid input; the message states what was expected, what was given, and the remedy.
-
-    The command line prints it and exits with status 2. Every other exception is a bug.
-    """
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,25 @@ def test_a_variable_that_jax_cannot_read_is_a_sentence(name, tmp_path):
     assert "banana" in done.stderr
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+def test_numpy_computes_in_one_thread_unless_others_are_asked_for(given, used):
+    code = (
+        "from labelwise.cli.options import start_jax; start_jax();"
+        "import os; print(os.environ['OMP_NUM_THREADS'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | given
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [used]
+
+
 SETTINGS = ("JAX_ENABLE_X64", "JAX_DISABLE_JIT", "JAX_DEBUG_NANS")
 
 
 def test_settings_for_a_search_for_errors_do_not_change_results():
     code = (
-        "from labelwise.cli.options import keep_compiled_programs; keep_compiled_programs();"
+        "from labelwise.cli.options import start_jax; start_jax();"
         "import jax, jax.numpy as jnp; print(jnp.arange(2.0).dtype, jnp.sqrt(-1.0));"
         "print(jax.config.jax_disable_jit)"
     )

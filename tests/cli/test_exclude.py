@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelwise.cli.options import exclusions, noise_model, signed_model
-from labelwise.noise import Gaussian, NoncentralChi
+from labelwise.noise import Gaussian, NoncentralChi, Rician
 from labelwise.types import InputError
 
 B = np.array([0, 0.005, 0.1, 0.4, 0.8, 0.8, 1.2])
@@ -53,9 +53,11 @@ def test_anything_else_is_refused(texts, message):
 
 
 def test_signed_images_have_gaussian_noise():
-    assert noise_model("rician", signed=True) == Gaussian()
+    assert noise_model(None, signed=True) == noise_model("gaussian", signed=True) == Gaussian()
+    assert noise_model(None) == noise_model("rician") == Rician()
     assert noise_model("noncentral-chi:4") == NoncentralChi(4)
-    with pytest.raises(InputError, match="leave out --noise"):
-        noise_model("noncentral-chi:4", signed=True)
+    for name in ("rician", "Rician", "noncentral-chi:4"):
+        with pytest.raises(InputError, match=rf"--noise {name}: is the noise of magnitudes"):
+            noise_model(name, signed=True)
     assert signed_model("t1_ir", signed=True) == "t1_ir_signed"
     assert signed_model("adc", signed=True) == "adc"

@@ -423,6 +423,35 @@ def test_version_and_help():
     assert run("fit").exit_code == 2
 
 
+def commands(command, words=()):
+    """The words of a command and of all commands below it."""
+    yield words
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands(each, (*words, name))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((*words, "--help") for words in commands(get_command(app))),
+        ("--version",),
+        ("fit", "--no"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_mistyped_options_import_nothing_slow(arguments):
+    code = (
+        "import atexit, sys; from labelwise.__main__ import main\n"
+        "slow = {'jax', 'matplotlib', 'numpy', 'scipy', 'nibabel', 'pandas', 'xarray'}\n"
+        "atexit.register(lambda: print('slow:', *(slow & {*sys.modules})))\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 * ("--no" in arguments)
+    assert done.stdout.splitlines()[-1] == "slow:"
+
+
 def test_options_have_the_same_names_in_every_typer():
     """Typer 0.27.3 renames an option whose metavar is its name in capitals."""
 

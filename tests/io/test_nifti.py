@@ -416,7 +416,8 @@ def test_an_empty_mask_is_refused(save, series):
 
 def test_a_map_is_float64_with_its_scaling_and_bad_voxels_left_to_the_fitter(save, series):
     stored = np.arange(60, dtype=np.int16).reshape(SHAPE[:3], order="F")
-    values = read_map(save(stored, "sigma.nii", slope=0.5, inter=-3.0), like=series)
+    values, notes = read_map(save(stored, "sigma.nii", slope=0.5, inter=-3.0), like=series)
+    assert notes == ()
     assert values.dtype == np.float64
     np.testing.assert_allclose(values, np.arange(60) * 0.5 - 3)
 
@@ -556,6 +557,6 @@ def test_the_same_file_twice_is_no_repeat(save, tmp_path):
 
 
 def test_a_map_may_have_a_volume_for_each_measurement(save, series, data):
-    values = read_map(save(data + 1, "sigma.nii"), like=series)
+    values, _ = read_map(save(data + 1, "sigma.nii"), like=series)
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, flat(data + 1))

@@ -96,6 +96,25 @@ def test_the_truth_comes_back(fitted):
     assert 0.6 < z.std() < 1.5
 
 
+def test_mended_geometry_of_every_image_is_noted(ask, tmp_path):
+    def disagreeing(name, values):
+        image = nib.Nifti1Image(values, AFFINE)
+        image.header.set_sform(AFFINE, code=1)
+        image.header.set_qform(AFFINE + 50 * np.eye(4)[:, [1, 2, 3, 0]] * (np.eye(4)[3]), code=1)
+        nib.save(image, tmp_path / name)
+        return tmp_path / name
+
+    job = ask(
+        mask=disagreeing("mask2.nii", inside().astype(np.uint8)),
+        sigma=disagreeing("sigma.nii", np.full(SHAPE, SIGMA)),
+        exclude_map=disagreeing("bad.nii", np.zeros((*SHAPE, len(B)), np.uint8)),
+    )
+    with pytest.warns(UserWarning, match="its qform and its sform disagree"):
+        report = job.run()
+    noted = [note.partition(": its qform")[0] for note in report.notes if "its qform" in note]
+    assert sorted(noted) == sorted(str(tmp_path / n) for n in ("mask2.nii", "sigma.nii", "bad.nii"))
+
+
 def test_maps_keep_the_geometry_and_leave_out_what_is_outside_the_mask(fitted):
     folder = fitted[0].folder
     image = nib.load(folder / "ADC.nii.gz")

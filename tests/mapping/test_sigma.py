@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -294,6 +295,31 @@ def test_scatter_is_in_the_maps_and_the_record(moving):
     for name, power in (("ADC_standard_error", 1), ("residual", -1)):
         ratio = load("maps", name)[inside] / load("plain", name)[inside]
         np.testing.assert_allclose(ratio, excess**power, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("noise", [Rician(), Gaussian(), NoncentralChi(8)], ids=repr)
+def test_most_voxels_without_signal_are_noted_with_the_remedy(tmp_path, noise):
+    signal = np.zeros((12, 12, 1, len(B)), np.float32)
+    signal[4:8, 4:8] = 1000 * np.exp(-np.array(B))
+    noisy = np.asarray(noise.sample(jax.random.key(0), signal, 15.0))
+    nib.save(nib.Nifti1Image(noisy.astype(np.float32), np.eye(4)), tmp_path / "dwi.nii")
+    mask = (signal[..., 0] > 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii")
+    report = fit_image(tmp_path / "dwi.nii", ADC(b=B), sigma=15, noise=noise, out=tmp_path / "maps")
+    noted = [note for note in report.notes if "hold no signal above the noise" in note]
+    assert len(noted) == 1
+    assert noted[0].startswith("88.9 % of the voxels have no measurement above ")
+    assert not any("residuals are" in note for note in report.notes)
+    with_mask = fit_image(
+        tmp_path / "dwi.nii",
+        ADC(b=B),
+        sigma=15,
+        noise=noise,
+        mask=tmp_path / "mask.nii",
+        out=tmp_path / "masked",
+    )
+    assert not any("hold no signal" in note for note in with_mask.notes)
 
 
 def test_auto_is_the_default(moving):

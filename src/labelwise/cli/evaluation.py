@@ -12,9 +12,9 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_evaluation
+from labelwise.errors import InputError
 from labelwise.formatting import printable
 from labelwise.limits import check_whole
-from labelwise.types import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,6 +65,7 @@ def evaluate(
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
     check_whole("seed", seed)
+    options.start_jax()
 
     import jax
 
@@ -75,7 +76,6 @@ def evaluate(
     from labelwise.models.find import find_model, rebuild
     from labelwise.plots.curves import performance
 
-    options.keep_compiled_programs()
     kind = find_model(model) if model else None
     begin = time.perf_counter()
     inputs = [*nets, *options.model_file(model)]

@@ -1,7 +1,7 @@
 """The command `labelwise`: parses options, calls one function of the package, prints a table.
 
-The commands import what they call themselves: matplotlib, nibabel and the models are slow to
-import, and `labelwise --help` does not need them.
+Only options are imported here. Each command imports what it calls, since NumPy, JAX and matplotlib
+are slow to import, and `labelwise --help` does not need them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from labelwise.cli.tables import (
     stdout,
     use_ascii_where_needed,
 )
+from labelwise.errors import InputError
 from labelwise.formatting import json_text
-from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.mapping.summary import Report
@@ -126,9 +126,8 @@ def _errors_in_words() -> Iterator[None]:
             raise _Interrupted from error
         if isinstance(error, InputError):
             raise
-        from labelwise.models.find import error_of_model
-
-        if words := error_of_model(error):
+        find = sys.modules.get("labelwise.models.find")  # imported if a model's file was run
+        if find and (words := find.error_of_model(error)):
             raise InputError(words) from error
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise InputError(f"not enough memory ({error})") from error
@@ -244,7 +243,7 @@ def fit(
     ti: options.InversionTimes = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
-    noise: options.Noise = options.NOISE,
+    noise: options.Noise = None,
     bounds: Annotated[
         list[str] | None,
         typer.Option(
@@ -277,9 +276,10 @@ def fit(
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
+    options.start_jax()
+
     from labelwise.mapping.images import fit_image
 
-    options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     made = settings.model(options.signed_model(model, signed))
@@ -350,7 +350,7 @@ def map_(
             help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
-    noise: options.Noise = options.NOISE,
+    noise: options.Noise = None,
     exclude: options.Exclude = None,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
@@ -372,10 +372,11 @@ def map_(
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
     alphas = options.alphas(alpha or [])
 
+    options.start_jax()
+
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
 
-    options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     made = settings.model(options.signed_model(model or model_of(net), signed))
@@ -436,11 +437,12 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the signal models: required settings, parameters, units and bounds."""
+    options.start_jax()
+
     from labelwise.mapping.request import equation
     from labelwise.models.base import acquisition_names
     from labelwise.models.find import available_models
 
-    options.keep_compiled_programs()
     listed = {
         name: {
             "equation": equation(model),
@@ -476,9 +478,10 @@ def demo(
     ] = False,
 ) -> None:
     """Write a digital phantom, map it by fit and network, and compare with the true maps."""
+    options.start_jax()
+
     from labelwise.phantoms.abdomen import SIGMA, compare, write_phantom
 
-    options.keep_compiled_programs()
     phantom = write_phantom(out, overwrite=overwrite)
     console = stdout()
     console.print(f"Wrote a phantom abdomen, Rician noise of sigma {SIGMA:g}, to {out}.")

@@ -13,7 +13,7 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_training, stderr, stdout
-from labelwise.types import InputError
+from labelwise.errors import InputError
 
 if TYPE_CHECKING:
     from labelwise.networks.network import Network
@@ -87,7 +87,7 @@ def train(
             "and on gt, whose outputs --alpha weights when they are used.",
         ),
     ] = "blend",
-    noise: options.Noise = "rician",
+    noise: options.Noise = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,12 +149,13 @@ def train(
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
 
+    options.start_jax()
+
     from labelwise.io.files import cache_folder
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
 
-    options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
     made = settings.model(model)
     simulated = options.noise_model(noise)
@@ -253,11 +254,12 @@ def export(
     ] = False,
 ) -> None:
     """Write a network for other software: inputs `signal` and `sigma`, output `params`."""
+    options.start_jax()
+
     from labelwise.io.files import refuse_existing
     from labelwise.networks.network import load
     from labelwise.networks.onnx import export_onnx
 
-    options.keep_compiled_programs()
     network, alphas = load(net), options.alphas(alpha or [])
     refuse_existing(out, overwrite, [net])
     if alphas is not None:

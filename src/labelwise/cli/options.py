@@ -5,8 +5,11 @@ Slow imports are inside the functions, so that `labelwise --help` is fast.
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelwise import interrupts
+from labelwise.errors import InputError
 from labelwise.limits import check_sigma
-from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.models import SignalModel
@@ -30,8 +34,6 @@ _SIGMA = (
 )
 
 
-NOISE = "rician"
-"""The noise model without `--noise`."""
 _SIGNED = {"t1_ir": "t1_ir_signed"}  # the models whose signal is a magnitude by an absolute value
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _VOLUMES = re.compile(rf"{_RANGE.pattern}(?:[,\s]+{_RANGE.pattern})*")
@@ -84,11 +86,11 @@ Mask = Annotated[
     typer.Option(help="NIfTI mask of the voxels to use: those above 0.5. Default: all voxels."),
 ]
 Noise = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
         help="rician (magnitude images), gaussian, or noncentral-chi:COILS (root sum of squares of "
-        "several coils).",
+        "several coils). Default: rician; gaussian for signed images.",
     ),
 ]
 Tolerance = Annotated[
@@ -211,20 +213,21 @@ def model_file(name: str | None) -> list[Path]:
     return [Path(name.rpartition(":")[0])] if name and ".py" in name else []
 
 
-def noise_model(name: str, signed: bool = False) -> NoiseModel:
-    """The noise model of that name; Gaussian for signed images.
+def noise_model(name: str | None, signed: bool = False) -> NoiseModel:
+    """The noise model of that name; without a name Rician, or Gaussian for signed images.
 
     Raises:
-        InputError: if there is none of that name, or it is another one of magnitudes.
+        InputError: if there is none of that name, or it is one of magnitudes for signed images.
     """
-    from labelwise.noise import Gaussian, noise_named
+    from labelwise.noise import noise_named
 
-    noise = noise_named(name)
-    if not signed:
-        return noise
-    if noise.magnitude and name != NOISE:
-        raise InputError(f"--signed: signed images do not have {name} noise; leave out --noise")
-    return Gaussian()
+    noise = noise_named(name or ("gaussian" if signed else "rician"))
+    if signed and noise.magnitude:
+        raise InputError(
+            f"--noise {name}: is the noise of magnitudes, which signed images (--signed) do not "
+            "have; leave out one of the two"
+        )
+    return noise
 
 
 def signed_model(name: str, signed: bool) -> str:
@@ -374,8 +377,15 @@ def alphas(texts: Sequence[str]) -> float | dict[str, float] | None:
     return found.get("", found or None)
 
 
-def keep_compiled_programs() -> None:
-    """Start JAX, let XLA fuse kernels and cache compiled programs; call it before computations."""
+def start_jax() -> None:
+    """Import JAX, let XLA fuse kernels and cache compiled programs; each command does so first.
+
+    Raises:
+        InputError: if an environment variable has a value with which JAX does not start.
+    """
+    if "jax" not in sys.modules:
+        _import_jax()
+
     from labelwise.fitting import compiler
     from labelwise.io.files import cache_folder
 
@@ -385,3 +395,23 @@ def keep_compiled_programs() -> None:
     folder = cache_folder()
     if folder is not None:
         compiler.keep_programs(folder)
+
+
+def _import_jax() -> None:
+    # Matrices of the command are small: with several threads, the BLAS of NumPy takes three times
+    # the CPU time, and rounds differently on another number of cores. JAX has threads of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    interrupts.leave_at_once()  # libraries in C would print the traceback of a KeyboardInterrupt
+    gc.disable()  # what is imported stays: to search it for garbage takes a quarter of a short run
+    try:
+        import jax  # noqa: F401
+
+        import labelwise.fitting  # noqa: F401
+    except Exception as error:
+        raise InputError(
+            f"cannot start ({type(error).__name__}: {error}); LABELWISE_DEBUG=1 shows where"
+        ) from error
+    finally:
+        gc.freeze()
+        gc.enable()
+    interrupts.raise_them()

@@ -10,7 +10,7 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_study
-from labelwise.types import InputError
+from labelwise.errors import InputError
 
 if TYPE_CHECKING:
     from labelwise.study.config import Study
@@ -66,9 +66,10 @@ def paper(
     Epstein et al. 2024, doi:10.59275/j.melba.2024-geb5. Its in vivo scan is not public; a simulated
     pelvis replaces it. The same command continues an interrupted study.
     """
+    options.start_jax()
+
     from labelwise.study.config import paper as published
 
-    options.keep_compiled_programs()
     changes: dict[str, Any] = {"wide": 150 if wide else 0, "deep": 10 if deep else 0}
     if s0_fixed:
         changes["fixed"] = {"S0": 1.0}
@@ -92,9 +93,10 @@ def run(
 
     Start from the settings of the paper: `labelwise study paper my.toml --toml`.
     """
+    options.start_jax()
+
     from labelwise.study.config import read_study
 
-    options.keep_compiled_programs()
     _run(_changed(read_study(file), quick, trainings, seed), out, context, False, overwrite, quiet)
 
 
@@ -128,7 +130,7 @@ def invivo(
             metavar="NAME=LOW:HIGH", help="Training range of a parameter. May be repeated."
         ),
     ] = None,
-    noise: options.Noise = "rician",
+    noise: options.Noise = None,
     b_tolerance: options.Tolerance = 1.0,
     quick: Quick = False,
     trainings: Trainings = None,
@@ -145,10 +147,11 @@ def invivo(
     if sigma is not None and not 0 < sigma < float("inf"):
         raise InputError(f"--sigma {sigma:g}: expected a positive number, in the image's unit")
 
+    options.start_jax()
+
     from labelwise.models.base import acquisition_names
     from labelwise.study.scan import in_vivo_study, read_scan
 
-    options.keep_compiled_programs()
     settings = options.Acquisition.read(bvals, te, ti, acquisition)
     made = settings.model(model)
     scan = read_scan(

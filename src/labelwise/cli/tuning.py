@@ -12,9 +12,9 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_tuning
+from labelwise.errors import InputError
 from labelwise.formatting import in_words, short_name
 from labelwise.limits import check_whole
-from labelwise.types import InputError
 
 if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Detection, Rmse, Tuning
@@ -93,6 +93,7 @@ def tune(
     Both networks are evaluated on simulated voxels. Alpha is chosen on one half of the voxels and
     evaluated on the other. Writes `tune.json`, `tune.png` and `tune.pdf`.
     """
+    options.start_jax()
     task, snr_of_file = _task_and_snr(detect, before, after, rmse, tissue)
     snr = snr_of_file if snr is None else snr
     if snr is not None and not 0 < snr < float("inf"):
@@ -105,7 +106,6 @@ def tune(
     from labelwise.io.staging import staged
     from labelwise.models.find import find_model, rebuild
 
-    options.keep_compiled_programs()
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
     files = [Path(text) for text in tissue or () if text.endswith(".toml")]
     inputs = [net, *options.model_file(model), *([detect] if detect else files)]

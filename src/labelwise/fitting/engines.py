@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.stats import chi2
 
 from labelwise import interrupts
 from labelwise.fitting.batching import WIDTH, by_block, in_chunks
@@ -27,7 +26,7 @@ from labelwise.fitting.newton import (
 )
 from labelwise.models.base import SignalModel, acquisition_names, within
 from labelwise.models.evaluate import signals
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, chi2_quantile
 from labelwise.types import Parameter
 
 RATIO = 5.0
@@ -36,7 +35,7 @@ DIFFERENCE = 1e-4
 """Half-width of a finite difference, as a fraction of the width of the bounds."""
 NO_WEIGHT = 1e15
 """The sigma of a measurement that is left out, where signals are about 1: its square is finite."""
-SIGNIFICANT = float(chi2.ppf(0.95, 1))
+SIGNIFICANT = float(chi2_quantile(0.95, 1))
 """Twice a difference in nll that is significant: 3.84."""
 UNDETERMINED = 1e-6
 """A parameter whose effect is explained by the others but for this share has an infinite error."""

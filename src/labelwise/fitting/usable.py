@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import chi2
 
 from labelwise.fitting.batching import blocks
 from labelwise.fitting.maximum_likelihood import MaximumLikelihood, left_out
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements
 from labelwise.models.evaluate import jacobian, signals
-from labelwise.noise import NoiseModel, Rician
+from labelwise.noise import NoiseModel, Rician, chi2_quantile, evaluate
 from labelwise.types import Estimate, Status, estimate_voxels, has_values, sigma_of_voxels
 
 EXCLUDED, CLIPPED, DROPOUT = 1, 2, 3
@@ -172,7 +171,7 @@ def _poor(estimate: Estimate, freedom: Int[np.ndarray, " N"]) -> Bool[np.ndarray
     """Whether the residual of a voxel is one of the largest per cent, or unknown."""
     freedom = np.maximum(freedom, 1)
     levels, where = np.unique(freedom, return_inverse=True)
-    limit = np.sqrt(chi2.ppf(_RARE, levels) / levels)[where]
+    limit = np.sqrt(chi2_quantile(_RARE, levels) / levels)[where]
     return ~(estimate.stats["residual"] <= limit)
 
 
@@ -248,34 +247,51 @@ class _Suspects:
         out = self._suspected(everyone, apart, low, self.left) | self.plateau
         out |= (self.signal == 0) & ~self.left & poor[:, None]
         changed = np.flatnonzero(out.any(axis=1))
+        fits = self._unfitted()
         for _ in range(_ROUNDS):  # what was hidden behind others
             if not len(changed):
                 break
-            fitted = self._fit(changed, out)
-            apart, low = self._below(changed, fitted.values, out[changed] | self.left[changed])
-            more = self._suspected(changed, apart, low, out[changed] | self.left[changed])
+            self._fit(fits, changed, out)
+            rest = out[changed] | self.left[changed]
+            apart, low = self._below(changed, fits.values[changed], rest)
+            more = self._suspected(changed, apart, low, rest)
             out[changed] |= more
             changed = changed[more.any(axis=1)]
         changed = np.flatnonzero(out.any(axis=1))
         for _ in range(_ROUNDS):  # what the others allow after all comes back
             if not len(changed):
                 break
-            fitted = self._fit(changed, out)
+            self._fit(fits, changed, out)
             rest = out[changed] | self.left[changed]
-            apart, low = self._below(changed, fitted.values, rest)
-            scale = np.maximum(1, np.nan_to_num(fitted.stats["residual"], nan=1))[:, None]
+            apart, low = self._below(changed, fits.values[changed], rest)
+            scale = np.maximum(1, np.nan_to_num(fits.stats["residual"][changed], nan=1))[:, None]
             certain = low & (apart < -DEFICIT * scale)
             certain |= self.plateau[changed] & (apart < -0.5)
-            unknown = ~has_values(fitted.status)[:, None]
+            unknown = ~has_values(fits.status[changed])[:, None]
             keep = out[changed] & np.where(unknown, at_first[changed], certain)
             back = (keep != out[changed]).any(axis=1)
             out[changed] = keep
             changed = changed[back & keep.any(axis=1)]
         return out
 
-    def _fit(self, index: Int[np.ndarray, " k"], out: Bool[np.ndarray, "n M"]) -> Estimate:
-        gone = out[index] | self.left[index]
-        return self.fitter(self.signal[index], np.where(gone, np.inf, self.sigma[index]))
+    def _unfitted(self) -> Estimate:
+        """Fits for `_fit` to fill in; the stat `gone` marks the measurements that each lacks."""
+        voxels, parameters = len(self.signal), self.fitter.parameters
+        stats = {"residual": np.full(voxels, np.nan), "gone": np.ones(self.signal.shape, bool)}
+        values = np.full((voxels, len(parameters)), np.nan)
+        return Estimate(values, np.full(voxels, Status.TOO_FEW, np.uint8), stats, parameters)
+
+    def _fit(
+        self, fits: Estimate, index: Int[np.ndarray, " k"], out: Bool[np.ndarray, "n M"]
+    ) -> None:
+        """Fit some voxels without the measurements in `out`, unless their fit is that already."""
+        gone, fitted = out | self.left, fits.stats
+        index = index[(gone[index] != fitted["gone"][index]).any(axis=1)]
+        if len(index):
+            sigma = np.where(gone[index], np.inf, self.sigma[index])
+            found = self.fitter(self.signal[index], sigma)
+            fits.values[index], fits.status[index] = found.values, found.status
+            fitted["residual"][index], fitted["gone"][index] = found.stats["residual"], gone[index]
 
     def _suspected(self, index, apart, low, gone) -> Bool[np.ndarray, "k M"]:
         """The lowest of the others, and those that are at least half as far below."""
@@ -322,12 +338,10 @@ def _predict(fitter, values, sigma, used):
     model: SignalModel = fitter.model
     noise: NoiseModel = fitter.noise
     clean = signals(model, values) / sigma  # in units of the noise
-    mean, variance, information = (
-        np.asarray(moment(clean, 1.0), float)
-        for moment in (noise.mean, noise.variance, noise.information)
-    )
+    mean, variance = (evaluate(moment, clean, 1.0) for moment in (noise.mean, noise.variance))
     if used.all():
         return mean * sigma, np.sqrt(variance) * sigma
+    information = evaluate(noise.information, clean, 1.0)
     slopes = jacobian(model, values) / sigma[..., None]  # 0 for a parameter on a bound
     lower, upper = np.array([each.bounds for each in fitter.parameters]).T
     slopes *= ((values > lower) & (values < upper))[:, None]

@@ -235,14 +235,16 @@ def read_mask(path: str | Path, like: Series) -> tuple[Bool[np.ndarray, " V"], l
         like: the series it belongs to.
 
     Returns:
-        Which voxels are inside; and a note if the mask has values besides 0 and one other.
+        Which voxels are inside; and notes, on geometry that was mended, and if the mask has values
+        besides 0 and one other.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if its shape or affine is not that of the series, or no voxel is inside.
     """
-    values = _read_on_grid(Path(path), like, (1,))[:, 0]
-    return inside_of(values, path)
+    values, mended = _read_on_grid(Path(path), like, (1,))
+    inside, notes = inside_of(values[:, 0], path)
+    return inside, [*mended, *notes]
 
 
 def inside_of(values: Float[np.ndarray, "*shape"], path: str | Path):
@@ -275,7 +277,7 @@ def inside_of(values: Float[np.ndarray, "*shape"], path: str | Path):
 
 def read_map(
     path: str | Path, like: Series, volumes: int | None = None
-) -> Float[np.ndarray, "V *M"]:
+) -> tuple[Float[np.ndarray, "V *M"], Sequence[str]]:
     """Read a map of a positive quantity (sigma, say) on the grid of a series.
 
     Voxels that are not positive are left for the fitter to flag, unless all are.
@@ -286,19 +288,20 @@ def read_map(
         volumes: another possible number of volumes.
 
     Returns:
-        (V,) in float64 of one volume, (V, M) in float32 of several.
+        (V,) in float64 of one volume, (V, M) in float32 of several; and notes on geometry that was
+        mended.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if its shape or affine is not that of the series, or no voxel is positive.
     """
-    values = _read_on_grid(Path(path), like, (1, like.volumes, volumes or like.volumes))
+    values, notes = _read_on_grid(Path(path), like, (1, like.volumes, volumes or like.volumes))
     if not np.any((values > 0) & np.isfinite(values)):
         raise InputError(
             f"{path}: expected positive values, none of its {values.size} values is "
             "positive and finite"
         )
-    return values[:, 0] if values.shape[1] == 1 else values
+    return values[:, 0] if values.shape[1] == 1 else values, notes
 
 
 def file_hash(path: str | Path) -> str:
@@ -307,15 +310,17 @@ def file_hash(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _read_on_grid(path: Path, like: Series, volumes: tuple[int, ...]) -> Float[np.ndarray, "V K"]:
-    """The values of an image, after checking that it lies on the grid of a series."""
+def _read_on_grid(
+    path: Path, like: Series, volumes: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "V K"], Sequence[str]]:
+    """The values of an image, checked to lie on the grid of a series; notes on its geometry."""
     with open_image(path) as image:
         if image.volumes not in volumes:
             expected = "one volume" if volumes == (1,) else f"1 or {volumes[-1]} volumes"
             raise InputError(f"{path}: expected {expected}, got {image.volumes}")
         refuse_other_grid(image, like)
         dtype = np.float64 if image.volumes == 1 else np.float32
-        return image._read(np.arange(image.voxels), range(image.volumes), dtype)
+        return image._read(np.arange(image.voxels), range(image.volumes), dtype), image.notes
 
 
 def refuse_other_grid(image: Series, like: Series) -> None:

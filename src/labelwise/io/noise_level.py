@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import fminbound
-from scipy.stats import chi2, gamma
+from scipy.special import gammaincinv
 
 from labelwise.io.acquisition import group_equal, zero_b
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, chi2_quantile, evaluate
 from labelwise.types import InputError
 
 _FEWEST = 20  # voxels, for a robust estimate
@@ -162,21 +161,19 @@ def from_variances(
     mean = signal.mean(axis=1)
     usable = np.isfinite(variance) & np.isfinite(mean) & (mean > 0) & (freedom > 0)
     levels, inverse = np.unique(freedom, return_inverse=True)
-    median = chi2.median(np.maximum(levels, 1)) / np.maximum(levels, 1)
+    median = chi2_quantile(0.5, np.maximum(levels, 1)) / np.maximum(levels, 1)
     scaled = variance / median[inverse]
     sigma = float(np.sqrt(np.median(scaled[usable]))) if usable.any() else 0.0
     clear = usable & (sigma > 0)
-    with jax.enable_x64(True):
-        for _ in range(20 if clear.any() else 0):
-            floor = float(noise.mean(0.0, sigma)) + _ABOVE * sigma  # higher for several coils
-            clear = usable & (mean > max(_SIGNAL * sigma, floor))
-            if clear.sum() < _FEWEST:
-                break
-            true = noise.signal_of(signal, sigma)  # of all: each new shape would be compiled
-            share = np.asarray(noise.variance(true, sigma)).mean(axis=1) / sigma**2
-            before, sigma = sigma, float(np.sqrt(np.median(scaled[clear] / share[clear])))
-            if abs(sigma - before) <= 1e-9 * before:
-                break
+    for _ in range(20 if clear.any() else 0):
+        floor = float(evaluate(noise.mean, 0.0, sigma)) + _ABOVE * sigma  # higher for several coils
+        clear = usable & (mean > max(_SIGNAL * sigma, floor))
+        if clear.sum() < _FEWEST:
+            break
+        share = evaluate(noise.variance_near, signal[clear], sigma).mean(axis=1) / sigma**2
+        before, sigma = sigma, float(np.sqrt(np.median(scaled[clear] / share)))
+        if abs(sigma - before) <= 1e-9 * before:
+            break
     if clear.sum() < _FEWEST or not sigma > 0:
         raise InputError(
             f"sigma from {method}: expected at least {_FEWEST} voxels with varying signal above "
@@ -205,7 +202,7 @@ def _more_than_noise(
     growth = float(np.median(variance[mean >= high]) / np.median(variance[mean <= low]))
     if growth > allowed:
         return f"their variance grows {growth:.2g}-fold with the signal (motion, pulsation)"
-    expected = chi2.ppf(0.9, repeats - 1) / chi2.median(repeats - 1)
+    expected = chi2_quantile(0.9, repeats - 1) / chi2_quantile(0.5, repeats - 1)
     tail = float(np.quantile(variance, 0.9) / np.median(variance) / expected)
     if tail > allowed:
         return f"in a tenth of the voxels their variance is {tail:.2g} times that of noise (motion)"
@@ -300,13 +297,11 @@ class _Null:
         """
 
         def density(sigma):  # of |x| / sigma
-            zero = np.zeros_like(size)
-            each = [noise.log_density(zero, sign * sigma * size, sigma) for sign in (1, -1)]
-            return sigma * np.exp(np.asarray(each, float)).sum(axis=0)
+            data = sigma * np.stack([size, -size])
+            return sigma * np.exp(evaluate(noise.log_density, 0.0, data, sigma)).sum(axis=0)
 
-        with jax.enable_x64(True):
-            size = np.linspace(1e-9, float(noise.mean(0.0, 1.0)) + 12, 40_001)
-            one, other = density(1.0), density(3.0)
+        size = np.linspace(1e-9, float(evaluate(noise.mean, 0.0, 1.0)) + 12, 40_001)
+        one, other = density(1.0), density(3.0)
         below = np.append(0, np.cumsum((one[1:] + one[:-1]) / 2 * np.diff(size)))
         if not abs(below[-1] - 1) < 1e-3 or not np.allclose(one, other, atol=1e-3):
             raise InputError(
@@ -323,8 +318,7 @@ def _alike(square: Float[np.ndarray, " N"], shape: float) -> list[Bool[np.ndarra
 
     Those in the central 99.8 % of a gamma distribution whose median is that of the set.
     """
-    null = gamma(shape)
-    low, high = null.ppf([0.001, 0.999]) / null.median()
+    low, high = gammaincinv(shape, [0.001, 0.999]) / gammaincinv(shape, 0.5)
     sets = {}
     for share in (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7) if square.size else ():
         median = np.quantile(square, share)

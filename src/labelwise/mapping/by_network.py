@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import chi2
 
 from labelwise.fitting import MaximumLikelihood
 from labelwise.fitting.goodness import goodness
@@ -33,7 +32,7 @@ from labelwise.networks.network import (
     load,
 )
 from labelwise.networks.verification import advice_on_alpha, verified
-from labelwise.noise import describe_noise
+from labelwise.noise import chi2_quantile, describe_noise
 from labelwise.priors import Uniform
 from labelwise.types import (
     Estimate,
@@ -286,7 +285,7 @@ class _Fits:
         decrease = self.fitter.decrease(signal, sigma, estimate.values)
         if excess is not None:
             decrease = decrease / excess[:, 0] ** 2
-        contradicted = 2 * decrease > chi2.ppf(compatible, len(end.parameters))
+        contradicted = 2 * decrease > chi2_quantile(compatible, len(end.parameters))
         return contradicted | ((estimate.stats["outside"] & OUTSIDE_VERIFIED) > 0)
 
     def _replace(self, found: Estimate, rows, doubtful, signal, sigma) -> None:

@@ -67,15 +67,17 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         if request.mask is not None:
             inside, said = read_mask(request.mask, like=series)
         notes = list(dict.fromkeys([*request.notes, *heard]))
-        fresh = [each for each in [*check(request, method, series), *said] if each not in notes]
+        said = [*check(request, method, series), *said, *(marked.notes if marked else ())]
+        fresh = [each for each in said if each not in notes]
         _warn(fresh)
         notes += fresh
         series, marked = _select(request, series, marked)
         maps = method.maps(request.model.parameters)
         with _output(request, method, series, maps) as out:
             noise = noise_level(request, series, inside)
-            _warn(noise.notes)
-            notes += noise.notes
+            found = [*noise.mended, *noise.notes]
+            _warn(found)
+            notes += found
             scan = _Scan(request, series, inside, noise, marked, _ceiling(series, inside))
             if method.stage == "fit":
                 clock.lap("prepare")

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
@@ -30,7 +29,7 @@ from labelwise.io.noise_level import (
 from labelwise.mapping.request import METHODS, Request
 from labelwise.models.base import measurements
 from labelwise.models.evaluate import signals
-from labelwise.noise import Gaussian, NoiseModel
+from labelwise.noise import Gaussian, NoiseModel, evaluate
 from labelwise.types import InputError
 
 Level = float | Float[np.ndarray, " V"]
@@ -59,6 +58,7 @@ class Noise:
         others: what other methods give.
         refused: by method, why it gives nothing.
         notes: what was decided, where that matters.
+        mended: notes on the geometry of the map of sigma.
     """
 
     sigma: Level
@@ -66,6 +66,7 @@ class Noise:
     others: list[NoiseLevel] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    mended: Sequence[str] = ()
 
 
 def noise_level(request: Request, series: Series, inside: Bool[np.ndarray, " V"]) -> Noise:
@@ -82,9 +83,9 @@ def noise_level(request: Request, series: Series, inside: Bool[np.ndarray, " V"]
     """
     wanted = request.sigma
     if not isinstance(wanted, str):
-        given, sigma = _given(wanted, request, series, inside)
+        given, sigma, mended = _given(wanted, request, series, inside)
         found, _ = _estimates(_CHEAP, request, series, inside)
-        return Noise(sigma, given, [level for level, _ in found.values()])
+        return Noise(sigma, given, [level for level, _ in found.values()], mended=mended)
     found, refused = _estimates(
         METHODS if wanted == "auto" else dict.fromkeys((wanted, *_CHEAP)), request, series, inside
     )
@@ -163,11 +164,11 @@ def _two_things(level: NoiseLevel, repeats: NoiseLevel, request: Request) -> str
 
 def _given(
     source: float | Path, request: Request, series: Series, inside: Bool[np.ndarray, " V"]
-) -> tuple[NoiseLevel, Level]:
+) -> tuple[NoiseLevel, Level, Sequence[str]]:
     if not isinstance(source, Path):
-        return NoiseLevel(source, "given", 0, "a number given by the user"), source
+        return NoiseLevel(source, "given", 0, "a number given by the user"), source, ()
     whole = series.volumes + len(request.excluded)
-    sigma = read_map(source, series, whole)
+    sigma, mended = read_map(source, series, whole)
     if sigma.ndim == 2 and sigma.shape[1] > series.volumes:
         sigma = sigma[:, request.volumes]
     usable = sigma[inside]
@@ -175,7 +176,7 @@ def _given(
     if not usable.size:
         raise InputError(f"{source}: sigma is positive nowhere inside the mask")
     note = f"median inside the mask of the map {source.name}"
-    return NoiseLevel(float(np.median(usable)), "map", usable.size, note), sigma
+    return NoiseLevel(float(np.median(usable)), "map", usable.size, note), sigma, mended
 
 
 def _estimates(
@@ -322,11 +323,10 @@ def _bright(mean: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 def _without_floor(sigma, mean: Float[np.ndarray, "n M"], noise: NoiseModel):
     """Sigma of the standard deviations of measurements that have some mean."""
     measured, sigma = sigma[:, None], sigma[:, None]
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for _ in range(10):
-            true = noise.signal_of(mean, sigma)
-            share = np.asarray(noise.variance(true, sigma)).mean(axis=1, keepdims=True) / sigma**2
-            sigma = measured / np.sqrt(share)
+            variance = evaluate(noise.variance_near, mean, sigma)
+            sigma = measured / np.sqrt(variance.mean(axis=1, keepdims=True) / sigma**2)
     return sigma[:, 0]
 
 

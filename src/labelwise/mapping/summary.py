@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import chi2
 
 from labelwise.fitting.engines import SIGNIFICANT
 from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
@@ -18,11 +17,12 @@ from labelwise.io.noise_level import NoiseLevel
 from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
-from labelwise.noise import NoiseModel
+from labelwise.noise import NoiseModel, chi2_quantile, evaluate
 from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _PEAK = 1.5  # sigma: without signal, the largest of four magnitudes is 1.9 in the median
+_CLEAR = 3.75  # sigma above the noise floor: of 300 volumes without signal, the largest is below
 _SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
 _FEW = 0.01  # of the voxels: a smaller share outside the training range gets no note
 _NEGATIVE = 0.05  # of the voxels: fewer have negative measurements from interpolation
@@ -253,7 +253,7 @@ def median_residual(estimate: Estimate, measurements: int) -> float:
     freedom = measurements - estimate.values.shape[1]
     if freedom <= 0:
         return math.nan
-    expected = math.sqrt(chi2.median(freedom) / freedom)
+    expected = math.sqrt(chi2_quantile(0.5, freedom) / freedom)
     return _quartiles(estimate.stats["residual"][has_values(estimate.status)])[1] / expected
 
 
@@ -265,7 +265,7 @@ def quality_notes(
     peak: Float[np.ndarray, " N"],
     noise: NoiseModel,
 ) -> list[str]:
-    """Notes on a sigma that other methods or the data contradict, and on failed voxels.
+    """Notes on a sigma that other methods or the data contradict, and on voxels without signal.
 
     Args:
         estimate: of all voxels.
@@ -289,10 +289,20 @@ def quality_notes(
                 f"{other.sigma:.3g}, which differs by a factor of {ratio:.1f}"
             )
     fitted = has_values(estimate.status)
-    typical = _quartiles(peak[peak > 0])[1]
+    peak = peak[np.isfinite(peak) & (peak > 0)]
+    typical = _quartiles(peak)[1]
     if not fitted.any():
         notes.append("no voxel could be fitted; see the status map for the reasons")
-    if typical < max(float(noise.mean(0.0, 1.0)) + 0.25, _PEAK):  # residuals mean nothing then
+    floor = float(evaluate(noise.mean, 0.0, 1.0))
+    faint = np.count_nonzero(peak < floor + _CLEAR) / max(peak.size, 1)
+    if 0.5 < faint < 1 - _FEW:  # residuals mean nothing then
+        notes.append(
+            f"{_percent(faint)} of the voxels have no measurement above {floor + _CLEAR:.1f} "
+            "sigma: they hold no signal above the noise (air?), and medians, the residual, and "
+            "shares of ambiguous voxels and of bounds are mostly theirs; a --mask of the object "
+            "leaves them out"
+        )
+    elif typical < max(floor + 0.25, _PEAK):  # nor then
         notes.append(
             "sigma is as large as the signal: the largest measurement of a voxel is "
             f"{typical:.2g} sigma in the median; sigma is too large or of another unit than the "

@@ -88,7 +88,7 @@ def _program(
         if not errors:
             return params(data), None, level
         values, pull = jax.vjp(params, data)
-        variance = noise.variance(noise.signal_of(data, sigma), sigma)
+        variance = noise.variance_near(data, sigma)
         scatter = []
         for parameter in range(len(values)):  # faster here than a vmap
             (slopes,) = pull(jnp.zeros_like(values).at[parameter].set(1))
