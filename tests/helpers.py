@@ -6,12 +6,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+import labelwise as lw
 from labelwise import ADC, Parameter, SignalModel, per_measurement
 from labelwise.io.noise_level import from_repeats, repeated_volumes
 from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
 from labelwise.noise import Rician
 from labelwise.types import Estimate, Status
+
+MODELS = [
+    lw.ADC([0, 0.1, 0.5, 1.0]),
+    lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]),
+    lw.Kurtosis([0, 0.5, 1.0, 2.0, 2.5]),
+    lw.T1InversionRecovery([0, 50, 400, 1100, 2500]),
+    lw.T1SignedInversionRecovery([0, 50, 400, 1100, 2500]),
+    lw.T2([0, 20, 40, 80, 160]),
+    lw.T2Biexponential(10.0 * np.arange(33)),
+    lw.T2EPG(10.0 * np.arange(1, 17)),
+]
+"""Each built-in model with an acquisition that determines its parameters; a new one joins them."""
 
 # A small series: tissue with S0 500 and ADC 1.2 µm²/ms in air.
 SHAPE = (9, 8, 2)

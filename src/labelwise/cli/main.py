@@ -242,6 +242,9 @@ def fit(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
     noise: options.Noise = options.NOISE,
@@ -280,9 +283,11 @@ def fit(
     from labelwise.mapping.images import fit_image
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model, signed))
+    made = settings.model(options.signed_model(model, signed), constant)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -328,6 +333,9 @@ def map_(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
     net: Annotated[
@@ -376,9 +384,11 @@ def map_(
     from labelwise.mapping.images import map_image
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model or model_of(net), signed))
+    made = settings.model(options.signed_model(model or model_of(net), signed), constant)
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
@@ -435,20 +445,29 @@ app.add_typer(study_commands.study, name="study")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the signal models: required settings, parameters, units and bounds."""
+    """List the signal models by what they measure: settings, parameters, units and bounds."""
     from labelwise.mapping.request import equation
-    from labelwise.models.base import acquisition_names
+    from labelwise.models.base import acquisition_names, constant_names
     from labelwise.models.find import available_models
 
     options.keep_compiled_programs()
-    listed = {
-        name: {
+    listed = {}
+    for name, model in available_models().items():
+        settings = [
+            options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
+            for setting in acquisition_names(model)
+        ]
+        required, optional = constant_names(model)
+        listed[name] = {
+            "measures": model.measures,
             "equation": equation(model),
             "acquisition": list(acquisition_names(model)),
             "needs": [
-                options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
-                for setting in acquisition_names(model)
+                *dict.fromkeys(settings),
+                *(f"--constant {each}=VALUE" for each in required),
             ],
+            "minimum": model.minimum,
+            "constants": [*required, *optional],
             "parameters": [
                 {
                     "name": parameter.name,
@@ -459,9 +478,8 @@ def models(
                 }
                 for parameter in model.parameters
             ],
+            "derived": [{"name": each.name, "unit": each.unit} for each in model.derived],
         }
-        for name, model in available_models().items()
-    }
     if as_json:
         print_json(json_text(listed, indent=2))
         return

@@ -62,6 +62,9 @@ def train(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     snr: Annotated[
         str | None,
@@ -155,8 +158,10 @@ def train(
     from labelwise.priors import Uniform
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
-    made = settings.model(model)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
+    made = settings.model(model, constant)
     simulated = options.noise_model(noise)
     if "paper" in prior:
         if len(prior) > 1:

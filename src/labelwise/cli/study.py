@@ -149,7 +149,7 @@ def invivo(
     from labelwise.study.scan import in_vivo_study, read_scan
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(bvals, acquisition, te=te, ti=ti)
     made = settings.model(model)
     scan = read_scan(
         image,

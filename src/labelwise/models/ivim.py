@@ -26,6 +26,8 @@ class IVIM(SelfStarting):
     """
 
     b: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "diffusion"
+    minimum = "b = 0, a b below 100 s/mm² and two from 200 s/mm² on"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.01, 0.5), "f", (0.01, 0.5)),

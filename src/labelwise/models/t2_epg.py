@@ -51,6 +51,8 @@ class T2EPG(SignalModel):
     t1: float = 1000.0
     differentiable: ClassVar[bool] = False
     vectorized: ClassVar[bool] = True
+    measures = "T2"
+    minimum = "three echoes of one train"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", _T2_BOUNDS, "T_2"),
