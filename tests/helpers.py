@@ -23,6 +23,17 @@ MODELS = [
     lw.T2([0, 20, 40, 80, 160]),
     lw.T2Biexponential(10.0 * np.arange(33)),
     lw.T2EPG(10.0 * np.arange(1, 17)),
+    lw.T2Star([1.1, 2.3, 4.0, 8.0, 16.0, 30.0]),
+    lw.T1VariableFlipAngle([2, 4, 8, 15, 25], tr=10),
+    lw.T1InversionRecoveryGeneral([50, 400, 1100, 2500], tr=4000),
+    lw.T1LookLocker([30, 150, 400, 800, 1500, 3000]),
+    lw.StretchedExponential([0, 0.2, 0.5, 1.0, 2.0]),
+    lw.IVIMKurtosis([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0]),
+    lw.IVIMSimplified([0, 0.2, 0.4, 0.8]),
+    lw.IVIMTriexponential([0, 0.003, 0.006, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.5, 0.9]),
+    lw.ADCFloor([0, 0.3, 1.0, 2.0, 4.0]),
+    lw.T2MultiEcho(10.0 * np.arange(1, 17)),
+    lw.T2MultiEchoB1(10.0 * np.arange(1, 17), b1=0.8),
 ]
 """Each built-in model with an acquisition that determines its parameters; a new one joins them."""
 

@@ -16,7 +16,8 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: type(mod
 
 
 def a_voxel(model):
-    pairs = zip(model.parameters, [0.7, 0.3, 0.4, 0.2], strict=False)
+    shares = np.resize([0.7, 0.3, 0.4, 0.2], len(model.parameters))
+    pairs = zip(model.parameters, shares, strict=True)
     return [p.bounds[0] + share * min(p.bounds[1] - p.bounds[0], 100.0) for p, share in pairs]
 
 
@@ -44,13 +45,16 @@ def test_documents_source_and_units(model):
 
 
 @pytest.mark.parametrize(
-    "model", [model for model in MODELS if model.differentiable], ids=lambda m: type(m).__name__
+    "model",
+    [model for model in MODELS if not hasattr(model, "t1")],  # a train of echoes is one whole
+    ids=lambda m: type(m).__name__,
 )
 def test_signal_of_a_subset_is_the_subset_of_the_signal(model):
     chosen = [3, 0, 2]
     part = replace(model, **{k: values[chosen] for k, values in settings_of(model).items()})
     whole = np.asarray(model.signal(*a_voxel(model)))
-    np.testing.assert_array_equal(part.signal(*a_voxel(model)), whole[chosen])
+    # XLA's scalar and vector loops round differently
+    np.testing.assert_allclose(part.signal(*a_voxel(model)), whole[chosen], rtol=2e-7)
 
 
 @pytest.mark.parametrize(

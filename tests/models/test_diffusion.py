@@ -1,9 +1,9 @@
-"""ADC and kurtosis against the equations written in NumPy, and what their guesses recover."""
+"""One compartment against the equations written in NumPy, and what the guesses recover."""
 
 import numpy as np
 import pytest
 
-from labelwise import ADC, Kurtosis
+from labelwise import ADC, ADCFloor, Kurtosis, StretchedExponential
 
 B = np.array([0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5])
 
@@ -41,3 +41,53 @@ def test_kurtosis_guess_is_near():
     assert float(s0) == pytest.approx(100, rel=0.05)
     assert float(d) == pytest.approx(1.0, rel=0.2)
     assert k == 1.0
+
+
+@pytest.mark.parametrize(("ddc", "alpha"), [(1.0, 1.0), (0.8, 0.6), (3.0, 0.2)])
+def test_stretched_equation(ddc, alpha):
+    expected = 70 * np.exp(-((B * ddc) ** alpha))
+    np.testing.assert_allclose(
+        StretchedExponential(B).signal(70.0, ddc, alpha), expected, rtol=1e-5
+    )
+
+
+def test_stretched_is_a_spread_of_rates():
+    """alpha = 1/2 is the Laplace transform of the Levy distribution of rates, in closed form."""
+    scale = 0.5  # exp(-sqrt(2 scale b)), hence DDC = 2 scale
+    rate = np.geomspace(1e-4, 1e7, 400_001)
+    density = np.sqrt(scale / (2 * np.pi)) * np.exp(-scale / (2 * rate)) / rate**1.5
+    b = np.array([0.2, 1.0, 2.0])
+    expected = np.trapezoid(density * np.exp(-b[:, None] * rate), rate, axis=1)
+    ours = StretchedExponential(b).signal(1.0, 2 * scale, 0.5)
+    np.testing.assert_allclose(ours, expected, rtol=2e-3)
+
+
+def test_stretched_guess_of_one_exponential_is_near():
+    model = StretchedExponential(B)
+    s0, ddc, alpha = model.guess(model.signal(100.0, 1.0, 1.0))
+    assert float(s0) == pytest.approx(100, rel=0.02)
+    assert float(ddc) == pytest.approx(1.0, rel=0.02)
+    assert 0.5 < alpha < 1
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 0.7])
+def test_floor_equation(floor):
+    expected = 5 * np.hypot(np.exp(-B * 1.3), floor)
+    np.testing.assert_allclose(ADCFloor(B).signal(5.0, 1.3, floor), expected, rtol=1e-5)
+
+
+def test_floor_is_the_root_mean_square_of_rician_magnitudes():
+    rng, sigma = np.random.default_rng(1), 0.08
+    clean = np.exp(-B * 1.5)
+    noise = rng.normal(0, sigma, (2, 200_000, len(B)))
+    measured = np.sqrt(np.mean((clean + noise[0]) ** 2 + noise[1] ** 2, axis=0))
+    ours = ADCFloor(B).signal(1.0, 1.5, np.sqrt(2) * sigma)
+    np.testing.assert_allclose(ours, measured, rtol=5e-3)
+
+
+def test_floor_guess_is_near():
+    b = np.array([0.0, 0.3, 0.6, 1.0, 3.0, 6.0])
+    s0, adc, floor = ADCFloor(b).guess(ADCFloor(b).signal(100.0, 1.5, 0.1))
+    assert float(s0) == pytest.approx(100, rel=0.05)
+    assert float(adc) == pytest.approx(1.5, rel=0.1)
+    assert float(floor) == pytest.approx(0.1, rel=0.02)

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from labelwise.types import SETTINGS, Derived, InputError, Parameter, Setting, same_file
 
@@ -90,6 +90,10 @@ class SignalModel(eqx.Module):
 
         Subclasses name their parameters; `any_signature` allows this for type checkers.
         """
+
+    def described(self) -> Bool[np.ndarray, " M"]:
+        """Which measurements the equation describes; maps leave the others out."""
+        return np.ones(measurements(self), bool)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the parameters when a subclass is defined."""
@@ -232,7 +236,17 @@ def detached(model: Model) -> Model:
     JAX (0.10.2) caches a NumPy array in the closure of a compiled function, in the precision at
     that time, and passes it to programs of another precision, which fail: while a user's
     `jax.jit(lambda p: model.signal(*p))` exists, no float64 program could use `model`.
+
+    Raises:
+        InputError: if the equation does not describe all measurements.
     """
+    if not (described := model.described()).all():
+        raise InputError(
+            f"{type(model).__name__}: does not describe {np.sum(~described)} of the "
+            f"{len(described)} measurements (numbered from 0: "
+            f"{', '.join(map(str, np.flatnonzero(~described)))}); leave them out. It needs "
+            f"{model.minimum}"
+        )
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, model)
 
 
