@@ -35,6 +35,7 @@ from labelwise.cli.tables import (
     sentence,
     show_comparison,
     show_models,
+    show_presets,
     show_report,
     stderr,
     stdout,
@@ -255,6 +256,7 @@ def fit(
             help="Change the bounds of a parameter: D_fast=2:100. May be repeated.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     average: Annotated[
         options.AverageName | None,
         typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
@@ -280,6 +282,7 @@ def fit(
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
+    from labelwise.io.presets import find_preset
     from labelwise.mapping.images import fit_image
 
     options.keep_compiled_programs()
@@ -287,7 +290,10 @@ def fit(
         bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
     )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model, signed), constant)
+    name = options.signed_model(model, signed)
+    if preset is not None:
+        limits = find_preset(preset).bounds(name) | limits
+    made = settings.model(name, constant)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -305,7 +311,7 @@ def fit(
             threads=threads,
             overwrite=overwrite,
             fill=fill,
-            sources=settings.sources,
+            sources=settings.sources | options.preset_file(preset),
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],
             progress=progress,
@@ -358,6 +364,7 @@ def map_(
             help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     noise: options.Noise = options.NOISE,
     exclude: options.Exclude = None,
     signed: options.Signed = False,
@@ -380,6 +387,7 @@ def map_(
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
     alphas = options.alphas(alpha or [])
 
+    from labelwise.io.presets import find_preset
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
 
@@ -388,7 +396,10 @@ def map_(
         bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
     )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model or model_of(net), signed), constant)
+    name = options.signed_model(model or model_of(net), signed)
+    if preset is not None:
+        spans = find_preset(preset).typical(name) | spans
+    made = settings.model(name, constant)
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
@@ -406,7 +417,7 @@ def map_(
             threads=threads,
             overwrite=overwrite,
             fill=fill,
-            sources=settings.sources,
+            sources=settings.sources | options.preset_file(preset),
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],
             progress=progress,
@@ -484,6 +495,22 @@ def models(
         print_json(json_text(listed, indent=2))
         return
     show_models(listed)
+
+
+@app.command(epilog="Example: `labelwise presets`")
+def presets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the presets: ranges of parameters by tissue, with what their sources report."""
+    from labelwise.io.presets import presets as known
+
+    listed = {
+        name: [entry.model_dump() for entry in preset.entries] for name, preset in known().items()
+    }
+    if as_json:
+        print_json(json_text(listed, indent=2))
+        return
+    show_presets(listed)
 
 
 @app.command(epilog="Example: `labelwise demo demo_out`")

@@ -98,6 +98,7 @@ def train(
             help="Range of a parameter, may be repeated; or the ranges of the paper.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     recipe: Annotated[
         RecipeName, typer.Option(help="fast, or paper: section 3.4, for one SNR.")
     ] = RecipeName.FAST,
@@ -153,6 +154,7 @@ def train(
     prior = prior or []
 
     from labelwise.io.files import cache_folder
+    from labelwise.io.presets import find_preset
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
@@ -164,11 +166,12 @@ def train(
     made = settings.model(model, constant)
     simulated = options.noise_model(noise)
     if "paper" in prior:
-        if len(prior) > 1:
+        if len(prior) > 1 or preset is not None:
             raise InputError("--prior paper: is for all parameters; give it alone")
         ranges = Uniform.paper()
     else:
-        ranges = Uniform.typical(made, **options.ranges(prior, "--prior"))
+        spans = find_preset(preset).typical(model) if preset is not None else {}
+        ranges = Uniform.typical(made, **spans | options.ranges(prior, "--prior"))
     make_recipe = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
     if recipe is RecipeName.FAST and isinstance(level, tuple):
         make_recipe = Recipe.every_level
@@ -198,7 +201,7 @@ def train(
             network, seconds = _train_to_file(
                 plan,
                 out,
-                inputs=settings.sources.values(),
+                inputs=[*settings.sources.values(), *options.preset_file(preset).values()],
                 cache=cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,

@@ -111,6 +111,14 @@ Noise = Annotated[
         "several coils).",
     ),
 ]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TISSUE | FILE.toml",
+        help="Ranges of the parameters for a tissue, from `labelwise presets` or a file of your "
+        "own. Ranges given by other options win.",
+    ),
+]
 Tolerance = Annotated[
     float,
     typer.Option(min=0, help="In s/mm²: b-values this close are equal; b up to this is b = 0."),
@@ -279,6 +287,11 @@ def _constants(kind: type[SignalModel], name: str, texts: Sequence[str]) -> dict
             f"model {name}: needs its constant {missing[0]}; give --constant {missing[0]}=VALUE"
         )
     return given
+
+
+def preset_file(preset: str | None) -> dict[str, Path]:
+    """The file of a person's own preset, for the record of the inputs."""
+    return {"preset": Path(preset)} if preset and preset.endswith(".toml") else {}
 
 
 def model_file(name: str | None) -> list[Path]:

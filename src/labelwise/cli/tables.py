@@ -251,6 +251,24 @@ def _show_model(console: Console, name: str, model: Mapping[str, Any]) -> None:
     console.print(table, "", sep="\n")
 
 
+def show_presets(presets: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """The presets, in the form of `labelwise presets --json`."""
+    console = stdout()
+    for tissue, entries in presets.items():
+        console.print(f"{tissue}:\n", style="bold")
+        for entry in entries:
+            ranges = [
+                f"{word} {entry[key][0]:g} to {entry[key][1]:g}"
+                for key, word in (("typical", "typically"), ("bounds", "bounds"))
+                if entry[key]
+            ]
+            console.print(f"  {entry['parameter']}  {', '.join(ranges)}  ({entry['reported']})")
+            sources = " ".join(f"doi:{each}" for each in entry["source"])
+            console.print(f"    {', '.join(entry['models'])}  {sources}")
+        console.print()
+    console.print("For your own preset: --preset FILE.toml")
+
+
 def show_comparison(rows: Sequence[Comparison]) -> None:
     """Estimates and errors of the fit and the network, one line for each tissue."""
     console = stdout()

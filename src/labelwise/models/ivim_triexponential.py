@@ -18,8 +18,8 @@ class IVIMTriexponential(SelfStarting):
     Args:
         b: (M,) diffusion weightings in ms/µm² (1 ms/µm² = 1000 s/mm²), several below 0.05.
 
-    Source: in the kidney, van Baalen et al. 2017, doi:10.1002/jmri.25519; in the liver, Cercueil et
-    al. 2015, doi:10.1007/s00330-014-3554-6.
+    Source: in the kidney, van Baalen et al. 2017, doi:10.1002/jmri.25519; in the liver, Chevallier
+    et al. 2021, doi:10.3390/diagnostics11020379 (a review).
 
     Example:
         >>> model = IVIMTriexponential([0, 0.02, 0.2])
@@ -35,8 +35,8 @@ class IVIMTriexponential(SelfStarting):
         Parameter("f_fast", "1", (0.0, 0.5), "f_{fast}", (0.02, 0.3)),
         Parameter("f_mid", "1", (0.0, 0.5), "f_{mid}", (0.05, 0.4)),
         Parameter("D_slow", "µm²/ms", (0.01, 4.0), "D_{slow}", (0.2, 2.5)),
-        Parameter("D_mid", "µm²/ms", (1.0, 20.0), "D_{mid}", (2.0, 12.0)),
-        Parameter("D_fast", "µm²/ms", (20.0, 1000.0), "D_{fast}", (50.0, 500.0)),
+        Parameter("D_mid", "µm²/ms", (1.0, 60.0), "D_{mid}", (3.0, 50.0)),
+        Parameter("D_fast", "µm²/ms", (20.0, 1000.0), "D_{fast}", (80.0, 500.0)),
     )
     derived = (
         Derived("D_star_mid", "µm²/ms", lambda s0, ff, fm, slow, mid, fast: mid + slow),
