@@ -33,6 +33,15 @@ DIRECTIONS = np.stack(  # a golden-angle spiral over half a sphere
         (np.arange(30) + 0.5) / 30,
     ]
 )
+
+
+def shells(b):
+    """Thirty directions at each b, after five measurements at b = 0."""
+    g = np.concatenate([np.zeros((3, 5)), *[DIRECTIONS] * len(b)], axis=1)
+    settings = {"b": np.concatenate([np.zeros(5), np.repeat(b, 30)])}
+    return settings | dict(zip(("gx", "gy", "gz"), g, strict=True))
+
+
 IVIM_B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
 ECHOES, TI = 10.0 * np.arange(1, 17), np.array([25, 75, 150, 300, 600, 1200, 2400, 4000])
 ACQUISITIONS = {
@@ -42,6 +51,7 @@ ACQUISITIONS = {
     "ivim_kurtosis": {"b": [*IVIM_B, 1.2, 1.6, 2.0]},
     "ivim_simplified": {"b": [0, 0, 0.2, 0.4, 0.8]},
     "ivim_triexponential": {"b": [0, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, *IVIM_B[4:]]},
+    "dti": shells([1.0]),
     "kurtosis": {"b": [0, 0.5, 1.0, 1.5, 2.0, 2.5]},
     "stretched": {"b": [0, 0.2, 0.5, 1.0, 1.5, 2.0]},
     "t1_ir": {"ti": TI},
@@ -86,7 +96,7 @@ def noise_free(model, voxels):
     width = np.diff(lw.Uniform.typical(model).ranges)[:, 0]
     errors = np.abs(found.values - params) / width
     failed = np.isnan(errors).any(axis=1).sum()
-    return {"noise-free": f"{np.nanmax(errors):.1e}" + f" ({failed} failed)" * (failed > 0)}
+    return {"noise-free": f"{np.nanmax(errors):.1e}" + f" ({failed} failed)" * bool(failed)}
 
 
 def cramer_rao(model, voxels):

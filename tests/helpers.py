@@ -14,6 +14,25 @@ from labelwise.mapping.run import run
 from labelwise.noise import Rician
 from labelwise.types import Estimate, Status
 
+_TURN = 2.399963 * np.arange(30)  # golden angle: an even spiral over half a sphere
+_HEIGHT = (np.arange(30) + 0.5) / 30
+DIRECTIONS = np.stack(
+    [
+        np.sqrt(1 - _HEIGHT**2) * np.cos(_TURN),
+        np.sqrt(1 - _HEIGHT**2) * np.sin(_TURN),
+        _HEIGHT,
+    ]
+)
+"""Thirty directions, (3, 30)."""
+
+
+def shells(*b, zeros=2):
+    """The settings of thirty directions at each b, after measurements at b = 0."""
+    g = np.concatenate([np.zeros((3, zeros)), *[DIRECTIONS] * len(b)], axis=1)
+    settings = {"b": np.concatenate([np.zeros(zeros), np.repeat(b, 30)])}
+    return settings | dict(zip(("gx", "gy", "gz"), g, strict=True))
+
+
 MODELS = [
     lw.ADC([0, 0.1, 0.5, 1.0]),
     lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]),
@@ -34,6 +53,7 @@ MODELS = [
     lw.ADCFloor([0, 0.3, 1.0, 2.0, 4.0]),
     lw.T2MultiEcho(10.0 * np.arange(1, 17)),
     lw.T2MultiEchoB1(10.0 * np.arange(1, 17), b1=0.8),
+    lw.DTI(**shells(1.0)),
 ]
 """Each built-in model with an acquisition that determines its parameters; a new one joins them."""
 

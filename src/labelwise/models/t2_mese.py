@@ -15,7 +15,8 @@ class T2MultiEcho(SignalModel):
 
     The equation of `T2EPG`, calculated for every voxel instead of looked up, so that JAX
     differentiates it: no limit on the number of echoes, and any T1. Angles above and below 180°
-    give all but the same echoes, so B1 stops at 1, where its slope vanishes. If B1 is known, use
+    give all but the same echoes, so that the slope along B1 vanishes at 1, which no fit could
+    leave; B1 stops at 0.99, where echoes differ by less than 3e-4 of S0. If B1 is known, use
     `T2MultiEchoB1`.
 
     Args:
@@ -40,7 +41,7 @@ class T2MultiEcho(SignalModel):
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", (5.0, 2000.0), "T_2", (10.0, 500.0)),
-        Parameter("B1", "1", (0.5, 1.0), "B_1", (0.6, 0.98)),
+        Parameter("B1", "1", (0.5, 0.99), "B_1", (0.6, 0.98)),
     )
 
     def __check_init__(self) -> None:
