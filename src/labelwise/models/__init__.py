@@ -27,3 +27,4 @@ from labelwise.models.t2_epg import T2EPG as T2EPG
 from labelwise.models.t2_mese import T2MultiEcho as T2MultiEcho
 from labelwise.models.t2_mese_b1 import T2MultiEchoB1 as T2MultiEchoB1
 from labelwise.models.t2_star import T2Star as T2Star
+from labelwise.models.verdict import Verdict as Verdict
