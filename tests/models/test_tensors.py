@@ -1,10 +1,12 @@
 """Tensors from directions against NumPy and dipy, on the same voxels."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from helpers import DIRECTIONS, shells
-from labelwise import DTI, Gaussian, MaximumLikelihood
+from labelwise import DTI, Gaussian, MaximumLikelihood, Status
+from labelwise.io.acquisition import read_bvals, read_bvecs
 from labelwise.models.evaluate import signals
 from labelwise.types import InputError
 
@@ -70,6 +72,25 @@ def test_tensor_fits_like_dipy():
     md, fa = (each.function(*ours.values.T) for each in model.derived[:2])
     np.testing.assert_allclose(md, 1000 * theirs.md, rtol=2e-3)
     np.testing.assert_allclose(fa, theirs.fa, atol=2e-3)
+
+
+def test_tensor_of_real_voxels_is_dipys():
+    """A scan of 64 directions that dipy comes with: 100 voxels of tissue, least squares of both."""
+    from dipy.data import get_fnames
+    from dipy.reconst.dti import TensorModel
+
+    image, bvals, bvecs = get_fnames(name="small_64D")
+    b = read_bvals(bvals)
+    settings = {"b": b, **read_bvecs(bvecs, b)}
+    data = np.asarray(nib.load(image).dataobj, float).reshape(-1, len(b))
+    tissue = data[np.argsort(data[:, b == 0].mean(axis=1))[-100:]]
+    ours = MaximumLikelihood(DTI(**settings), Gaussian(), dtype=np.float64)(tissue, 5.0)
+    theirs = TensorModel(gradients(settings), fit_method="NLLS").fit(tissue)
+    inside = ours.status == Status.CONVERGED
+    assert inside.mean() > 0.9
+    md, fa = (np.asarray(each.function(*ours.values[inside].T)) for each in DTI.derived[:2])
+    np.testing.assert_allclose(md, 1000 * theirs.md[inside], rtol=5e-3)
+    np.testing.assert_allclose(fa, theirs.fa[inside], atol=5e-3)
 
 
 @pytest.mark.parametrize("length", [0.5, 0.0])

@@ -104,8 +104,6 @@ def tune(
     evaluated on the other. Writes `tune.json`, `tune.png` and `tune.pdf`.
     """
     task, snr_of_file = _task_and_snr(detect, before, after, rmse, tissue)
-    if preset is not None and not rmse:
-        raise InputError("--preset: is for --rmse; for detection, give tissues by --from and --to")
     snr = snr_of_file if snr is None else snr
     if snr is not None and not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
@@ -213,12 +211,15 @@ def _task_and_snr(
     return Detection(_tissue(before, "--from"), _tissue(after, "--to")), None
 
 
-def _in_tissue(task: Rmse, preset: Preset, model: str) -> Rmse:
+def _in_tissue(task: Detection | Rmse, preset: Preset, model: str) -> Rmse:
     """The task over the ranges of a preset, apart from those that the task has itself."""
+    from labelwise.evaluation.tuning import Rmse
     from labelwise.priors import Tissue
 
+    if not isinstance(task, Rmse):
+        raise InputError("--preset: is for --rmse; for detection, give tissues by --from and --to")
     own = task.tissue.parts
-    tissue = Tissue(preset.typical(model) | own, preset.name * (not own))
+    tissue = Tissue({**preset.typical(model), **own}, preset.name * (not own))
     return replace(task, tissue=tissue)
 
 

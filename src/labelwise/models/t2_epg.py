@@ -75,17 +75,18 @@ class T2EPG(SignalModel):
         return s0 * np.abs(echoes)
 
 
-def check_train(name: str, te: Float[np.ndarray, " M"], t1: float) -> None:
+def check_train(name: str, te: Float[Array | np.ndarray, " M"], t1: float) -> None:
     """Check the settings of a model of an echo train.
 
     Raises:
         InputError: if the echo times are not such a train, or T1 is not positive.
     """
-    if math.isnan(_spacing(np.ravel(te))):
+    times = np.ravel(np.asarray(te))
+    if math.isnan(_spacing(times)):
         raise InputError(
             f"{name}.te: expected equally spaced echoes ESP, 2 ESP, 3 ESP, ... from the first on "
             "(their amplitudes depend on each other), exact or rounded to 0.1 ms, got "
-            f"{np.ravel(te).tolist()} ms"
+            f"{times.tolist()} ms"
         )
     if not 0 < t1 < np.inf:
         raise InputError(f"{name}.t1: expected a positive time in ms, got {t1}")
