@@ -130,3 +130,24 @@ def test_presets_are_listed():
     shown = run("presets").stdout
     assert "f  typically 0.125 to 0.5, bounds 0 to 1" in shown
     assert "doi:10.1007/s00330-010-2017-y" in shown
+
+
+def directions(folder, count):
+    rows = np.eye(3)[:, np.arange(count) % 3]
+    text = "\n".join(" ".join(f"{value:g}" for value in row) for row in rows)
+    (folder / "dwi.bvec").write_text(text)
+
+
+def test_directions_must_fit_the_b_values_and_the_model(folder):
+    command = ("fit", "dwi.nii.gz", "--bvals", "dwi.bval", "--out", "maps", "--sigma", "1")
+    assert "give --bvecs or an --acquisition" in complaint(*command, "--model", "dti")
+    directions(folder, 8)
+    bvecs = ("--bvecs", "dwi.bvec")
+    assert "model ivim: does not use --bvecs" in complaint(*command, "--model", "ivim", *bvecs)
+    sentence = complaint(*command, "--model", "dti", *bvecs)
+    assert "cannot be distinguished" in sentence or "has no effect" in sentence
+    assert "DTI needs b = 0 and six directions that are not on one cone" in sentence
+    directions(folder, 7)
+    assert "expected 8 directions, one for each b-value, got 7" in complaint(
+        *command, "--model", "dti", *bvecs
+    )
