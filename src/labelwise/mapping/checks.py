@@ -61,8 +61,10 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
             f"{series.name}: {measured} measurements cannot determine {needs}; acquire "
             "more, or choose a model with fewer parameters"
         )
-    with np.errstate(all="ignore"):
-        problem = next(information_problems(request.model), None)
+    problem = None
+    if request.model.differentiable or request.model.vectorized:  # others may be slow
+        with np.errstate(all="ignore"):
+            problem = next(information_problems(request.model), None)
     if problem:
         minimum = f"; {type(request.model).__name__} needs {request.model.minimum}"
         raise InputError(f"{label}: {problem}{minimum * bool(request.model.minimum)}")
