@@ -6,12 +6,57 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+import labelwise as lw
 from labelwise import ADC, Parameter, SignalModel, per_measurement
 from labelwise.io.noise_level import from_repeats, repeated_volumes
 from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
 from labelwise.noise import Rician
 from labelwise.types import Estimate, Status
+
+_TURN = 2.399963 * np.arange(30)  # golden angle: an even spiral over half a sphere
+_HEIGHT = (np.arange(30) + 0.5) / 30
+DIRECTIONS = np.stack(
+    [
+        np.sqrt(1 - _HEIGHT**2) * np.cos(_TURN),
+        np.sqrt(1 - _HEIGHT**2) * np.sin(_TURN),
+        _HEIGHT,
+    ]
+)
+"""Thirty directions, (3, 30)."""
+
+
+def shells(*b, zeros=2):
+    """The settings of thirty directions at each b, after measurements at b = 0."""
+    g = np.concatenate([np.zeros((3, zeros)), *[DIRECTIONS] * len(b)], axis=1)
+    settings = {"b": np.concatenate([np.zeros(zeros), np.repeat(b, 30)])}
+    return settings | dict(zip(("gx", "gy", "gz"), g, strict=True))
+
+
+MODELS = [
+    lw.ADC([0, 0.1, 0.5, 1.0]),
+    lw.IVIM([0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.4, 0.8]),
+    lw.Kurtosis([0, 0.5, 1.0, 2.0, 2.5]),
+    lw.T1InversionRecovery([0, 50, 400, 1100, 2500]),
+    lw.T1SignedInversionRecovery([0, 50, 400, 1100, 2500]),
+    lw.T2([0, 20, 40, 80, 160]),
+    lw.T2Biexponential(10.0 * np.arange(33)),
+    lw.T2EPG(10.0 * np.arange(1, 17)),
+    lw.T2Star([1.1, 2.3, 4.0, 8.0, 16.0, 30.0]),
+    lw.T1VariableFlipAngle([2, 4, 8, 15, 25], tr=10),
+    lw.T1InversionRecoveryGeneral([50, 400, 1100, 2500], tr=4000),
+    lw.T1LookLocker([30, 150, 400, 800, 1500, 3000]),
+    lw.StretchedExponential([0, 0.2, 0.5, 1.0, 2.0]),
+    lw.IVIMKurtosis([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0]),
+    lw.IVIMSimplified([0, 0.2, 0.4, 0.8]),
+    lw.IVIMTriexponential([0, 0.003, 0.006, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.5, 0.9]),
+    lw.ADCFloor([0, 0.3, 1.0, 2.0, 4.0]),
+    lw.T2MultiEcho(10.0 * np.arange(1, 17)),
+    lw.T2MultiEchoB1(10.0 * np.arange(1, 17), b1=0.8),
+    lw.DTI(**shells(1.0)),
+    lw.Verdict([0, 0.09, 0.5, 1.5, 2.0, 3.0], [12] * 3 + [20] * 3, [32] * 3 + [40] * 3),
+]
+"""Each built-in model with an acquisition that determines its parameters; a new one joins them."""
 
 # A small series: tissue with S0 500 and ADC 1.2 µm²/ms in air.
 SHAPE = (9, 8, 2)

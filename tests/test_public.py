@@ -9,23 +9,15 @@ import numpy as np
 import pytest
 
 import labelwise as lw
+from helpers import MODELS
 
-B, TE = np.linspace(0, 1, 200), 10.0 * np.arange(1, 65)
-MODEL, NOISE = lw.IVIM(B), lw.Rician()
+MODEL, NOISE = lw.IVIM(np.linspace(0, 1, 200)), lw.Rician()
 PRIOR = lw.Uniform.paper()
 FITTED = lw.MLE(MODEL, NOISE)
 TISSUE = lw.Tissue({"f": (0.1, 0.2)})
 ROWS = np.random.default_rng(0).uniform(size=(1000, 4))
 INSTANCES = [
-    *(lw.ADC(B), MODEL, lw.Kurtosis(B), lw.T1InversionRecovery(TE), lw.T2(TE)),
-    *(
-        lw.T1SignedInversionRecovery(TE),
-        lw.T2Biexponential(TE),
-        lw.T2EPG(TE),
-        NOISE,
-        lw.Gaussian(),
-        lw.NoncentralChi(4),
-    ),
+    *(*MODELS, NOISE, lw.Gaussian(), lw.NoncentralChi(4)),
     *(PRIOR, lw.Empirical(ROWS, PRIOR.names), lw.Grid.over(PRIOR), lw.Normal(1, 2), TISSUE),
     *(lw.Recipe.fast(), FITTED, lw.GroundTruth(), lw.Mix(0.5, FITTED, lw.GroundTruth())),
     *(lw.SelfSupervised(NOISE), lw.MaximumLikelihood(MODEL, NOISE)),

@@ -1,6 +1,7 @@
 """Quantitative MRI: parameter maps by bounded maximum likelihood, and by networks.
 
-Everything in `labelwise.__all__` is imported when it is first used.
+Everything in `labelwise.__all__` is imported when it is first used. Signal models are listed in
+`labelwise.models`.
 """
 
 from importlib import import_module
@@ -18,20 +19,8 @@ if TYPE_CHECKING:
     from labelwise.io.acquisition import read_bvals as read_bvals
     from labelwise.mapping.images import fit_image as fit_image
     from labelwise.mapping.images import map_image as map_image
-    from labelwise.models.adc import ADC as ADC
-    from labelwise.models.base import SelfStarting as SelfStarting
-    from labelwise.models.base import SignalModel as SignalModel
-    from labelwise.models.base import per_measurement as per_measurement
+    from labelwise.models import *  # noqa: F403
     from labelwise.models.check import check_signal_model as check_signal_model
-    from labelwise.models.ivim import IVIM as IVIM
-    from labelwise.models.kurtosis import Kurtosis as Kurtosis
-    from labelwise.models.t1_ir import T1InversionRecovery as T1InversionRecovery
-    from labelwise.models.t1_ir_signed import (
-        T1SignedInversionRecovery as T1SignedInversionRecovery,
-    )
-    from labelwise.models.t2 import T2 as T2
-    from labelwise.models.t2_biexponential import T2Biexponential as T2Biexponential
-    from labelwise.models.t2_epg import T2EPG as T2EPG
     from labelwise.networks.labels import MLE as MLE
     from labelwise.networks.labels import FromEstimator as FromEstimator
     from labelwise.networks.labels import GroundTruth as GroundTruth
@@ -71,16 +60,7 @@ _HOMES = {
     "fitting.usable": ("fit",),
     "io.acquisition": ("read_bvals",),
     "mapping.images": ("fit_image", "map_image"),
-    "models.adc": ("ADC",),
-    "models.base": ("SelfStarting", "SignalModel", "per_measurement"),
     "models.check": ("check_signal_model",),
-    "models.ivim": ("IVIM",),
-    "models.kurtosis": ("Kurtosis",),
-    "models.t1_ir": ("T1InversionRecovery",),
-    "models.t1_ir_signed": ("T1SignedInversionRecovery",),
-    "models.t2": ("T2",),
-    "models.t2_biexponential": ("T2Biexponential",),
-    "models.t2_epg": ("T2EPG",),
     "networks.labels": ("MLE", "FromEstimator", "GroundTruth", "Mix"),
     "networks.network": ("Network", "blend", "load"),
     "networks.plan": ("SelfSupervised", "TrainingPlan"),
@@ -101,18 +81,28 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("labelwise")
-    if name not in _HOME:
-        raise AttributeError(f"module 'labelwise' has no attribute {name!r}")
-    return getattr(import_module(f"labelwise.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"labelwise.{_HOME[name]}"), name)
+    if name == "__all__":
+        return sorted([*_HOME, *_models()])
+    if not name.startswith("_") and name in _models():
+        return _models()[name]
+    raise AttributeError(f"module 'labelwise' has no attribute {name!r}")
+
+
+def _models() -> dict[str, Any]:
+    """What `labelwise.models` imports by name: the models and what one's own are made of."""
+    found = vars(import_module("labelwise.models"))
+    return {
+        name: value for name, value in found.items() if not name.startswith("_") and callable(value)
+    }
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__getattr__("__all__"), "__version__"]

@@ -72,6 +72,11 @@ SETTINGS = {
     "ti": Setting(
         *("inversion times", "ms", "ms", 1.0, (20.0, 100_000.0), (10.0, 1e6), _FROM_SECONDS, _TIMES)
     ),
+    "flip_angle": Setting(
+        *("flip angles", "degrees", "degrees", 1.0, (4.0, 180.0), (3.2, 360.0)),
+        "angles in radians have to be multiplied by 57.296",
+        {"radians": 0.017453292519943295},
+    ),
 }
 """The settings with known units, by name; others are in the unit stated by their model."""
 
@@ -128,6 +133,31 @@ class Parameter:
                     f"and within the bounds {self.bounds}"
                 )
             object.__setattr__(self, "typical", (low, high))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A quantity that is calculated from the parameters of a voxel, with a map of its own.
+
+    Args:
+        name: of its map; as for `Parameter`.
+        unit: its physical unit; `"1"` for a fraction.
+        function: from the parameters, in the model's order, to the quantity, in jax.numpy.
+
+    Raises:
+        InputError: as for `Parameter`.
+
+    Example:
+        >>> Derived("R2", "1/s", lambda s0, t2: 1000 / t2).function(1, 80)
+        12.5
+    """
+
+    name: str
+    unit: str
+    function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        Parameter(self.name, self.unit, (0.0, 1.0))  # refuses what is no name or unit
 
 
 OUTPUTS = frozenset(

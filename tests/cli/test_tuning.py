@@ -9,9 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from labelwise.cli.main import app
-from labelwise.cli.tuning import distributions
+from labelwise.cli.tuning import _in_tissue, distributions
+from labelwise.evaluation.tuning import Detection, Rmse
+from labelwise.io.presets import find_preset
 from labelwise.networks.network import load
-from labelwise.priors import Normal
+from labelwise.priors import Normal, Tissue
+from labelwise.types import InputError
 
 TRAIN = ("train", "--model", "adc", "--bvals", "dwi.bval", "--snr", "15", "--signals", "2000")
 SMALL = ("--epochs", "3", "--restarts", "1", "--prior", "ADC=0.2:3", "--quiet")
@@ -299,3 +302,15 @@ def test_a_run_that_fails_leaves_the_earlier_files_alone(folder, monkeypatch):
     monkeypatch.setattr("labelwise.io.results.as_json", full)
     assert "No space left" in complaint(*TUNE, *DETECT, "--seed", "1", "--overwrite")
     assert {path.name: path.read_bytes() for path in (folder / "tuned").iterdir()} == before
+
+
+def test_a_preset_is_the_tissue_of_the_task_and_the_task_wins():
+    task = _in_tissue(Rmse(("f",), Tissue({"f": (0.1, 0.2)})), find_preset("muscle"), "ivim")
+    assert task.tissue.parts == {
+        "f": (0.1, 0.2),
+        "D_slow": (0.86, 2.06),
+        "D_fast": (5.0, 104.0),
+    }
+    assert _in_tissue(Rmse(("f",)), find_preset("muscle"), "ivim").tissue.name == "muscle"
+    with pytest.raises(InputError, match="--preset: is for --rmse"):
+        _in_tissue(Detection(Tissue(), Tissue()), find_preset("muscle"), "ivim")

@@ -12,6 +12,7 @@ from labelwise.io.acquisition import (
     doubts,
     group_equal,
     read_bvals,
+    read_bvecs,
     read_table,
     read_times,
     sigma_factor,
@@ -357,3 +358,45 @@ def test_doubts_about_units_need_no_file():
     assert "(in ms/µm²? multiply by 1000); check that its unit is s/mm²" in b
     assert "(in µs? divide by 1000); check that its unit is ms" in te
     assert doubts({"b": np.array([0, 0.8]), "te": np.array([80.0])}) == []
+
+
+BVECS = np.array([[0, 1, 0, 0.6], [0, 0, 1, 0.8], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("table", [BVECS, BVECS.T], ids=["three lines", "a line each"])
+def test_directions_are_read_in_both_layouts(write, table):
+    text = "\n".join(" ".join(f"{value:g}" for value in row) for row in table)
+    read = read_bvecs(write("dwi.bvec", text), np.array([0, 1.0, 1.0, 2.0]))
+    assert list(read) == ["gx", "gy", "gz"]
+    np.testing.assert_allclose(np.stack([*read.values()]), BVECS, atol=1e-12)
+
+
+def test_directions_are_normalised_and_mean_nothing_at_b_0(write):
+    path = write("dwi.bvec", "1 0.999\n0 0\n0 0.01\n")
+    read = read_bvecs(path, np.array([0.0, 1.0]))
+    np.testing.assert_allclose(np.linalg.norm([*read.values()], axis=0), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 0\n0 1\n", "expected three lines of numbers of equal length.*got 2 lines of 2"),
+        ("1 0\n0\n0 1\n", "got 3 lines of 1, 2 numbers"),
+        ("", "got 0 lines of no numbers"),
+        ("1 0 0 1\n0 1 0 0\n0 0 1 0\n", "expected 3 directions, one for each b-value, got 4"),
+        ("1 0.5 0\n0 0 1\n0 0 0\n", "direction 2 has length 0.5, expected 1"),
+        ("1 0 0\n0 0 1\n0 0 0\n", "direction 2 has length 0, expected 1"),
+        ("1 x 0\n0 0 1\n0 0 0\n", "line 1: expected numbers, got 'x'"),
+    ],
+)
+def test_bad_directions_are_refused_with_a_sentence(write, text, message):
+    with pytest.raises(InputError, match=message):
+        read_bvecs(write("dwi.bvec", text), np.array([0, 1.0, 1.0]))
+
+
+def test_flip_angles_are_in_degrees():
+    np.testing.assert_array_equal(read_times("2, 5, 15", "flip_angle"), [2, 5, 15])
+    with pytest.raises(InputError, match=r"flip_angle: .* \(in radians\? multiply by 57"):
+        read_times("0.1, 0.3", "flip_angle")
+    with pytest.raises(InputError, match="flip_angle: expected numbers in degrees such as"):
+        read_times("ten", "flip_angle")

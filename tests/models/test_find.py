@@ -1,10 +1,12 @@
 """From a name to a model: built in, a user's file, a plug-in; and a sentence for every mistake."""
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import labelwise.models
 from labelwise import ADC, IVIM, SelfStarting, SignalModel
 from labelwise.models import find as discovery
 from labelwise.models.find import available_models, find_model
@@ -57,10 +59,9 @@ def plug_ins(monkeypatch):
 
 
 def test_built_in_models_are_called_after_their_files():
-    assert list(available_models()) == [
-        *("adc", "ivim", "kurtosis", "t1_ir", "t1_ir_signed", "t2"),
-        *("t2_biexponential", "t2_epg"),
-    ]
+    helpers = {"__init__", "base", "check", "evaluate", "find"}
+    files = {path.stem for path in Path(labelwise.models.__file__).parent.glob("*.py")}
+    assert list(available_models()) == sorted(files - helpers)
     assert available_models()["ivim"] is IVIM
 
 
@@ -74,7 +75,7 @@ def test_every_available_model_is_found(name):
     [
         ("IVIM", "did you mean 'ivim'"),
         ("kurtosys", "did you mean 'kurtosis'"),
-        ("zzz", "adc, ivim, kurtosis, t1_ir, t1_ir_signed, t2, t2_biexponential, t2_epg; your"),
+        ("zzz", "Known are adc, .*ivim, .*t2_epg.*; your"),
         ("base", "Known are"),
         ("", "Known are"),
     ],

@@ -35,6 +35,7 @@ from labelwise.cli.tables import (
     sentence,
     show_comparison,
     show_models,
+    show_presets,
     show_report,
     stderr,
     stdout,
@@ -241,6 +242,9 @@ def fit(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
     noise: options.Noise = None,
@@ -251,6 +255,7 @@ def fit(
             help="Change the bounds of a parameter: D_fast=2:100. May be repeated.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     average: Annotated[
         options.AverageName | None,
         typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
@@ -278,11 +283,17 @@ def fit(
 
     options.start_jax()
 
+    from labelwise.io.presets import find_preset
     from labelwise.mapping.images import fit_image
 
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model, signed))
+    name = options.signed_model(model, signed)
+    if preset is not None:
+        limits = find_preset(preset).bounds(name) | limits
+    made = settings.model(name, constant)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -300,7 +311,7 @@ def fit(
             threads=threads,
             overwrite=overwrite,
             fill=fill,
-            sources=settings.sources,
+            sources=settings.sources | options.preset_file(preset),
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],
             progress=progress,
@@ -328,6 +339,9 @@ def map_(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     mask: options.Mask = None,
     net: Annotated[
@@ -350,6 +364,7 @@ def map_(
             help="Training range of a parameter: D_fast=5:100. May be repeated.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     noise: options.Noise = None,
     exclude: options.Exclude = None,
     signed: options.Signed = False,
@@ -374,12 +389,18 @@ def map_(
 
     options.start_jax()
 
+    from labelwise.io.presets import find_preset
     from labelwise.mapping.by_network import model_of
     from labelwise.mapping.images import map_image
 
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
-    made = settings.model(options.signed_model(model or model_of(net), signed))
+    name = options.signed_model(model or model_of(net), signed)
+    if preset is not None:
+        spans = find_preset(preset).typical(name) | spans
+    made = settings.model(name, constant)
     with progress_bar(quiet or as_json) as progress:
         report = map_image(
             image,
@@ -397,7 +418,7 @@ def map_(
             threads=threads,
             overwrite=overwrite,
             fill=fill,
-            sources=settings.sources,
+            sources=settings.sources | options.preset_file(preset),
             command=context.meta[_COMMAND],
             notes=context.meta[_NOTES],
             progress=progress,
@@ -436,21 +457,30 @@ app.add_typer(study_commands.study, name="study")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the signal models: required settings, parameters, units and bounds."""
+    """List the signal models by what they measure: settings, parameters, units and bounds."""
     options.start_jax()
 
     from labelwise.mapping.request import equation
-    from labelwise.models.base import acquisition_names
+    from labelwise.models.base import acquisition_names, constant_names
     from labelwise.models.find import available_models
 
-    listed = {
-        name: {
+    listed = {}
+    for name, model in available_models().items():
+        settings = [
+            options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
+            for setting in acquisition_names(model)
+        ]
+        required, optional = constant_names(model)
+        listed[name] = {
+            "measures": model.measures,
             "equation": equation(model),
             "acquisition": list(acquisition_names(model)),
             "needs": [
-                options.SETTING_OPTIONS.get(setting, f"{setting} in --acquisition")
-                for setting in acquisition_names(model)
+                *dict.fromkeys(settings),
+                *(f"--constant {each}=VALUE" for each in required),
             ],
+            "minimum": model.minimum,
+            "constants": [*required, *optional],
             "parameters": [
                 {
                     "name": parameter.name,
@@ -461,13 +491,28 @@ def models(
                 }
                 for parameter in model.parameters
             ],
+            "derived": [{"name": each.name, "unit": each.unit} for each in model.derived],
         }
-        for name, model in available_models().items()
-    }
     if as_json:
         print_json(json_text(listed, indent=2))
         return
     show_models(listed)
+
+
+@app.command(epilog="Example: `labelwise presets`")
+def presets(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the presets: ranges of parameters by tissue, with what their sources report."""
+    from labelwise.io.presets import presets as known
+
+    listed = {
+        name: [entry.model_dump() for entry in preset.entries] for name, preset in known().items()
+    }
+    if as_json:
+        print_json(json_text(listed, indent=2))
+        return
+    show_presets(listed)
 
 
 @app.command(epilog="Example: `labelwise demo demo_out`")

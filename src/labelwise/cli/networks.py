@@ -62,6 +62,9 @@ def train(
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
+    flip_angles: options.FlipAngles = None,
+    bvecs: options.Bvecs = None,
+    constant: options.Constants = None,
     acquisition: options.Table = None,
     snr: Annotated[
         str | None,
@@ -95,6 +98,7 @@ def train(
             help="Range of a parameter, may be repeated; or the ranges of the paper.",
         ),
     ] = None,
+    preset: options.PresetName = None,
     recipe: Annotated[
         RecipeName, typer.Option(help="fast, or paper: section 3.4, for one SNR.")
     ] = RecipeName.FAST,
@@ -152,19 +156,23 @@ def train(
     options.start_jax()
 
     from labelwise.io.files import cache_folder
+    from labelwise.io.presets import find_preset
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
 
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
-    made = settings.model(model)
+    settings = options.Acquisition.read(
+        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+    )
+    made = settings.model(model, constant)
     simulated = options.noise_model(noise)
     if "paper" in prior:
-        if len(prior) > 1:
+        if len(prior) > 1 or preset is not None:
             raise InputError("--prior paper: is for all parameters; give it alone")
         ranges = Uniform.paper()
     else:
-        ranges = Uniform.typical(made, **options.ranges(prior, "--prior"))
+        spans = find_preset(preset).typical(model) if preset is not None else {}
+        ranges = Uniform.typical(made, **spans | options.ranges(prior, "--prior"))
     make_recipe = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
     if recipe is RecipeName.FAST and isinstance(level, tuple):
         make_recipe = Recipe.every_level
@@ -194,7 +202,7 @@ def train(
             network, seconds = _train_to_file(
                 plan,
                 out,
-                inputs=settings.sources.values(),
+                inputs=[*settings.sources.values(), *options.preset_file(preset).values()],
                 cache=cache_folder("labels"),
                 resume=resume,
                 overwrite=overwrite,

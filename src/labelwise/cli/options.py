@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from labelwise.models import SignalModel
     from labelwise.noise import NoiseModel
 
-SETTING_OPTIONS = {"b": "--bvals", "te": "--te", "ti": "--ti"}
+SETTING_OPTIONS = {
+    **{"b": "--bvals", "te": "--te", "ti": "--ti", "flip_angle": "--flip-angles"},
+    **dict.fromkeys(("gx", "gy", "gz"), "--bvecs"),
+}
+"""The option that gives a setting; all others come from a table."""
 _SIGMA = (
     "the noise of one channel in the image's unit, as a number (12), a map of it (sigma.nii.gz), "
     "or a method to estimate it: 'repeats', 'mppca', 'background', 'residuals' or 'auto'"
@@ -77,6 +81,22 @@ EchoTimes = Annotated[
 InversionTimes = Annotated[
     str | None, typer.Option(help="Inversion times in ms: a list, or a text file of them.")
 ]
+FlipAngles = Annotated[
+    str | None, typer.Option(help="Flip angles in degrees: a list, or a text file of them.")
+]
+Bvecs = Annotated[
+    Path | None,
+    typer.Option(help="FSL .bvec file: the gradient direction of each volume, for tensors."),
+]
+Constants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constant",
+        metavar="NAME=VALUE",
+        help="A number of the model that is the same for all volumes, such as tr=15 (times in "
+        "ms). May be repeated.",
+    ),
+]
 Table = Annotated[
     Path | None,
     typer.Option(help="All settings in one .json or .tsv table; b in s/mm², times in ms."),
@@ -91,6 +111,14 @@ Noise = Annotated[
         metavar="NAME",
         help="rician (magnitude images), gaussian, or noncentral-chi:COILS (root sum of squares of "
         "several coils). Default: rician; gaussian for signed images.",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TISSUE | FILE.toml",
+        help="Ranges of the parameters for a tissue, from `labelwise presets` or a file of your "
+        "own. Ranges given by other options win.",
     ),
 ]
 Tolerance = Annotated[
@@ -152,31 +180,59 @@ class Acquisition:
 
     @classmethod
     def read(
-        cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
+        cls,
+        bvals: Path | None,
+        table: Path | None,
+        bvecs: Path | None = None,
+        **lists: str | None,
     ) -> Acquisition:
-        """Read the settings; an option overrides the table."""
-        from labelwise.io.acquisition import read_bvals, read_table, read_times, times_file
+        """Read the settings; an option overrides the table.
 
-        settings, sources = {}, {}
+        Args:
+            bvals: the `.bval` file.
+            table: the table of all settings.
+            bvecs: the `.bvec` file.
+            lists: other settings by name, as lists or text files: `te="10,20"`.
+        """
+        from labelwise.io.acquisition import (
+            read_bvals,
+            read_bvecs,
+            read_table,
+            read_times,
+            times_file,
+        )
+
+        settings, sources, by_option = {}, {}, []
         if table is not None:
             settings |= read_table(table)
             sources |= dict.fromkeys(settings, table)
         if bvals is not None:
             settings["b"], sources["b"] = read_bvals(bvals), bvals
-        for name, text in (("te", te), ("ti", ti)):
+            by_option.append("b")
+        if bvecs is not None:
+            directions = read_bvecs(bvecs, settings.get("b"))
+            settings |= directions
+            sources |= dict.fromkeys(directions, bvecs)
+            by_option += directions
+        for name, text in lists.items():
             if text is not None:
                 settings[name] = read_times(text, name)
+                by_option.append(name)
                 sources.pop(name, None)
                 if (file := times_file(text)) is not None:
                     sources[name] = file
-        options = (("b", bvals), ("te", te), ("ti", ti))
-        return cls(settings, sources, [name for name, value in options if value is not None])
+        return cls(settings, sources, by_option)
 
-    def model(self, name: str) -> SignalModel:
+    def model(self, name: str, constants: Sequence[str] | None = None) -> SignalModel:
         """The model of a name with its settings.
 
+        Args:
+            name: of the model.
+            constants: NAME=VALUE of its constants.
+
         Raises:
-            InputError: if a setting is missing, or an option is given that the model does not use.
+            InputError: if a setting or constant is missing, or one is given that the model does not
+                use.
         """
         from labelwise.models.base import acquisition_names
         from labelwise.models.find import find_model
@@ -200,12 +256,44 @@ class Acquisition:
             )
         for file in model_file(name):
             self.sources["model"] = file
-        made = kind(**{setting: self.settings[setting] for setting in needed})
+        settings = {setting: self.settings[setting] for setting in needed}
+        fixed = _constants(kind, name, constants or [])
+        made = kind(**settings, **fixed)
         if not is_built_in(kind):  # a user's own: find its mistakes now
             from labelwise.models.check import check_signal_model
 
             check_signal_model(made)
         return made
+
+
+def _constants(kind: type[SignalModel], name: str, texts: Sequence[str]) -> dict[str, float]:
+    """The constants of a model from NAME=VALUE, several times."""
+    from labelwise.models.base import constant_names
+
+    given: dict[str, float] = {}
+    required, optional = constant_names(kind)
+    for text in texts:
+        key, _, number = text.partition("=")
+        try:
+            given[key] = float(number)
+        except ValueError:
+            raise InputError(
+                f"--constant {text}: expected NAME=VALUE, such as tr=15 (times in ms)"
+            ) from None
+        if key not in (*required, *optional):
+            known = ", ".join((*required, *optional)) or "none"
+            raise InputError(f"--constant {text}: the constants of model {name} are: {known}")
+    missing = [key for key in required if key not in given]
+    if missing:
+        raise InputError(
+            f"model {name}: needs its constant {missing[0]}; give --constant {missing[0]}=VALUE"
+        )
+    return given
+
+
+def preset_file(preset: str | None) -> dict[str, Path]:
+    """The file of a person's own preset, for the record of the inputs."""
+    return {"preset": Path(preset)} if preset and preset.endswith(".toml") else {}
 
 
 def model_file(name: str | None) -> list[Path]:

@@ -152,7 +152,7 @@ def invivo(
     from labelwise.models.base import acquisition_names
     from labelwise.study.scan import in_vivo_study, read_scan
 
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(bvals, acquisition, te=te, ti=ti)
     made = settings.model(model)
     scan = read_scan(
         image,

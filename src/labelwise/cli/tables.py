@@ -226,19 +226,48 @@ def _speed(report: Report) -> str:
 
 
 def show_models(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """The signal models, in the form of `labelwise models --json`."""
+    """The signal models by what they measure, in the form of `labelwise models --json`."""
     console = stdout()
-    for name, model in models.items():
-        title = console.render_str(name, style="bold")
-        console.print(title, f" needs {', '.join(model['needs'])}")
-        console.print(f"  {model['equation']}")
-        table = Table(**_PLAIN, show_header=False)
-        for parameter in model["parameters"]:
-            low, high = parameter["bounds"]
-            span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-            table.add_row(f"    {parameter['name']}", span, _unit(parameter["unit"]))
-        console.print(table, "", sep="\n")
+    for measured in dict.fromkeys(model["measures"] for model in models.values()):
+        console.print(f"{measured}:\n", style="bold")
+        for name, model in models.items():
+            if model["measures"] == measured:
+                _show_model(console, name, model)
     console.print("For your own model: --model FILE.py:Class")
+
+
+def _show_model(console: Console, name: str, model: Mapping[str, Any]) -> None:
+    title = console.render_str(name, style="bold")
+    console.print(title, f" needs {', '.join(model['needs'])}")
+    if model["minimum"]:
+        console.print(f"  {model['minimum']}")
+    console.print(f"  {model['equation']}")
+    table = Table(**_PLAIN, show_header=False)
+    for parameter in model["parameters"]:
+        low, high = parameter["bounds"]
+        span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        table.add_row(f"    {parameter['name']}", span, _unit(parameter["unit"]))
+    for each in model["derived"]:
+        table.add_row(f"    {each['name']}", "derived", _unit(each["unit"]))
+    console.print(table, "", sep="\n")
+
+
+def show_presets(presets: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """The presets, in the form of `labelwise presets --json`."""
+    console = stdout()
+    for tissue, entries in presets.items():
+        console.print(f"{tissue}:\n", style="bold")
+        for entry in entries:
+            ranges = [
+                f"{word} {entry[key][0]:g} to {entry[key][1]:g}"
+                for key, word in (("typical", "typically"), ("bounds", "bounds"))
+                if entry[key]
+            ]
+            console.print(f"  {entry['parameter']}  {', '.join(ranges)}  ({entry['reported']})")
+            sources = " ".join(f"doi:{each}" for each in entry["source"])
+            console.print(f"    {', '.join(entry['models'])}  {sources}")
+        console.print()
+    console.print("For your own preset: --preset FILE.toml")
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:

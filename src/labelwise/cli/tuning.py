@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from labelwise.limits import check_whole
 
 if TYPE_CHECKING:
     from labelwise.evaluation.tuning import Detection, Rmse, Tuning
+    from labelwise.io.presets import Preset
     from labelwise.networks.network import Network
     from labelwise.priors import Distribution, Tissue
 
@@ -71,6 +73,14 @@ def tune(
             help="Tissue for --rmse, or a file with a table [tissue]. Default: as in training.",
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TISSUE | FILE.toml",
+            help="Tissue for --rmse from `labelwise presets` or a file of your own; parameters of "
+            "--tissue win.",
+        ),
+    ] = None,
     snr: Annotated[
         float | None,
         typer.Option(help="Signal over noise. Default: that of the file, else of the training."),
@@ -103,15 +113,19 @@ def tune(
     import jax
 
     from labelwise.evaluation.tuning import tune as tuned
+    from labelwise.io.presets import find_preset
     from labelwise.io.staging import staged
-    from labelwise.models.find import find_model, rebuild
+    from labelwise.models.find import find_model, name_of, rebuild
 
     record = {"command": context.meta["labelwise.command"], "network": str(net), "seed": seed}
     files = [Path(text) for text in tissue or () if text.endswith(".toml")]
+    files += options.preset_file(preset).values()
     inputs = [net, *options.model_file(model), *([detect] if detect else files)]
     with staged(out, _FILES[-1], names=_FILES, inputs=inputs, overwrite=overwrite) as folder:
         network = _blend(net)
         card, kind = network.card, find_model(model) if model else None
+        if preset is not None:
+            task = _in_tissue(task, find_preset(preset), model or name_of(card.model, net))
         with progress_bar(quiet) as progress:
             tuning = tuned(
                 network,
@@ -195,6 +209,18 @@ def _task_and_snr(
         missing = "--to" if before else "--from"
         raise InputError(f"{missing}: is missing; detection needs two tissues, --from and --to")
     return Detection(_tissue(before, "--from"), _tissue(after, "--to")), None
+
+
+def _in_tissue(task: Detection | Rmse, preset: Preset, model: str) -> Rmse:
+    """The task over the ranges of a preset, apart from those that the task has itself."""
+    from labelwise.evaluation.tuning import Rmse
+    from labelwise.priors import Tissue
+
+    if not isinstance(task, Rmse):
+        raise InputError("--preset: is for --rmse; for detection, give tissues by --from and --to")
+    own = task.tissue.parts
+    tissue = Tissue({**preset.typical(model), **own}, preset.name * (not own))
+    return replace(task, tissue=tissue)
 
 
 def _tissue(texts: Sequence[str], option: str) -> Tissue:

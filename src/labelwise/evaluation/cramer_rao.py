@@ -71,7 +71,8 @@ def fisher_information(
     """The Fisher information of one voxel's M measurements about its P parameters, in float64.
 
     Σ over measurements of I(S) · dS/dp · dS/dq, where I(S) is the information of one measurement
-    about its own noise-free signal S. Arguments, errors and source as for `cramer_rao`.
+    about its own noise-free signal S. Arguments, errors and source as for `cramer_rao`; a
+    measurement with an infinite sigma does not count.
 
     Example:
         >>> from labelwise import ADC, Gaussian
@@ -85,7 +86,9 @@ def fisher_information(
     signal, slopes = signals(model, params), jacobian(model, params)
     level = sigma_of_voxels(np.asarray(sigma, np.float64), *signal.shape)
     level = np.broadcast_to(np.where(level > 0, level, np.nan), signal.shape)
+    gone = np.isposinf(level)
     with jax.enable_x64(True):
-        weight = np.asarray(noise.information(jnp.asarray(signal), jnp.asarray(level)))
+        used = jnp.asarray(np.where(gone, 1, level))
+        weight = np.where(gone, 0, np.asarray(noise.information(jnp.asarray(signal), used)))
     information = np.einsum("nmp,nm,nmq->npq", slopes, weight, slopes)
     return np.where(finite[:, :, None], information, np.nan)

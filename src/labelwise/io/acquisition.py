@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity
 _COMMENT = re.compile(r"[#%].*")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _LONGEST = 60  # characters of an entry in a message
+_UNIT_LENGTH = 0.02  # of directions, which files round
+_B_WITHOUT_DIRECTION = 0.05  # ms/µm²: up to this b, a missing direction changes nothing
 _GE = 1e9  # added to b-values by GE scanners
 
 
@@ -48,15 +50,15 @@ def read_bvals(path: str | Path) -> Float[np.ndarray, " M"]:
 
 
 def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
-    """Read echo or inversion times in ms, given as a list or as a text file of them.
+    """Read echo or inversion times in ms, or flip angles, given as a list or a text file of them.
 
     Args:
         text: `"10,20,30"`, also in brackets, or the path of a file with such numbers; see
             `read_bvals` for what is allowed.
-        name: `"te"` or `"ti"`, for messages and for what is plausible.
+        name: `"te"`, `"ti"` or `"flip_angle"`, for messages and for what is plausible.
 
     Raises:
-        InputError: if `text` is neither, or a time is negative or not finite.
+        InputError: if `text` is neither, or a value is negative or not finite.
 
     Warns:
         UserWarning: if the magnitude suggests another unit.
@@ -73,10 +75,68 @@ def read_times(text: str, name: str) -> Float[np.ndarray, " M"]:
     except InputError as error:
         cause = str(error).removeprefix(", line 1: ")
         raise InputError(
-            f"{name}: expected times in ms such as '10,20,30', or an existing text file of them, "
-            f"got {_shown(text)} ({cause})"
+            f"{name}: expected {_listed(name)} such as '10,20,30', or an existing text file of "
+            f"them, got {_shown(text)} ({cause})"
         ) from None
     return checked(name, values, f"the list {_shown(text)}")
+
+
+def _listed(name: str) -> str:
+    unit = SETTINGS[name].unit if name in SETTINGS else ""
+    return f"times in {unit}" if unit == "ms" else f"numbers in {unit}" if unit else "numbers"
+
+
+def read_bvecs(
+    path: str | Path, b: Float[np.ndarray, " M"] | None = None
+) -> dict[str, Float[np.ndarray, " M"]]:
+    """Read gradient directions from an FSL `.bvec` file: three lines, or a line per measurement.
+
+    Directions are relative to the image axes, as the file has them. A file of three lines of three
+    numbers is read as three lines.
+
+    Args:
+        path: the file.
+        b: (M,) the b-values in ms/µm²; where b is 0, the direction means nothing and becomes 0.
+
+    Returns:
+        The components `gx`, `gy` and `gz`, (M,) each, of unit length or 0.
+
+    Raises:
+        OSError: if the file cannot be read.
+        InputError: if it is no such table, its length is not that of b, or a direction is not of
+            length 1, or is 0 where b is not.
+    """
+    path = Path(path)
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    rows = [
+        [_number(entry, f"{path}, line {number}") for entry in _row(line.strip(), str(path))]
+        for number, line in enumerate(lines, start=1)
+    ]
+    sizes = {len(row) for row in rows}
+    if len(sizes) != 1 or 3 not in (len(rows), *sizes):
+        raise InputError(
+            f"{path}: expected three lines of numbers of equal length, or lines of three numbers, "
+            f"got {len(rows)} lines of {', '.join(map(str, sorted(sizes))) or 'no'} numbers"
+        )
+    table = np.array(rows) if len(rows) == 3 else np.array(rows).T
+    if b is not None and table.shape[1] != len(b):
+        raise InputError(
+            f"{path}: expected {len(b)} directions, one for each b-value, got {table.shape[1]}"
+        )
+    if b is not None:
+        table = np.where(np.asarray(b) == 0, 0.0, table)
+    length = np.linalg.norm(table, axis=0)
+    wrong = ~np.isclose(length, 1, atol=_UNIT_LENGTH) & (length != 0)
+    if b is not None:
+        wrong |= (length == 0) & (np.asarray(b) > _B_WITHOUT_DIRECTION)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"{path}: direction {first + 1} has length {length[first]:.3g}, expected 1; directions "
+            "that are scaled by b have to be normalised"
+        )
+    table = table / np.where(length > 0, length, 1)
+    return dict(zip(("gx", "gy", "gz"), table + 0.0, strict=True))
 
 
 def times_file(text: str) -> Path | None:

@@ -106,7 +106,7 @@ class ByNetwork:
             name = self.net.name if self.net else "the network"
             raise InputError(
                 f"prior: {name} was trained already, so --prior cannot change it; leave "
-                "out --prior or --net"
+                "out --prior (or --preset), or --net"
             )
         return [] if self.loaded is None else _other_b(request, self.loaded.card)
 

@@ -16,6 +16,7 @@ from labelwise.io.nifti import Series, file_hash, paths_of
 from labelwise.mapping.method import Method
 from labelwise.mapping.request import Request, describe_settings, equation
 from labelwise.models.base import measurements
+from labelwise.models.check import information_problems
 from labelwise.noise import describe_noise
 from labelwise.types import InputError, class_name
 
@@ -60,6 +61,13 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
             f"{series.name}: {measured} measurements cannot determine {needs}; acquire "
             "more, or choose a model with fewer parameters"
         )
+    problem = None
+    if request.model.differentiable or request.model.vectorized:  # others may be slow
+        with np.errstate(all="ignore"):
+            problem = next(information_problems(request.model), None)
+    if problem:
+        minimum = f"; {type(request.model).__name__} needs {request.model.minimum}"
+        raise InputError(f"{label}: {problem}{minimum * bool(request.model.minimum)}")
     notes = [*doubts(request.acquisition), *series.notes]
     if distinct < len(parameters):
         notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,14 +117,27 @@ def without_volumes(
 ) -> tuple[SignalModel, tuple[int, ...]]:
     """The model of the other volumes, and the volumes in ascending order.
 
+    Volumes that the model does not describe are excluded, too.
+
     Args:
         model: the signal model with one setting per volume.
         volumes: those to exclude, numbered from 0.
 
     Raises:
         InputError: if there is no such volume, none remains, or the model needs them.
+
+    Warns:
+        UserWarning: if the model does not describe all volumes.
     """
-    count, excluded = measurements(model), tuple(sorted({int(volume) for volume in volumes}))
+    count, undescribed = measurements(model), np.flatnonzero(~model.described())
+    if len(undescribed):
+        warnings.warn(
+            f"{type(model).__name__} does not describe volumes "
+            f"{', '.join(map(str, undescribed))} (numbered from 0), which are left out; it needs "
+            f"{model.minimum}",
+            stacklevel=3,
+        )
+    excluded = tuple(sorted({int(volume) for volume in (*volumes, *undescribed)}))
     if not excluded:
         return model, ()
     if excluded[0] < 0 or excluded[-1] >= count:

@@ -21,6 +21,7 @@ from labelwise.fitting.usable import DEFICIT, EXCLUDED, Ceiling, ceiling
 from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
+from labelwise.mapping.derived import maps_of_derived, with_derived
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
 from labelwise.mapping.request import Request
@@ -35,7 +36,7 @@ from labelwise.mapping.summary import (
     quality_notes,
     summarise,
 )
-from labelwise.types import Estimate, InputError, Progress, Status, no_progress
+from labelwise.types import Estimate, InputError, Parameter, Progress, Status, no_progress
 
 _SAMPLE = 50_000  # voxels to find the range of noise levels in
 
@@ -72,7 +73,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         _warn(fresh)
         notes += fresh
         series, marked = _select(request, series, marked)
-        maps = method.maps(request.model.parameters)
+        maps = _maps(request, method, request.model.parameters)
         with _output(request, method, series, maps) as out:
             noise = noise_level(request, series, inside)
             found = [*noise.mended, *noise.notes]
@@ -91,7 +92,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
             left = estimate.stats.get("left_out")
-            maps = method.maps(prepared.parameters)
+            maps = _maps(request, method, prepared.parameters)
             maps = [each for each in maps if each.name != "left_out" or left is not None]
             with _writing(out, scan, maps, estimate, prepared, record):
                 residual = median_residual(estimate, len(method.groups(request)))
@@ -122,6 +123,11 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             )
             out.write_run(record | report.as_dict())
     return report
+
+
+def _maps(request: Request, method: Method, parameters: tuple[Parameter, ...]) -> list[Map]:
+    """The maps that are written."""
+    return [*method.maps(parameters), *maps_of_derived(request.model.derived)]
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,7 @@ def _estimates_of_blocks(
             sigma = np.where(gone, 1, sigma)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
         part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
+        part = with_derived(part, scan.request.model, scan.request.noise, sigma)
         return index, snr, int(below), part
 
     blocks = scan.blocks()

@@ -26,6 +26,8 @@ class ADC(SignalModel):
     """
 
     b: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "diffusion"
+    minimum = "two b-values, such as 0 and 800 s/mm²"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("ADC", "µm²/ms", (0.0, 5.0), "ADC", (0.1, 3.5)),

@@ -1,8 +1,9 @@
 """The base class of signal models: an equation for one voxel, with its acquisition.
 
 A model is a frozen `equinox.Module`. Its fields without a default are the acquisition, arrays of
-M settings each (b-values, echo times, ...); `parameters` are estimated; `signal` is the
-equation for ONE voxel, from scalars to M values. `vmap` applies it to many voxels.
+M settings each (b-values, echo times, ...), apart from those made by `constant`; `parameters` are
+estimated; `signal` is the equation for ONE voxel, from scalars to M values. `vmap` applies it to
+many voxels.
 """
 
 import dataclasses
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
-from labelwise.types import SETTINGS, InputError, Parameter, Setting, same_file
+from labelwise.types import SETTINGS, Derived, InputError, Parameter, Setting, same_file
 
 if TYPE_CHECKING:  # for type checkers, to which the one of Equinox is no ClassVar
     from typing import ClassVar as AbstractClassVar
@@ -24,6 +26,7 @@ else:
 
 
 Model = TypeVar("Model", bound="SignalModel")
+_CONSTANT = "constant"
 
 
 def per_measurement() -> Any:
@@ -42,6 +45,25 @@ def per_measurement() -> Any:
     return eqx.field(converter=lambda values: np.asarray(values, dtype=float))
 
 
+def constant() -> Any:
+    """A model field with one number for all measurements and voxels, which has no default.
+
+    On the command line it is given by `--constant NAME=VALUE`.
+
+    Example:
+        >>> class Spoiled(SignalModel):
+        ...     flip_angle: Float[Array, "M"] = per_measurement()
+        ...     tr: float = constant()
+        ...     parameters = (Parameter("A", "a.u.", (0, 10)), Parameter("R", "1/ms", (0, 1)))
+        ...
+        ...     def signal(self, a, r):
+        ...         return a * self.flip_angle * r * self.tr
+        >>> Spoiled([2, 5, 15], tr=15).tr
+        15.0
+    """
+    return eqx.field(converter=float, metadata={_CONSTANT: True})
+
+
 class SignalModel(eqx.Module):
     """A signal equation with its parameters, their bounds and the acquisition.
 
@@ -51,6 +73,12 @@ class SignalModel(eqx.Module):
     """
 
     parameters: AbstractClassVar[tuple[Parameter, ...]]
+    measures: ClassVar[str] = "other"
+    """What is measured, by which `labelwise models` groups: `"diffusion"`, `"T1"`, ..."""
+    minimum: ClassVar[str] = ""
+    """The least acquisition that determines the parameters, for lists and refusals."""
+    derived: ClassVar[tuple[Derived, ...]] = ()
+    """Further maps, each a function of the parameters."""
     differentiable: ClassVar[bool] = True
     vectorized: ClassVar[bool] = False
     """Whether the signal of a non-differentiable model broadcasts over voxels, from parameters
@@ -62,6 +90,10 @@ class SignalModel(eqx.Module):
 
         Subclasses name their parameters; `any_signature` allows this for type checkers.
         """
+
+    def described(self) -> Bool[np.ndarray, " M"]:
+        """Which measurements the equation describes; maps leave the others out."""
+        return np.ones(measurements(self), bool)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the parameters when a subclass is defined."""
@@ -82,9 +114,18 @@ class SignalModel(eqx.Module):
                 f"{cls.__name__}.parameters: expected distinct names, in lower case, too (maps are "
                 f"files named after them), got {names}"
             )
+        both = [*names, *(each.name for each in cls.derived)]
+        if len(set(map(same_file, both))) < len(both):
+            raise InputError(
+                f"{cls.__name__}.derived: expected names that differ from each other and from "
+                f"those of the parameters, in lower case, too, got {both}"
+            )
 
     def __check_init__(self) -> None:
         """Check that the acquisition has one finite number per measurement."""
+        for name in constant_names(type(self))[0]:
+            if not np.isfinite(value := getattr(self, name)):
+                raise InputError(f"{type(self).__name__}.{name}: expected a number, got {value}")
         sizes = {}
         for name in acquisition_names(type(self)):
             settings = getattr(self, name)
@@ -130,8 +171,27 @@ class SelfStarting(SignalModel):
         """An initial guess for one voxel, by linear or segmented fits; it may exceed the bounds."""
 
 
+def log_linear(
+    x: Float[Array | np.ndarray, " M"],
+    signal: Float[Array, " M"],
+    weight: Shaped[Array | np.ndarray, " M"] | float = 1.0,
+) -> tuple[Array, Array]:
+    """Amplitude a and rate r of signal = a exp(-r x), fitted to the log of one voxel's signal.
+
+    The weights are `weight` times signal², since the logarithm changes the variance of the noise.
+    Zeros are allowed; r is 0 for fewer than two distinct x.
+    """
+    safe = jnp.maximum(signal, 1e-3 * jnp.max(signal) + 1e-30)
+    w = weight * (safe / jnp.max(safe)) ** 2 + 1e-12
+    y = jnp.log(safe)
+    x_mean, y_mean = jnp.sum(w * x) / jnp.sum(w), jnp.sum(w * y) / jnp.sum(w)
+    spread = jnp.sum(w * (x - x_mean) ** 2)
+    rate = -jnp.sum(w * (x - x_mean) * (y - y_mean)) / jnp.maximum(spread, 1e-20)
+    return jnp.exp(y_mean + rate * x_mean), rate
+
+
 def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
-    """The names of a model's acquisition fields: those without a default.
+    """The names of a model's acquisition fields: those without a default, apart from constants.
 
     Example:
         >>> from labelwise.models import IVIM
@@ -139,10 +199,27 @@ def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
         ('b',)
     """
     return tuple(
-        f.name
-        for f in dataclasses.fields(model)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        f.name for f in dataclasses.fields(model) if _is_required(f) and _CONSTANT not in f.metadata
     )
+
+
+def constant_names(model: type[SignalModel]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a model's constants without a default, and of its numbers with one.
+
+    Example:
+        >>> from labelwise.models import T2EPG
+        >>> constant_names(T2EPG)
+        ((), ('t1',))
+    """
+    fields = dataclasses.fields(model)
+    return (
+        tuple(f.name for f in fields if _CONSTANT in f.metadata),
+        tuple(f.name for f in fields if isinstance(f.default, float)),
+    )
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def settings_of(model: SignalModel) -> dict[str, Float[np.ndarray, " M"]]:
@@ -162,7 +239,17 @@ def detached(model: Model) -> Model:
     JAX (0.10.2) caches a NumPy array in the closure of a compiled function, in the precision at
     that time, and passes it to programs of another precision, which fail: while a user's
     `jax.jit(lambda p: model.signal(*p))` exists, no float64 program could use `model`.
+
+    Raises:
+        InputError: if the equation does not describe all measurements.
     """
+    if not (described := model.described()).all():
+        raise InputError(
+            f"{type(model).__name__}: does not describe {np.sum(~described)} of the "
+            f"{len(described)} measurements (numbered from 0: "
+            f"{', '.join(map(str, np.flatnonzero(~described)))}); leave them out. It needs "
+            f"{model.minimum}"
+        )
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, model)
 
 

@@ -58,7 +58,7 @@ def _problems(model: SignalModel) -> list[str]:
         if problems := list(stage(model)):
             return problems
     problems = [*_slope_problems(model), *_bound_problems(model), *_guess_problems(model)]
-    return problems or list(_information_problems(model))
+    return problems or list(information_problems(model))
 
 
 def _call_problems(model: SignalModel) -> Iterator[str]:
@@ -201,8 +201,12 @@ def _guess_problems(model: SignalModel) -> Iterator[str]:
         yield "guess is not finite for a noise-free signal"
 
 
-def _information_problems(model: SignalModel) -> Iterator[str]:
-    """Problems of identifiability: each parameter must have a distinct effect on the signal."""
+def information_problems(model: SignalModel) -> Iterator[str]:
+    """Problems of identifiability: each parameter must have a distinct effect on the signal.
+
+    They may be those of the acquisition; without noise, it must determine the parameters at least
+    at some of the points tried.
+    """
     slopes = jacobian(model, _interior(model)) * _widths(model)
     norms = np.linalg.norm(slopes, axis=1)
     without_effect = (norms <= 1e-9 * _size(model)).all(axis=0)

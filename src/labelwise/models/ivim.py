@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from labelwise.models.base import SignalModel, per_measurement
-from labelwise.types import Parameter
+from labelwise.types import Derived, Parameter
 
 
 class IVIM(SignalModel):
@@ -26,11 +26,18 @@ class IVIM(SignalModel):
     """
 
     b: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "diffusion"
+    minimum = "b = 0, a b below 100 s/mm² and two from 200 s/mm² on"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.01, 0.5), "f", (0.01, 0.5)),
         Parameter("D_slow", "µm²/ms", (0.01, 4.0), "D_{slow}", (0.2, 3.0)),
         Parameter("D_fast", "µm²/ms", (2.0, 300.0), "D_{fast}", (5.0, 150.0)),
+    )
+
+    derived = (
+        Derived("D_star", "µm²/ms", lambda s0, f, d_slow, d_fast, *rest: d_fast + d_slow),
+        Derived("f_D_star", "µm²/ms", lambda s0, f, d_slow, d_fast, *rest: f * (d_fast + d_slow)),
     )
 
     def signal(self, s0, f, d_slow, d_fast):

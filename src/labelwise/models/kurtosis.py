@@ -27,6 +27,8 @@ class Kurtosis(SignalModel):
     """
 
     b: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "diffusion"
+    minimum = "three b-values, the largest at least 1500 s/mm²"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("D", "µm²/ms", (0.01, 4.0), "D", (0.2, 3.5)),

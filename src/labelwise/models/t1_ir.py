@@ -27,6 +27,8 @@ class T1InversionRecovery(SignalModel):
     """
 
     ti: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "T1"
+    minimum = "three inversion times, from before to after T1 log 2"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T1", "ms", (50.0, 6000.0), "T_1", (100.0, 4500.0)),

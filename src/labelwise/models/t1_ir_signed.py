@@ -26,6 +26,8 @@ class T1SignedInversionRecovery(SignalModel):
     """
 
     ti: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "T1"
+    minimum = "three inversion times, from before to after T1 log 2"
     parameters = T1InversionRecovery.parameters
 
     def signal(self, s0, t1, k):

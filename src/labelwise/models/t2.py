@@ -26,6 +26,8 @@ class T2(SignalModel):
     """
 
     te: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "T2"
+    minimum = "two echo times"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", (1.0, 2000.0), "T_2", (5.0, 500.0)),

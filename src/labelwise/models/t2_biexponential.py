@@ -26,6 +26,8 @@ class T2Biexponential(SignalModel):
     """
 
     te: Float[Array | np.ndarray, " M"] = per_measurement()
+    measures = "T2"
+    minimum = "four echo times, the first at most 10 ms"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("f", "1", (0.0, 1.0), "f"),

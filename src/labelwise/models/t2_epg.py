@@ -51,6 +51,8 @@ class T2EPG(SignalModel):
     t1: float = 1000.0
     differentiable: ClassVar[bool] = False
     vectorized: ClassVar[bool] = True
+    measures = "T2"
+    minimum = "three echoes of one train"
     parameters = (
         Parameter("S0", "a.u.", (0.0, np.inf), "S_0"),
         Parameter("T2", "ms", _T2_BOUNDS, "T_2"),
@@ -59,14 +61,7 @@ class T2EPG(SignalModel):
 
     def __check_init__(self) -> None:
         """Refuse echo times that are not one train."""
-        if math.isnan(_spacing(np.ravel(self.te))):
-            raise InputError(
-                "T2EPG.te: expected equally spaced echoes ESP, 2 ESP, 3 ESP, ... from the first "
-                "on (their amplitudes depend on each other), exact or rounded to 0.1 ms, got "
-                f"{np.ravel(self.te).tolist()} ms"
-            )
-        if not 0 < self.t1 < np.inf:
-            raise InputError(f"T2EPG.t1: expected a positive time in ms, got {self.t1}")
+        check_train(type(self).__name__, self.te, self.t1)
 
     def signal(self, s0, t2, b1):
         """The echoes of one voxel (scalars in) or of N (arrays (N, 1) in, (N, M) out)."""
@@ -78,6 +73,23 @@ class T2EPG(SignalModel):
             for j, column_weight in enumerate(column_weights):
                 echoes = echoes + row_weight * column_weight * table[row + i, column + j]
         return s0 * np.abs(echoes)
+
+
+def check_train(name: str, te: Float[Array | np.ndarray, " M"], t1: float) -> None:
+    """Check the settings of a model of an echo train.
+
+    Raises:
+        InputError: if the echo times are not such a train, or T1 is not positive.
+    """
+    times = np.ravel(np.asarray(te))
+    if math.isnan(_spacing(times)):
+        raise InputError(
+            f"{name}.te: expected equally spaced echoes ESP, 2 ESP, 3 ESP, ... from the first on "
+            "(their amplitudes depend on each other), exact or rounded to 0.1 ms, got "
+            f"{times.tolist()} ms"
+        )
+    if not 0 < t1 < np.inf:
+        raise InputError(f"{name}.t1: expected a positive time in ms, got {t1}")
 
 
 def _spacing(te: Float[np.ndarray, " M"]) -> float:

@@ -25,7 +25,7 @@ from labelwise.io.acquisition import read_bvals, read_times
 from labelwise.io.toml import STRICT, checked, expected, read_toml
 from labelwise.limits import check_sigma, check_whole
 from labelwise.models import SignalModel
-from labelwise.models.base import acquisition_names, measurements, scale_parameter
+from labelwise.models.base import acquisition_names, constant_names, measurements, scale_parameter
 from labelwise.models.check import check_signal_model
 from labelwise.models.find import describe_model, find_model
 from labelwise.networks.recipe import Recipe
@@ -398,7 +398,12 @@ def absolute(name: str, folder: Path) -> str:
 
 def _model(name: str, table: Mapping[str, Any], folder: Path, where: str) -> SignalModel:
     kind = find_model(name)
-    needed = acquisition_names(kind)
+    needed, (constants, _) = acquisition_names(kind), constant_names(kind)
+    if constants:
+        raise InputError(
+            f"{where}: model {name} needs {', '.join(constants)}, the same for all measurements, "
+            "which a study does not support; choose another model"
+        )
     if set(table) != set(needed):
         raise InputError(
             f"{where}, [acquisition]: model {name} needs {', '.join(needed)}, got "
