@@ -32,7 +32,6 @@ from labelwise.cli.tables import (
     pasted,
     print_json,
     progress_bar,
-    sentence,
     show_comparison,
     show_models,
     show_report,
@@ -40,7 +39,7 @@ from labelwise.cli.tables import (
     stdout,
     use_ascii_where_needed,
 )
-from labelwise.formatting import json_text
+from labelwise.formatting import json_text, sentence
 from labelwise.types import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import shlex
 import sys
 import warnings
@@ -25,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labelwise import interrupts, types
-from labelwise.formatting import ASCII, number, printable, short_name, with_error
+from labelwise.formatting import ASCII, number, one_line, printable, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +95,7 @@ def notes() -> Iterator[list[str]]:
     shown: list[str] = []
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        text = _one_line(str(message))
+        text = one_line(str(message))
         if text not in shown:
             shown.append(text)
             stderr().print(f"note: {text}")
@@ -108,17 +107,6 @@ def notes() -> Iterator[list[str]]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a name in a figure
         warnings.showwarning = show
         yield shown
-
-
-def sentence(error: Exception) -> str:
-    """The message of an error, on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return _one_line(f"{os.fsdecode(error.filename or 'system')}: {error.strerror}")
-    return _one_line(str(error))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 @contextmanager
