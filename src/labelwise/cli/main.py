@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from labelwise import interrupts
+from labelwise.cli import bids as bids_command
 from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
 from labelwise.cli import options
@@ -428,6 +429,11 @@ app.command(epilog="Example: `labelwise export onnx net.safetensors net.onnx`")(
 
 
 app.add_typer(study_commands.study, name="study")
+app.command(
+    cls=bids_command.BidsApp,
+    epilog="Example: `labelwise bids DATASET OUT participant --masks DATASET/derivatives/masks "
+    "--jobs 2`",
+)(bids_command.bids)
 
 
 @app.command(epilog="Example: `labelwise models`")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from labelwise.bids.cohort import Outcome
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -343,6 +344,22 @@ def show_study(result: StudyResult) -> None:
     note = f", {reused} of {total} stages reused from an earlier run" if reused else ""
     console.print(f"\n{result.seconds:.0f} s{note}")
     console.print(f"{result.folder / 'report.html'}", soft_wrap=True)
+
+
+def show_cohort(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """How many participants are done, and why others are not."""
+    console = stdout()
+    failed = [(what, why) for each in outcomes for what, why in each.failed.items()]
+    for what, why in failed:
+        console.print(f"{what}: {why}", soft_wrap=True)
+    mapped = sum(len(each.mapped) for each in outcomes)
+    kept = sum(len(each.kept) for each in outcomes)
+    wrong = sum(bool(each.failed) for each in outcomes)
+    console.print(
+        f"{len(outcomes) - wrong} of {len(outcomes)} participants done: {mapped} series mapped, "
+        f"{kept} kept from an earlier run, {len(failed)} failed"
+    )
+    console.print(str(folder), soft_wrap=True)
 
 
 def show_evaluation(
