@@ -191,13 +191,13 @@ def map_cohort(
     if plan.method == "map":
         networks, early = _networks(plan, subjects, each, progress)
     tasks = [(plan, subject, networks.get(subject, {})) for subject in subjects]
-    outcomes = {}
-    for index, found in _followed(each, map_subject, tasks, "subjects", progress):
-        failed = {f"sub-{subjects[index]}": _words(found)} if isinstance(found, Exception) else {}
-        outcome = Outcome(subjects[index], failed=failed) if failed else found
-        outcomes[index] = replace(
-            outcome, failed={**early.get(subjects[index], {}), **outcome.failed}
-        )
+    outcomes: dict[int, Outcome] = {}
+    for index, found in _followed(each, map_subject, tasks, "participants", progress):
+        subject = subjects[index]
+        if isinstance(found, Exception):
+            found = Outcome(subject, failed={f"sub-{subject}": _words(found)})
+        assert isinstance(found, Outcome)
+        outcomes[index] = replace(found, failed={**early.get(subject, {}), **found.failed})
     done = [outcomes[index] for index in range(len(subjects))]
     place = plan.roots.out / DESCRIPTION
     known = from_json(read_text(place), place).get("ReferencesAndLinks", [])

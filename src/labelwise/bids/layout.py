@@ -154,7 +154,7 @@ def scans_of(
     for image in images:
         series.setdefault(_series_of(image, dataset), []).append(image)
     if not series:
-        where = f" in ses-{_some(sorted(wanted), 'ses-')}" if wanted else ""
+        where = f" in {_some(sorted(wanted), 'ses-')}" if wanted else ""
         raise InputError(
             f"sub-{subject}: has no series{where} that can be mapped; expected "
             f"{', '.join(f'*_{suffix}.nii.gz' for suffix in KINDS)}"
