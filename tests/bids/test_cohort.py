@@ -245,6 +245,7 @@ def plan_of(cohort, out, **options):
     return begin(Plan(roots, noise=Rician(), **usual | options))
 
 
+@pytest.mark.slow
 def test_one_network_for_each_protocol_and_its_noise_levels(cohort, out, tmp_path, short):
     subjects = ["01", "04", "05"]
     plan = plan_of(cohort, out)

@@ -168,7 +168,7 @@ def begin(plan: Plan) -> Plan:
     roots = replace(roots, date=found.get("Date") or now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     roots.out.mkdir(parents=True, exist_ok=True)
     _describe(roots, found.get("ReferencesAndLinks", []))
-    ignored = "".join(f"{each}\n" for each in (*UNSETTLED, f"{NETWORKS}/", f"{GROUP}.*"))
+    ignored = "".join(f"{each}\n" for each in (*UNSETTLED, NETWORKS, f"{GROUP}.*"))
     write_whole(roots.out / ".bidsignore", f"# BIDS has no names for these yet\n{ignored}".encode())
     return replace(plan, roots=roots)
 

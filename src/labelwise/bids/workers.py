@@ -116,7 +116,7 @@ def _client(stack: ExitStack, jobs: int, cluster: str | None, threads: int, memo
             cores=1,
             job_cpu=threads,
             memory=f"{memory or _SLURM_MEMORY:g}GB",
-            scheduler_options={"dashboard_address": None},
+            scheduler_options={"dashboard_address": ":0"},  # any free port
         )
         return Client(stack.enter_context(made))
     try:
