@@ -195,7 +195,6 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
     epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps. "
