@@ -279,7 +279,7 @@ def fit(
     from labelwise.mapping.images import fit_image
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(bvals, te, ti, acquisition, image)
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     made = settings.model(options.signed_model(model, signed))
     with progress_bar(quiet or as_json) as progress:
@@ -375,7 +375,7 @@ def map_(
     from labelwise.mapping.images import map_image
 
     options.keep_compiled_programs()
-    settings = options.Acquisition.read(bvals, te, ti, acquisition)
+    settings = options.Acquisition.read(bvals, te, ti, acquisition, image)
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     made = settings.model(options.signed_model(model or model_of(net), signed))
     with progress_bar(quiet or as_json) as progress:

@@ -33,6 +33,7 @@ _SIGMA = (
 NOISE = "rician"
 """The noise model without `--noise`."""
 _SIGNED = {"t1_ir": "t1_ir_signed"}  # the models whose signal is a magnitude by an absolute value
+_ENDING = re.compile(r"\.nii(\.gz)?$")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _VOLUMES = re.compile(rf"{_RANGE.pattern}(?:[,\s]+{_RANGE.pattern})*")
 
@@ -67,7 +68,10 @@ Sigma = Annotated[
     ),
 ]
 Bvals = Annotated[
-    Path | None, typer.Option(help="FSL .bval file: b-values in s/mm², in any order.")
+    Path | None,
+    typer.Option(
+        help="FSL .bval file: b-values in s/mm², in any order. Default: that beside the image."
+    ),
 ]
 EchoTimes = Annotated[
     str | None, typer.Option(help="Echo times in ms: '10,20,30', or a text file of them.")
@@ -150,12 +154,24 @@ class Acquisition:
 
     @classmethod
     def read(
-        cls, bvals: Path | None, te: str | None, ti: str | None, table: Path | None
+        cls,
+        bvals: Path | None,
+        te: str | None,
+        ti: str | None,
+        table: Path | None,
+        images: Sequence[Path] = (),
     ) -> Acquisition:
-        """Read the settings; an option overrides the table."""
+        """Read the settings; an option overrides the table.
+
+        Without any of them, a `.bval` file of the name of a single image is read.
+        """
         from labelwise.io.acquisition import read_bvals, read_table, read_times, times_file
 
         settings, sources = {}, {}
+        options = (("b", bvals), ("te", te), ("ti", ti))
+        if len(images) == 1 and table is None and not any(value for _, value in options):
+            beside = images[0].with_name(f"{_ENDING.sub('', images[0].name)}.bval")
+            bvals = beside if beside.is_file() else None
         if table is not None:
             settings |= read_table(table)
             sources |= dict.fromkeys(settings, table)
@@ -167,7 +183,6 @@ class Acquisition:
                 sources.pop(name, None)
                 if (file := times_file(text)) is not None:
                     sources[name] = file
-        options = (("b", bvals), ("te", te), ("ti", ti))
         return cls(settings, sources, [name for name, value in options if value is not None])
 
     def model(self, name: str) -> SignalModel:
