@@ -16,8 +16,8 @@ from typing import Any
 from labelwise.bids.cohort import Each
 from labelwise.types import InputError
 
-_SLURM_MEMORY = 4.0  # GB; of a worker, if nothing is said
-_PER_MEMORY = 1e9
+_SLURM_MEMORY = 4.0  # GB of a worker, if nothing is said
+_GB = 1e9
 
 
 @contextmanager
@@ -92,17 +92,17 @@ def _called(setup, function, task) -> Any:
 def _client(stack: ExitStack, jobs: int, cluster: str | None, threads: int, memory: float | None):
     try:
         from distributed import Client, LocalCluster
+        from distributed.system import MEMORY_LIMIT
     except ImportError as error:
         raise InputError(
             "--jobs and --cluster: need Dask, which pip install 'labelwise[cluster]' adds"
         ) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of workers that end
     if cluster is None:
-        limit = "auto" if memory is None else math.floor(memory * _PER_MEMORY)
         made = LocalCluster(
             n_workers=jobs,
             threads_per_worker=1,  # a task has its own threads
-            memory_limit=limit,
+            memory_limit=MEMORY_LIMIT // jobs if memory is None else math.floor(memory * _GB),
             dashboard_address=None,  # pyright: ignore[reportArgumentType]
             silence_logs=logging.CRITICAL,
         )

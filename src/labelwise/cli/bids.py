@@ -182,12 +182,16 @@ def bids(
     source = options.sigma_source(sigma)
     if isinstance(source, Path):
         raise InputError(f"--sigma {sigma}: a map is of one series; give a number or a method")
+    models = list(dict.fromkeys(model or ()))
+    if cluster:  # whose workers may be in another folder
+        dataset, out, masks = dataset.absolute(), out.absolute(), masks and masks.absolute()
+        models = [str(Path(name).absolute()) if ".py:" in name else name for name in models]
     subjects = subjects_of(dataset, participant_label or [])
     cores = threads or max(available_cores() // (1 if cluster else jobs), 1)
     plan = Plan(
         Roots(dataset, out, masks, ""),
         tuple(session_label or ()),
-        tuple(dict.fromkeys(model or ())),
+        tuple(models),
         method.value,
         options.noise_model(noise),
         source,

@@ -198,7 +198,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
     epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps. "
-    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise; "
+    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise, or if "
+    "a participant of `bids` failed; "
     f"130 if interrupted; {_CLOSED} if stdout was closed early (`| head`), when files are written "
     "nonetheless.",
 )
