@@ -1,6 +1,7 @@
 """The simulated cohort of `examples/bids_dataset.py`."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("bids") / "cohort"
     script.write(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The environment of other processes, which share compiled programs."""
+    return os.environ | {"LABELWISE_CACHE": str(tmp_path_factory.mktemp("programs"))}
 
 
 @pytest.fixture

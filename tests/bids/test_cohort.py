@@ -26,6 +26,7 @@ from labelwise.noise import Rician
 
 ADC = ("--model", "adc")  # quick to compile
 FEW = ("--participant-label", "04", "05", *ADC)
+DATE = {"SOURCE_DATE_EPOCH": "1790000000"}
 DWI = "sub-04/ses-1/dwi/sub-04_ses-1_acq-b_model-adc"
 
 
@@ -204,6 +205,24 @@ def test_what_cannot_be_done_is_refused_before_the_work(cohort, out, options, wo
     assert not out.exists()
 
 
+def test_workers_need_dask(cohort, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    result = run(cohort, out, *FEW, "--jobs", "2")
+    assert result.exit_code == 2
+    assert "pip install 'labelwise[cluster]' adds" in result.stderr
+    assert not out.exists()
+
+
+def test_volumes_without_b_values(cohort, out):
+    (cohort / "acq-b_dwi.bvec").unlink()
+    (cohort / "acq-b_dwi.bval").write_text("0 0 0 100")
+    (found, _) = outcomes(cohort, out)
+    (words,) = found["failed"].values()
+    assert words.startswith(
+        "b-values: 4 in acq-b_dwi.bval, but sub-04_ses-1_acq-b_dwi.nii.gz has 12"
+    )
+
+
 def test_another_dataset_is_not_touched(cohort):
     before = files(cohort)
     result = run(cohort, cohort)
@@ -284,15 +303,22 @@ def test_one_network_for_each_protocol_and_its_noise_levels(cohort, out, tmp_pat
 
 def test_the_noise_levels_of_a_cohort_span_those_of_its_series(cohort, out, short):
     b = lw.read_bvals(cohort / "acq-b_dwi.bval")
-    levels = Levels("", "adc", {"b": b}, (0.02, 0.1))
+    levels = Levels("", "", "adc", {"b": b}, (0.02, 0.1))
     network = load(train((plan_of(cohort, out), levels)))
     assert network.card.noise_range[0] == pytest.approx(0.02, rel=0.3)
     assert network.card.noise_range[1] == pytest.approx(0.1, rel=0.3)
 
 
-def start(cohort, out, *options):
-    command = [sys.executable, "-m", "labelwise", *arguments(cohort, out, *FEW, *options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(cohort, out, programs):
+    """Starts the command in another process."""
+
+    def started(*options):
+        command = [sys.executable, "-m", "labelwise", *arguments(cohort, out, *FEW, *options)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, **pipes, text=True, env=programs | DATE)
+
+    return started
 
 
 def working(process, out):
@@ -311,10 +337,10 @@ def working(process, out):
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_change_no_byte(cohort, out, tmp_path):
+def test_workers_that_are_killed_change_no_byte(cohort, out, tmp_path, start):
     pytest.importorskip("distributed")
     outcomes(cohort, tmp_path / "one")
-    process = start(cohort, out, "--jobs", "2", "--json")
+    process = start("--jobs", "2", "--json")
     for worker in working(process, out)[:1]:
         worker.kill()
     text, errors = process.communicate(timeout=240)
@@ -324,7 +350,7 @@ def test_workers_that_are_killed_change_no_byte(cohort, out, tmp_path):
 
     # the whole run, with its workers
     shutil.rmtree(out)
-    process = start(cohort, out, "--jobs", "2")
+    process = start("--jobs", "2")
     workers = working(process, out)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

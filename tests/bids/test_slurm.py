@@ -20,14 +20,19 @@ MISSING = [
     bool(MISSING), reason=f"no {', '.join(MISSING)}: apt-get install slurm-wlm munge"
 )
 @pytest.mark.skipif(sys.platform == "win32" or os.getuid() != 0, reason="SLURM is started as root")
-def test_jobs_of_slurm_give_the_same_bytes(cohort, tmp_path):
+def test_jobs_of_slurm_give_the_same_bytes(cohort, tmp_path, programs):
     pytest.importorskip("dask_jobqueue")
 
     def run(out, *before, options=()):
         command = [sys.executable, "-m", "labelwise", "bids", cohort, out, "participant"]
         command += ["--participant-label", "04", "05", "--model", "adc", *options]
         done = subprocess.run(
-            [*before, *command], cwd=tmp_path, capture_output=True, text=True, timeout=280
+            [*before, *command],
+            cwd=tmp_path,
+            env=programs | {"SOURCE_DATE_EPOCH": "1790000000"},
+            capture_output=True,
+            text=True,
+            timeout=280,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "2 of 2 participants done: 2 series mapped" in done.stdout

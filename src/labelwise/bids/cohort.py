@@ -130,17 +130,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Levels:
-    """The noise levels of a series, for the network of its protocol."""
+    """The noise levels of a series, for the network of its protocol.
+
+    Args:
+        title: of the job.
+        protocol: the digest of model and settings: series with the same share a network.
+        model: its name.
+        settings: of the series.
+        range: the lowest and highest noise level.
+    """
 
     title: str
+    protocol: str
     model: str
     settings: Mapping[str, np.ndarray]
     range: tuple[float, float]
-
-    @property
-    def protocol(self) -> str:
-        """The digest of model and settings: series with the same share a network."""
-        return _protocol(_model_of(self.model, self.settings))
 
 
 def begin(plan: Plan) -> Plan:
@@ -248,7 +252,8 @@ def noise_levels_of(task: tuple[Plan, str]) -> tuple[list[Levels], dict[str, str
         except Exception as error:
             failed[job.title] = _failure(plan, job.title, error)
             continue
-        found.append(Levels(job.title, job.name, job.scan.settings, (low, high)))
+        settings = job.scan.settings
+        found.append(Levels(job.title, _protocol(job.model), job.name, settings, (low, high)))
     return found, failed
 
 
@@ -301,7 +306,7 @@ def group(out: Path) -> Path:
             f"{out}: holds no maps of `labelwise bids`; run the participant level first"
         )
     rows = [
-        {"participant_id": path.parts[-3], "session_id": _session(record), **_head(record), **row}
+        {"participant_id": path.parts[-3], **_head(record), **row}
         for path in sorted(out.glob(f"sub-*/{LOGS}/*.json"))
         for record in [from_json(read_text(path), path)]
         for row in record["statistics"]
@@ -316,7 +321,9 @@ def group(out: Path) -> Path:
     return out / f"{GROUP}.tsv"
 
 
-def _networks(plan, subjects, each, progress):
+def _networks(
+    plan: Plan, subjects: Sequence[str], each: Each, progress: Progress
+) -> tuple[dict[str, Networks], dict[str, dict[str, str]]]:
     """By subject and job, the file of the network of its protocol; and the failures on the way."""
     found: dict[str, list[Levels]] = {}
     failed: dict[str, dict[str, str]] = {}
@@ -410,7 +417,7 @@ def _request(plan: Plan, job: Job) -> Request:
         mask=scan.mask,
         b_tolerance=plan.b_tolerance,
         threads=plan.threads,
-        sources={str(index): path for index, path in enumerate(scan.sources)},
+        sources=dict(zip([*scan.settings, *map(str, scan.sources)], scan.sources, strict=False)),
         command=plan.command,
         notes=scan.notes,
     )
@@ -518,12 +525,13 @@ def _is_ours(description: Mapping[str, Any]) -> bool:
 
 
 def _head(record: Mapping[str, Any]) -> dict[str, str]:
-    return {"series": record["series"], "model": record["model"]}
-
-
-def _session(record: Mapping[str, Any]) -> str:
-    parts = [part for part in record["series"].split("_") if part.startswith("ses-")]
-    return parts[0] if parts else "n/a"
+    """What all rows of a series have in the table."""
+    sessions = [part for part in record["series"].split("_") if part.startswith("ses-")]
+    return {
+        "session_id": sessions[0] if sessions else "n/a",
+        "series": record["series"],
+        "model": record["model"],
+    }
 
 
 def _cell(value: Any) -> str:

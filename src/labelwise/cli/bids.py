@@ -204,14 +204,13 @@ def bids(
     )
     _check(plan)
     options.keep_compiled_programs()
-    plan = begin(plan)
     with (
         workers(
             options.keep_compiled_programs, jobs, cluster, threads=cores, memory=memory
         ) as each,
         progress_bar(quiet or as_json) as progress,
     ):
-        outcomes = map_cohort(plan, subjects, each, progress)
+        outcomes = map_cohort(begin(plan), subjects, each, progress)
     if as_json:
         print_json(json_text([vars(outcome) for outcome in outcomes], indent=2))
     elif not quiet:
