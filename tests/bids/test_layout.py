@@ -107,6 +107,13 @@ def test_contradictory_sidecars(anat, cohort):
     refuse(cohort, "IRT1", "FlipAngle is 90", "but 30", "inv-2")
 
 
+def test_two_files_of_one_number(anat, cohort):
+    (anat / f"{STEM}_inv-01_IRT1.nii.gz").touch()
+    refuse(cohort, "IRT1", "has the same inv as")
+    (anat / f"{STEM}_inv-01_IRT1.nii.gz").rename(anat / f"{STEM}_IRT1.nii.gz")
+    refuse(cohort, "IRT1", f"{STEM}_IRT1.nii.gz: its name has no inv-")
+
+
 def test_two_files_that_apply_in_one_folder(cohort):
     (cohort / "dwi.bval").write_text("0 100")
     refuse(cohort, f"{STEM}_acq-a_dwi", "dwi.bval", "BIDS allows one")

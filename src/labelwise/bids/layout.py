@@ -224,9 +224,20 @@ def _by_bvals(images: list[Artifact], kind: Kind):
 
 def _by_sidecars(images: list[Artifact], kind: Kind):
     """A series of one file for each measurement, in the order of their numbers."""
-    images = sorted(
-        images, key=lambda image: (int(image.entities.get(kind.numbered, 0)), image.name)
-    )
+    numbers: dict[int, Artifact] = {}
+    for image in images:
+        number = image.entities.get(kind.numbered)
+        if number is None:
+            raise InputError(
+                f"{image.name}: its name has no {kind.numbered}-, the number of the file"
+            )
+        if number in numbers:
+            raise InputError(
+                f"{image.name}: has the same {kind.numbered} as {numbers[number].name}; remove one "
+                "of them"
+            )
+        numbers[number] = image
+    images = [numbers[number] for number in sorted(numbers)]
     records = [_metadata(image) for image in images]
     for name in sorted(set(_CONSTANT) - set(kind.sidecar.values())):
         stated = [
