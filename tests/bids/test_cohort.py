@@ -265,9 +265,12 @@ def plan_of(cohort, out, **options):
 
 
 @pytest.mark.slow
-def test_one_network_for_each_protocol_and_its_noise_levels(cohort, out, tmp_path, short):
-    subjects = ["01", "04", "05"]
-    plan = plan_of(cohort, out)
+def test_one_network_for_each_protocol_and_its_noise_levels(
+    cohort, out, tmp_path, short, monkeypatch
+):
+    monkeypatch.setenv("LABELWISE_CACHE", str(tmp_path / "cache"))
+    subjects = ["03", "04", "05"]
+    plan = plan_of(cohort, out, sessions=("1",))
 
     def each(function, tasks):
         with workers(lambda: None) as here:
@@ -281,8 +284,8 @@ def test_one_network_for_each_protocol_and_its_noise_levels(cohort, out, tmp_pat
         json.loads(path.read_text()) for path in sorted(out.rglob("*_param-ADC_dwimap.json"))
     ]
     used = [sidecar["Network"]["file"] for sidecar in sidecars]
-    assert len(used) == 4
-    assert used[0] == used[1] != used[2] == used[3]
+    assert len(used) == 3
+    assert used[0] != used[1] == used[2]
     for sidecar in sidecars:
         least, most = sidecar["Network"]["trained_for_snr"]
         low, high = sidecar["Network"]["snr_of_the_image"]
@@ -296,7 +299,8 @@ def test_one_network_for_each_protocol_and_its_noise_levels(cohort, out, tmp_pat
             yield len(tasks) - 1 - index, result
 
     other = tmp_path / "elsewhere"
-    done = map_cohort(plan_of(cohort, other), subjects, backwards, lambda *_: None)
+    plan = plan_of(cohort, other, sessions=("1",))
+    done = map_cohort(plan, subjects, backwards, lambda *_: None)
     assert not any(outcome.failed for outcome in done)
     assert files(other) == files(out)
 
