@@ -269,6 +269,11 @@ def test_one_network_for_each_protocol_and_its_noise_levels(
     cohort, out, tmp_path, short, monkeypatch
 ):
     monkeypatch.setenv("LABELWISE_CACHE", str(tmp_path / "cache"))
+    noisy = cohort / "sub-05" / "ses-1" / "dwi" / "sub-05_ses-1_acq-b_dwi.nii.gz"
+    image = nib.load(noisy)
+    extra = np.random.default_rng(0).normal(0, 50, (2, *image.shape))
+    values = np.hypot(np.asarray(image.dataobj) + extra[0], extra[1]).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, image.affine), noisy)
     subjects = ["03", "04", "05"]
     plan = plan_of(cohort, out, sessions=("1",))
 
