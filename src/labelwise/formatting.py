@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping
@@ -115,6 +116,23 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error, on one line.
+
+    Example:
+        >>> sentence(FileNotFoundError(2, "No such file", "dwi.nii"))
+        'dwi.nii: No such file'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(f"{os.fsdecode(error.filename or 'system')}: {error.strerror}")
+    return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    """A text with single blanks in place of line breaks and runs of blanks."""
+    return " ".join(text.split())
 
 
 def _replace_by_ascii(error: UnicodeError) -> tuple[str, int]:

@@ -54,6 +54,18 @@ FIT = ("fit", "dwi.nii.gz", "--model", "adc", "--out", "maps")
 USUAL = (*FIT, "--bvals", "dwi.bval", "--sigma", "5", "--mask", "mask.nii.gz")
 
 
+def test_b_values_beside_the_image_are_found(scan):
+    assert run(*USUAL).exit_code == 0
+    given = (scan / "maps" / "ADC.nii.gz").read_bytes()
+    options = ("--sigma", "5", "--mask", "mask.nii.gz", "--overwrite")
+    assert run(*FIT, *options).exit_code == 0
+    assert (scan / "maps" / "ADC.nii.gz").read_bytes() == given
+    record = json.loads((scan / "maps" / "run.json").read_text())
+    assert any(name.endswith("dwi.bval") for name in record["inputs"])
+    (scan / "dwi.bval").rename(scan / "other.bval")
+    assert "model adc: needs b for each volume" in complaint(run(*FIT, *options))
+
+
 def complaint(result):
     """The one sentence that a refused run prints."""
     assert result.exit_code == 2

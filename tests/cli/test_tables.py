@@ -3,8 +3,8 @@ import warnings
 
 import pytest
 
-from labelwise.cli.tables import notes, sentence, show_comparison
-from labelwise.formatting import number
+from labelwise.cli.tables import notes, show_comparison
+from labelwise.formatting import number, sentence
 from labelwise.models import IVIM
 from labelwise.phantoms.abdomen import Comparison
 

@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from labelwise import interrupts
+from labelwise.cli import bids as bids_command
 from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
 from labelwise.cli import options
@@ -32,7 +33,6 @@ from labelwise.cli.tables import (
     pasted,
     print_json,
     progress_bar,
-    sentence,
     show_comparison,
     show_models,
     show_presets,
@@ -42,7 +42,7 @@ from labelwise.cli.tables import (
     use_ascii_where_needed,
 )
 from labelwise.errors import InputError
-from labelwise.formatting import json_text
+from labelwise.formatting import json_text, sentence
 
 if TYPE_CHECKING:
     from labelwise.mapping.summary import Report
@@ -195,11 +195,11 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     help="Quantitative MRI maps from a series of images, by maximum likelihood or by a network.",
     epilog="To start: `labelwise demo OUT` maps a phantom and compares with the true maps. "
-    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise; "
+    "Exit status: 0 if all is done; 2 if the input cannot be used; 1 for a bug in labelwise, or if "
+    "a participant of `bids` failed; "
     f"130 if interrupted; {_CLOSED} if stdout was closed early (`| head`), when files are written "
     "nonetheless.",
 )
@@ -287,7 +287,7 @@ def fit(
     from labelwise.mapping.images import fit_image
 
     settings = options.Acquisition.read(
-        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+        bvals, acquisition, bvecs, image, te=te, ti=ti, flip_angle=flip_angles
     )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     name = options.signed_model(model, signed)
@@ -394,7 +394,7 @@ def map_(
     from labelwise.mapping.images import map_image
 
     settings = options.Acquisition.read(
-        bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
+        bvals, acquisition, bvecs, image, te=te, ti=ti, flip_angle=flip_angles
     )
     excluded, marked = options.exclusions(exclude or [], settings.settings)
     name = options.signed_model(model or model_of(net), signed)
@@ -451,6 +451,11 @@ app.command(epilog="Example: `labelwise export onnx net.safetensors net.onnx`")(
 
 
 app.add_typer(study_commands.study, name="study")
+app.command(
+    cls=bids_command.BidsApp,
+    epilog="Example: `labelwise bids DATASET OUT participant --masks DATASET/derivatives/masks "
+    "--jobs 2`",
+)(bids_command.bids)
 
 
 @app.command(epilog="Example: `labelwise models`")

@@ -39,6 +39,7 @@ _SIGMA = (
 
 
 _SIGNED = {"t1_ir": "t1_ir_signed"}  # the models whose signal is a magnitude by an absolute value
+_ENDING = re.compile(r"\.nii(\.gz)?$")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _VOLUMES = re.compile(rf"{_RANGE.pattern}(?:[,\s]+{_RANGE.pattern})*")
 
@@ -73,7 +74,10 @@ Sigma = Annotated[
     ),
 ]
 Bvals = Annotated[
-    Path | None, typer.Option(help="FSL .bval file: b-values in s/mm², in any order.")
+    Path | None,
+    typer.Option(
+        help="FSL .bval file: b-values in s/mm², in any order. Default: that beside the image."
+    ),
 ]
 EchoTimes = Annotated[
     str | None, typer.Option(help="Echo times in ms: '10,20,30', or a text file of them.")
@@ -184,14 +188,18 @@ class Acquisition:
         bvals: Path | None,
         table: Path | None,
         bvecs: Path | None = None,
+        images: Sequence[Path] = (),
         **lists: str | None,
     ) -> Acquisition:
         """Read the settings; an option overrides the table.
+
+        Without any of them, a `.bval` file of the name of a single image is read.
 
         Args:
             bvals: the `.bval` file.
             table: the table of all settings.
             bvecs: the `.bvec` file.
+            images: the images of the series.
             lists: other settings by name, as lists or text files: `te="10,20"`.
         """
         from labelwise.io.acquisition import (
@@ -203,6 +211,9 @@ class Acquisition:
         )
 
         settings, sources, by_option = {}, {}, []
+        if len(images) == 1 and not any([bvals, table, *lists.values()]):
+            beside = images[0].with_name(f"{_ENDING.sub('', images[0].name)}.bval")
+            bvals = beside if beside.is_file() else None
         if table is not None:
             settings |= read_table(table)
             sources |= dict.fromkeys(settings, table)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import shlex
 import sys
 import warnings
@@ -25,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labelwise import interrupts
-from labelwise.formatting import ASCII, number, printable, short_name, with_error
+from labelwise.formatting import ASCII, number, one_line, printable, short_name, with_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from labelwise import types
+    from labelwise.bids.cohort import Outcome
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -97,7 +97,7 @@ def notes() -> Iterator[list[str]]:
     shown: list[str] = []
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
-        text = _one_line(str(message))
+        text = one_line(str(message))
         if text not in shown:
             shown.append(text)
             stderr().print(f"note: {text}")
@@ -109,17 +109,6 @@ def notes() -> Iterator[list[str]]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a name in a figure
         warnings.showwarning = show
         yield shown
-
-
-def sentence(error: Exception) -> str:
-    """The message of an error, on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return _one_line(f"{os.fsdecode(error.filename or 'system')}: {error.strerror}")
-    return _one_line(str(error))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 @contextmanager
@@ -385,6 +374,22 @@ def show_study(result: StudyResult) -> None:
     note = f", {reused} of {total} stages reused from an earlier run" if reused else ""
     console.print(f"\n{result.seconds:.0f} s{note}")
     console.print(f"{result.folder / 'report.html'}", soft_wrap=True)
+
+
+def show_cohort(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """How many participants are done, and why others are not."""
+    console = stdout()
+    failed = [(what, why) for each in outcomes for what, why in each.failed.items()]
+    for what, why in failed:
+        console.print(f"{what}: {why}", soft_wrap=True)
+    mapped = sum(len(each.mapped) for each in outcomes)
+    kept = sum(len(each.kept) for each in outcomes)
+    wrong = sum(bool(each.failed) for each in outcomes)
+    console.print(
+        f"{len(outcomes) - wrong} of {len(outcomes)} participants done: {mapped} series mapped, "
+        f"{kept} kept from an earlier run, {len(failed)} failed"
+    )
+    console.print(str(folder), soft_wrap=True)
 
 
 def show_evaluation(

@@ -133,7 +133,7 @@ class Output:
             sidecar = {**sidecar, **self._filling}
         image = _image(name, values, self._like)
         try:
-            self.path(f"{name}.nii.gz").write_bytes(_compressed(image.to_bytes()))
+            self.path(f"{name}.nii.gz").write_bytes(compressed(image.to_bytes()))
             self.path(f"{name}.json").write_text(as_json(sidecar), encoding="utf-8")
         except OSError as error:
             raise OSError(_failure(self.folder, f"{name}.nii.gz", error)) from error
@@ -170,7 +170,7 @@ def _failure(folder: Path, what: str, error: OSError) -> str:
     )
 
 
-def _compressed(data: bytes) -> bytes:
+def compressed(data: bytes) -> bytes:
     """A gzip file without a date, so that the same data give the same bytes.
 
     Run-length encoding is much faster than full deflate, and noisy maps are hardly larger.

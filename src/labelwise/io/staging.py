@@ -25,14 +25,14 @@ MARK = ".made-by-labelwise"
 
 
 @contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
+def locked(path: Path, refusal: str | None) -> Iterator[None]:
     """Hold a lock; the system releases it when the process ends, even if it is killed.
 
     Without effect on file systems that do not support locks.
 
     Args:
         path: the lock file; made if missing, never read or written.
-        refusal: the message of the error.
+        refusal: the message of the error if another run holds the lock; None to wait for it.
 
     Raises:
         FileExistsError: if another run holds the lock, or a link or folder is at `path`.
@@ -45,7 +45,8 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             # the fallback is a lock file that may outlive its run
-            stack.enter_context(FileLock(path, timeout=0, fallback_to_soft=False))
+            timeout = -1 if refusal is None else 0
+            stack.enter_context(FileLock(path, timeout=timeout, fallback_to_soft=False))
         except Timeout:
             raise FileExistsError(refusal) from None
         except OSError:  # some network file systems have no locks

@@ -138,12 +138,7 @@ class ByNetwork:
     ) -> Prepared:
         """The network, loaded, from the cache or newly trained; then compiled."""
         signal, sigma = sample()
-        if sigma.shape[1] > 1:
-            raise InputError(
-                f"{request.sigma}: sigma of each measurement cannot be used by a network, which "
-                "takes one for each voxel; give a map of one volume, or use `labelwise fit`"
-            )
-        sigma = sigma[:, 0]
+        sigma = _single_sigma(request, sigma)
         clock.lap("prepare")
         if self.loaded is not None:
             network = self.loaded
@@ -217,13 +212,8 @@ class ByNetwork:
         return outside_training(estimate, summary, prepared.use) + advice
 
     def _trained(self, request: Request, signal, sigma, progress) -> tuple[Network, NetworkUse]:
-        if not len(signal):
-            raise InputError(
-                f"{paths_of(request.image)[0]}: no voxel inside the mask can be used with all its "
-                "measurements, so there is no noise level to train a network for; try labelwise fit"
-            )
         prior = Uniform.typical(request.model, **self.ranges)
-        levels = noise_levels(request.model, signal, sigma, request.b_tolerance)
+        levels = _noise_levels(request, signal, sigma)
         network, how = trained_blend(
             request.model,
             request.noise,
@@ -238,6 +228,41 @@ class ByNetwork:
         origin = "cache" if how["cached"] else "trained"
         path = Path(how["path"]) if how["path"] else None
         return network, _use(network, origin, path, how["seconds"], signal, sigma)
+
+
+def levels_to_train_for(
+    request: Request, signal: Float[np.ndarray, "n M"], sigma: Float[np.ndarray, "n #M"]
+) -> tuple[float, float]:
+    """The lowest and highest noise level of a series, for a network that several series share.
+
+    Args:
+        request: the series and its model.
+        signal: of some usable voxels.
+        sigma: of the same voxels.
+
+    Raises:
+        InputError: if there is no usable voxel, or sigma differs between measurements.
+    """
+    return _noise_levels(request, signal, _single_sigma(request, sigma))
+
+
+def _single_sigma(request: Request, sigma: Float[np.ndarray, "n #M"]) -> Float[np.ndarray, " n"]:
+    """Sigma of each voxel, if it is the same for all measurements of a voxel."""
+    if sigma.shape[1] > 1:
+        raise InputError(
+            f"{request.sigma}: sigma of each measurement cannot be used by a network, which "
+            "takes one for each voxel; give a map of one volume, or use `labelwise fit`"
+        )
+    return sigma[:, 0]
+
+
+def _noise_levels(request: Request, signal, sigma) -> tuple[float, float]:
+    if not len(signal):
+        raise InputError(
+            f"{paths_of(request.image)[0]}: no voxel inside the mask can be used with all its "
+            "measurements, so there is no noise level to train a network for; try labelwise fit"
+        )
+    return noise_levels(request.model, signal, sigma, request.b_tolerance)
 
 
 def _fitter(request: Request) -> MaximumLikelihood:

@@ -130,6 +130,25 @@ def _maps(request: Request, method: Method, parameters: tuple[Parameter, ...]) -
     return [*method.maps(parameters), *maps_of_derived(request.model.derived)]
 
 
+def usable_voxels(
+    request: Request, method: Method
+) -> tuple[Float[np.ndarray, "n M"], Float[np.ndarray, "n #M"]]:
+    """The signal and the sigma of some usable voxels of a series, as `run` gives to its method.
+
+    Raises:
+        InputError: see `run`.
+        OSError: if a file cannot be read.
+    """
+    with open_series(request.image) as series, _marked(request) as marked:
+        inside = np.ones(series.voxels, bool)
+        if request.mask is not None:
+            inside, _ = read_mask(request.mask, like=series)
+        check(request, method, series)
+        series, marked = _select(request, series, marked)
+        noise = noise_level(request, series, inside)
+        return _usable_voxels(_Scan(request, series, inside, noise, marked, None))
+
+
 @dataclass(frozen=True)
 class _Scan:
     """The open series, its voxels inside the mask, and their noise."""

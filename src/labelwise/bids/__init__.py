@@ -1,0 +1,1 @@
+"""Cohorts in BIDS: datasets in, derivatives out, many subjects at a time."""
