@@ -60,6 +60,7 @@ _HOMES = {
     "fitting.usable": ("fit",),
     "io.acquisition": ("read_bvals",),
     "mapping.images": ("fit_image", "map_image"),
+    "models.base": ("constant", "per_measurement"),
     "models.check": ("check_signal_model",),
     "networks.labels": ("MLE", "FromEstimator", "GroundTruth", "Mix"),
     "networks.network": ("Network", "blend", "load"),
@@ -91,17 +92,15 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"labelwise.{_HOME[name]}"), name)
     if name == "__all__":
         return sorted([*_HOME, *_models()])
-    if not name.startswith("_") and name in _models():
+    if name[:1].isupper() and name in _models():  # a class: not the name of a module
         return _models()[name]
     raise AttributeError(f"module 'labelwise' has no attribute {name!r}")
 
 
 def _models() -> dict[str, Any]:
-    """What `labelwise.models` imports by name: the models and what one's own are made of."""
+    """The classes that `labelwise.models` imports: the models and their bases."""
     found = vars(import_module("labelwise.models"))
-    return {
-        name: value for name, value in found.items() if not name.startswith("_") and callable(value)
-    }
+    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 def __dir__() -> list[str]:

@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from labelwise.cli import options
 from labelwise.cli.tables import print_json, progress_bar, show_cohort
-from labelwise.formatting import json_text
 from labelwise.errors import InputError
+from labelwise.formatting import json_text
 
 if TYPE_CHECKING:
     from labelwise.bids.cohort import Plan

@@ -261,6 +261,7 @@ def fit(
         typer.Option(help="Average volumes with equal settings (directions, repeats) first."),
     ] = None,
     exclude: options.Exclude = None,
+    b_scale: options.BScale = None,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
@@ -304,6 +305,7 @@ def fit(
             noise=options.noise_model(noise, signed),
             exclude=excluded,
             exclude_map=marked,
+            b_scale=b_scale,
             bounds=limits,
             average=average.value if average else None,
             b_tolerance=b_tolerance / 1000,
@@ -367,6 +369,7 @@ def map_(
     preset: options.PresetName = None,
     noise: options.Noise = None,
     exclude: options.Exclude = None,
+    b_scale: options.BScale = None,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
@@ -411,6 +414,7 @@ def map_(
             noise=options.noise_model(noise, signed),
             exclude=excluded,
             exclude_map=marked,
+            b_scale=b_scale,
             net=net,
             alpha=alphas,
             ranges=spans,

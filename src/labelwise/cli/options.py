@@ -138,6 +138,15 @@ Exclude = Annotated[
         "map of 0 and 1, left out where it is above 0.5. May be repeated.",
     ),
 ]
+BScale = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MAP.nii.gz",
+        help="Voxel-wise b, for gradients that are not linear: the factor of b in each voxel, or a "
+        "gradient deviation of nine volumes (FSL's grad_dev), of which the mean over directions is "
+        "taken. Diffusivities are corrected for it.",
+    ),
+]
 Signed = Annotated[
     bool,
     typer.Option(

@@ -13,6 +13,7 @@ import numpy as np
 from labelwise.formatting import in_words
 from labelwise.io.acquisition import doubts
 from labelwise.io.nifti import Series, file_hash, paths_of
+from labelwise.mapping.gradients import scaled_by_b
 from labelwise.mapping.method import Method
 from labelwise.mapping.request import Request, describe_settings, equation
 from labelwise.models.base import measurements
@@ -24,7 +25,7 @@ from labelwise.types import InputError, class_name
 def inputs(request: Request, method: Method) -> list[Path]:
     """Every file that is read, once."""
     paths = [*paths_of(request.image), *request.sources.values(), request.mask, request.sigma]
-    paths += [request.exclude_map, *method.inputs]
+    paths += [request.exclude_map, request.b_scale, *method.inputs]
     return list(dict.fromkeys(path for path in paths if isinstance(path, Path)))
 
 
@@ -61,6 +62,8 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
             f"{series.name}: {measured} measurements cannot determine {needs}; acquire "
             "more, or choose a model with fewer parameters"
         )
+    if request.b_scale is not None:
+        scaled_by_b(request.model)
     problem = None
     if request.model.differentiable or request.model.vectorized:  # others may be slow
         with np.errstate(all="ignore"):
@@ -99,6 +102,7 @@ def provenance(request: Request, method: Method) -> dict[str, Any]:
             "settings": describe_settings(request.acquisition),
             "excluded_volumes": {"numbered_from": 0, "volumes": list(request.excluded)},
             "b_tolerance": {"unit": "s/mm²", "value": 1000 * request.b_tolerance},
+            "b_scale": None if request.b_scale is None else str(request.b_scale),
             **own.get("acquisition", {}),
         },
         "inputs": {str(path): file_hash(path) for path in inputs(request, method)},

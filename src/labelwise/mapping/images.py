@@ -36,6 +36,7 @@ def fit_image(
     average: Literal["geometric", "arithmetic"] | None = None,
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
+    b_scale: PathLike | None = None,
     b_tolerance: float = 0.001,
     max_iterations: int = 200,
     threads: int | None = None,
@@ -71,6 +72,9 @@ def fit_image(
         average: fit the average of volumes with equal settings instead of each of them.
         exclude: volumes that are not used, numbered from 0.
         exclude_map: a 4D image of 0 and 1: a measurement is left out where it is above 0.5.
+        b_scale: an image of the factor by which gradients change b in each voxel, or of nine
+            volumes, their deviation (FSL's `grad_dev`). Diffusivities are corrected for it; their
+            bounds and ranges hold for the product of diffusivity and factor.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
         max_iterations: a voxel that needs more becomes NOT_CONVERGED.
         threads: cores to use; all if None.
@@ -108,6 +112,7 @@ def fit_image(
         notes=notes,
         excluded=excluded,
         exclude_map=None if exclude_map is None else Path(exclude_map),
+        b_scale=None if b_scale is None else Path(b_scale),
     )
     return run(request, ByFit(bounds or {}, average, max_iterations), progress)
 
@@ -125,6 +130,7 @@ def map_image(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
+    b_scale: PathLike | None = None,
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
@@ -153,6 +159,7 @@ def map_image(
         ranges: replaces ranges of the simulated parameters by name, where a network is trained.
         exclude: see `fit_image`.
         exclude_map: see `fit_image`; a fit is used where measurements of a voxel are left out.
+        b_scale: see `fit_image`.
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.
@@ -188,6 +195,7 @@ def map_image(
         notes=notes,
         excluded=excluded,
         exclude_map=None if exclude_map is None else Path(exclude_map),
+        b_scale=None if b_scale is None else Path(b_scale),
     )
     loaded = net if isinstance(net, Network) else None
     method = ByNetwork(

@@ -54,6 +54,7 @@ class Request:
         notes: on possible mistakes in it that are known already, for the record.
         excluded: the volumes that are not used, numbered from 0.
         exclude_map: the path of a 4D image: a measurement is left out where it is above 0.5.
+        b_scale: the path of the factors of b in each voxel, or of a gradient deviation.
 
     Raises:
         InputError: if `threads` is no possible number.
@@ -74,6 +75,7 @@ class Request:
     notes: Sequence[str] = ()
     excluded: tuple[int, ...] = ()
     exclude_map: Path | None = None
+    b_scale: Path | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None:

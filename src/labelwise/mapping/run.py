@@ -22,6 +22,7 @@ from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
 from labelwise.mapping.derived import maps_of_derived, with_derived
+from labelwise.mapping.gradients import corrected, read_factors, scaled_by_b
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
 from labelwise.mapping.request import Request
@@ -72,6 +73,10 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         fresh = [each for each in said if each not in notes]
         _warn(fresh)
         notes += fresh
+        factors = None
+        if request.b_scale is not None:
+            factors, said = read_factors(request.b_scale, series, inside)
+            notes += said
         series, marked = _select(request, series, marked)
         maps = _maps(request, method, request.model.parameters)
         with _output(request, method, series, maps) as out:
@@ -79,7 +84,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             found = [*noise.mended, *noise.notes]
             _warn(found)
             notes += found
-            scan = _Scan(request, series, inside, noise, marked, _ceiling(series, inside))
+            scan = _Scan(request, series, inside, noise, marked, _ceiling(series, inside), factors)
             if method.stage == "fit":
                 clock.lap("prepare")
             prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
@@ -159,6 +164,7 @@ class _Scan:
     noise: Noise
     marked: Series | None
     top: Ceiling | None
+    factors: Float[np.ndarray, " V"] | None = None
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Index, signal and codes of why measurements are excluded, block by block."""
@@ -221,6 +227,8 @@ def _estimates_of_blocks(
             sigma = np.where(gone, 1, sigma)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
         part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
+        if scan.factors is not None:
+            part = corrected(part, scaled_by_b(scan.request.model), scan.factors[index])
         part = with_derived(part, scan.request.model, scan.request.noise, sigma)
         return index, snr, int(below), part
 
