@@ -20,7 +20,13 @@ from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks.cache import cached
 from labelwise.networks.card import Card
 from labelwise.networks.labels import MLE, GroundTruth, label_report, usable
-from labelwise.networks.mlp import Architecture, Scaling, Weights, fit_scaling
+from labelwise.networks.mlp import (
+    Architecture,
+    Scaling,
+    Weights,
+    fit_scaling,
+    inputs_and_references,
+)
 from labelwise.networks.network import Member, Network, blend
 from labelwise.networks.plan import SelfSupervised, TrainingPlan, labels_named
 from labelwise.networks.recipe import Recipe
@@ -130,7 +136,7 @@ class _TrainingSet:
             jax.random.key(plan.seed),
         )
         self.scaling = _scaling(plan, self.voxels)
-        self.inputs, self.reference = _inputs_and_references(self.scaling, self.voxels)
+        self.inputs, self.reference = inputs_and_references(self.scaling, self.voxels)
         self.valid = np.isfinite(self.inputs).all(axis=1) & (self.reference > 0)
         assert self.voxels.params is not None  # for the type checker: they are simulated
         self.truth = self._relative(self.voxels.params)
@@ -405,17 +411,6 @@ def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
         scale=scale_parameter(plan.model),
         conditioned=plan.conditioned,
     )
-
-
-def _inputs_and_references(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
-    """The network inputs (N, I) and the references (N,) of all voxels."""
-
-    @jax.jit
-    def both(signal: Array, sigma: Array) -> tuple[Array, Array]:
-        return scaling.inputs(signal.T, sigma).T, scaling.reference_of(signal.T)
-
-    inputs, reference = both(voxels.signal, voxels.sigma)
-    return np.asarray(inputs), np.asarray(reference)
 
 
 def _signal_loss(
