@@ -260,7 +260,7 @@ def posterior_quantiles(
     def one(voxel: int) -> tuple[np.ndarray, np.ndarray]:
         data = jnp.asarray(signal[voxel], jnp.float32), jnp.float32(sigma[voxel])
         found = _quantiles(settings, *data, shares, jnp.asarray(levels, jnp.float32))
-        return tuple(np.asarray(each) for each in found)
+        return np.asarray(found[0]), np.asarray(found[1])
 
     with ThreadPoolExecutor(available_cores()) as pool:
         quantiles, sizes = zip(*pool.map(one, range(len(signal))), strict=True)

@@ -113,12 +113,16 @@ class Architecture:
 
     def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
         """The outputs for N voxels."""
+        return jnp.abs(self.linear(weights, inputs))
+
+    def linear(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
+        """The outputs before their absolute value is taken."""
         activation = ACTIVATIONS[self.activation]
         hidden = inputs
         for matrix, bias in weights[:-1]:
             hidden = activation(jnp.asarray(matrix) @ hidden + bias)
         matrix, bias = weights[-1]
-        return jnp.abs(matrix @ hidden + bias)
+        return jnp.asarray(matrix) @ hidden + bias
 
 
 @dataclass(frozen=True)
