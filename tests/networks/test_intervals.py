@@ -174,6 +174,21 @@ def test_an_end_near_a_bound_is_on_it():
     assert 0 < low[0] < 0.01 < 0.99 < high[0] < 1
 
 
+def test_a_margin_is_clipped():
+    heads = Heads(
+        "credible", Architecture(2, 6, 4), (1.0,), (3.0,), (False,), (False,), margin=0.05
+    )
+    weights = heads.initial(np.random.default_rng(0))
+    raw = np.array([0.0, 9.0, 9.0, 9.0, 9.0, 0.0], np.float32)[:, None]
+    weights = (*weights[:-1], (0 * weights[-1][0], raw))
+    shares = np.asarray(heads(weights, np.zeros((2, 1), np.float32)))[0, :, 0]
+    steps = np.cumsum(np.exp(raw[:, 0]) / np.exp(raw[:, 0]).sum())[:5]
+    assert shares == pytest.approx(1.1 * steps - 0.05, abs=1e-6)
+    ends = np.asarray(heads.quantiles(weights, np.zeros((2, 1), np.float32)))[0, :, 0]
+    assert ends == pytest.approx(np.clip(1 + 2 * shares, 1, 3), abs=1e-6)
+    assert (ends[0], ends[-1]) == (1, 3)
+
+
 def test_shares_are_the_inverse_of_ends():
     heads = Heads("confidence", Architecture(2, 6, 4), (0, -1), (2, 3), (False, True), (True,) * 2)
     ends = np.array([[[0.5, 1.5], [np.exp(0), np.exp(5)]]])
@@ -286,6 +301,7 @@ def test_a_file_holds_them(ends, voxels, tmp_path):
         lambda heads: heads.update(low=[0.0]),
         lambda heads: heads["architecture"].update(width=7),
         lambda heads: heads.pop("snapped"),
+        lambda heads: heads.update(margin="wide"),
     ],
 )
 def test_damaged_intervals_are_refused(ends, change, tmp_path):

@@ -542,7 +542,12 @@ def _interval_from_json(
     heads = record["heads"]
     fields = {n: tuple(heads[n]) for n in ("low", "high", "logarithmic", "snapped")}
     return IntervalNetwork(
-        Heads(heads["kind"], Architecture(**heads["architecture"]), **fields),
+        Heads(
+            heads["kind"],
+            Architecture(**heads["architecture"]),
+            **fields,
+            margin=float(heads["margin"]),
+        ),
         _weights_from(arrays, prefix, heads["architecture"]),
         record["training"],
     )

@@ -140,6 +140,9 @@ class _Graph:
         ends = []
         for end, bound in ((0, 0.0), (len(LEVELS[heads.kind]) - 1, 1.0)):
             share = self.node("Gather", shares, np.array(end), axis=2)
+            share = self.node("Mul", share, np.array(1 + 2 * heads.margin))
+            share = self.node("Sub", share, np.array(heads.margin))
+            share = self.node("Clip", share, np.array(0.0), np.array(1.0))
             distance = self.node("Abs", self.node("Sub", share, np.array(bound)))
             near = self.node(
                 "And", self.node("Less", distance, np.array(SNAP)), np.array(heads.snapped)
