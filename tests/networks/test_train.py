@@ -78,6 +78,7 @@ def test_the_same_lesson_gives_the_same_files(tmp_path):
     [
         (FAST, "training", 1),
         (FAST, "training", 3),
+        (FAST, "training credible intervals", 2),
         (PAPER, "choosing first weights", 2),
         (PAPER, "training", 2),
     ],
