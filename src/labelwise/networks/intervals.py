@@ -240,9 +240,9 @@ def confidence(
 
 
 def _recipe(kind: Kind, recipe: Recipe) -> Recipe:
-    """The recipe of intervals beside a network of estimates with a given one."""
+    """The recipe of intervals beside a network of estimates, whose recipe may be a small one."""
     signals = min(_VOXELS[kind], recipe.signals)
-    epochs, batch = min(_EPOCHS[kind], recipe.epochs), max(1, min(_BATCH, signals // 50))
+    epochs, batch = min(_EPOCHS[kind], 2 * recipe.epochs), max(1, min(_BATCH, signals // 50))
     held = max(_HELD, 1 / signals)
     warmup = max(1, min(_WARMUP, int(epochs * signals * (1 - held)) // batch // 10))
     return Recipe.every_level(
