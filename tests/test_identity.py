@@ -218,6 +218,21 @@ class TestCodeOf:
 DATA = Path(__file__).parent / "data"
 
 
+def test_a_file_of_version_2_gives_the_same_estimates_without_intervals():
+    network = load(DATA / "version2_adc.safetensors")
+    estimate = network(np.array([[1.0, 0.6, 0.4], [300.0, 200.0, 110.0]]), np.array([0.05, 20.0]))
+    values = [[1.0055147409439087, 0.7966932654380798], [296.68292236328125, 0.7121594548225403]]
+    errors = [[0.05907341465353966, 0.1416521966457367], [22.583959579467773, 0.1555817723274231]]
+    np.testing.assert_allclose(estimate.values, values, rtol=1e-5)
+    np.testing.assert_allclose(estimate.stats["standard_error"], errors, rtol=1e-5)
+    for alpha in (0.0, 0.5, 1.0):
+        assert network.with_alpha(alpha).interval_kinds == {}
+        assert set(network([1.0, 0.6, 0.4], 0.05, alpha=alpha).stats) == {
+            "standard_error",
+            "outside",
+        }
+
+
 class TestVersion1:
     """Files of version 1 named classes only; these two were written by that version."""
 

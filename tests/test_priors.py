@@ -17,6 +17,7 @@ RNG = np.random.default_rng(5)
 CORRELATED = RNG.multivariate_normal([1, 0.3, 2], [[1, 0.8, 0], [0.8, 1, -0.5], [0, -0.5, 1]], 400)
 PRIORS = {
     "uniform": Uniform({"A": (0.8, 1.2), "B": (10, 150), "C": (3, 3)}),
+    "logarithmic": Uniform({"A": (0.8, 1.2), "B": (10, 150), "C": (3, 3)}, ["B"]),
     "grid": Grid({"A": [0.8, 1.2], "B": np.linspace(10, 150, 7), "C": [3.0]}),
     "empirical": Empirical(CORRELATED, ("A", "B", "C")),
 }
@@ -73,6 +74,13 @@ def test_uniform_is_uniform_and_independent():
     assert stats.kstest(draws[:, 0], stats.uniform(0.8, 0.4).cdf).pvalue > 0.01
     assert stats.kstest(draws[:, 1], stats.uniform(10, 140).cdf).pvalue > 0.01
     assert abs(np.corrcoef(draws.T)[0, 1]) < 4 / np.sqrt(20_000)
+
+
+def test_a_logarithmic_range_is_uniform_in_its_logarithm():
+    draws = Uniform({"A": (0.8, 1.2), "B": (2, 300)}, ["B"]).sample(KEY, 20_000)
+    assert stats.kstest(draws[:, 0], stats.uniform(0.8, 0.4).cdf).pvalue > 0.01
+    logs = np.log(draws[:, 1])
+    assert stats.kstest(logs, stats.uniform(np.log(2), np.log(150)).cdf).pvalue > 0.01
 
 
 def test_paper_ranges_are_those_of_the_ivim_model():
@@ -153,6 +161,8 @@ def test_empirical_is_known_by_its_content():
         (lambda: Uniform({"A": (2, 1)}), r"A is \(2, 1\)"),
         (lambda: Uniform({"A": (0, np.inf)}), "finite lowest value"),
         (lambda: Uniform({"A": (np.nan, 1)}), "finite lowest value"),
+        (lambda: Uniform({"A": (0, 1)}, ["A"]), "A starts at 0, but its logarithm"),
+        (lambda: Uniform({"A": (1, 2)}, ["B"]), "logarithmic: no parameter 'B'; there are A"),
         (lambda: Uniform.typical(ADC([0, 1]), D=(0, 1)), "no parameter 'D'; there are S0, ADC"),
         (lambda: Grid({}), "got none"),
         (lambda: Grid({"A": []}), "A needs finite values in ascending order"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,6 +56,7 @@ class Uniform:
     Args:
         ranges: lowest and highest value by name, in the model's order and each parameter's unit;
             a parameter with two equal values is fixed.
+        logarithmic: the parameters whose logarithm is uniform; their ranges must be positive.
 
     Raises:
         InputError: if a range is not finite and ordered, or there is none.
@@ -69,11 +70,19 @@ class Uniform:
         {'kind': 'uniform', 'ranges': {'S0': [0.8, 1.2], 'T2': [20.0, 120.0]}}
     """
 
-    def __init__(self, ranges: Ranges) -> None:
+    def __init__(self, ranges: Ranges, logarithmic: Collection[str] = ()) -> None:
         if not ranges:
             raise InputError("ranges: expected one range for each parameter, got none")
         self.names = tuple(ranges)
         self.ranges = _fixed_array([_checked_range(*entry) for entry in ranges.items()])
+        _refuse_unknown("logarithmic", logarithmic, self.names)
+        self.logarithmic = tuple(name for name in self.names if name in logarithmic)
+        for name, (low, _) in zip(self.names, self.ranges, strict=True):
+            if name in self.logarithmic and low <= 0:
+                raise InputError(
+                    f"ranges: {name} starts at {low:g}, but its logarithm is to be uniform; "
+                    "give a positive value"
+                )
 
     @classmethod
     def typical(cls, model: SignalModel, /, **overrides: tuple[float, float]) -> Uniform:
@@ -111,11 +120,16 @@ class Uniform:
         """See `Prior`."""
         share = np.asarray(jax.random.uniform(key, (n, len(self.names)), jnp.float32), float)
         low, high = self.ranges.T
-        return (low + share * (high - low)).astype(np.float32)
+        params = low + share * (high - low)
+        for index, name in enumerate(self.names):
+            if name in self.logarithmic:
+                params[:, index] = low[index] * (high[index] / low[index]) ** share[:, index]
+        return params.astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
         """See `Prior`."""
-        return {"kind": "uniform", "ranges": _by_name(self)}
+        logarithmic = {"logarithmic": list(self.logarithmic)} if self.logarithmic else {}
+        return {"kind": "uniform", "ranges": _by_name(self), **logarithmic}
 
     def __repr__(self) -> str:
         return f"Uniform({_by_name(self)})"
@@ -285,7 +299,7 @@ def _checked_axis(name: str, values: Any) -> Float[np.ndarray, " K"]:
     return axis
 
 
-def _refuse_unknown(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+def _refuse_unknown(what: str, given: Collection[str], names: Sequence[str]) -> None:
     unknown = [name for name in given if name not in names]
     if unknown:
         raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")

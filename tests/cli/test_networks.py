@@ -64,6 +64,13 @@ def test_the_options_reach_the_training_plan():
     assert card.weights == pytest.approx([1.0, 10 / 1.25])
 
 
+def test_intervals_are_left_out_on_request():
+    network, _ = trained("--snr", "20", "--label", "gt")
+    assert network.interval_kinds == {"S0": "credible", "ADC": "credible"}
+    network, _ = trained("--snr", "20", "--label", "gt", "--no-intervals", name="without")
+    assert network.interval_kinds == {}
+
+
 def test_the_same_command_gives_the_same_file(folder):
     trained("--snr", "20", name="a")
     trained("--snr", "20", name="b")

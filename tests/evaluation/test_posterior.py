@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from scipy import special, stats
 
 import labelwise as lw
-from labelwise.evaluation.posterior import PosteriorMean
+from helpers import BlackBox, Offset
+from labelwise.evaluation.posterior import PosteriorMean, posterior_quantiles
 from labelwise.models.evaluate import signals
 from labelwise.priors import Empirical, Uniform
 from labelwise.types import Status
@@ -206,3 +207,78 @@ def test_refuses(change, message):
 def test_refuses_shapes(signal, sigma, message):
     with pytest.raises(ValueError, match=message):
         PosteriorMean(LEVEL, lw.Gaussian(), PRIOR, draws=10)(signal, sigma)
+
+
+# --- quantiles
+
+
+def integrated(density, values, levels):
+    """Quantiles (N, Q) of densities (N, n) on equidistant values (n,)."""
+    below = np.cumsum(density, axis=1)
+    middle = (below - density / 2) / below[:, -1:]
+    return np.stack([np.interp(levels, each, values) for each in middle])
+
+
+@pytest.mark.parametrize("noise", [lw.Gaussian(), lw.Rician()])
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 2.0])
+def test_quantiles_agree_with_the_integral_over_the_prior(noise, sigma):
+    data, _ = simulated(LEVEL, noise, PRIOR, sigma, 30)
+    levels = (0.025, 0.5, 0.975)
+    found, size = posterior_quantiles(LEVEL, noise, PRIOR, data, np.full(30, sigma), levels)
+    a = np.linspace(0.5, 2.0, 20_001)
+    nll = noise.nll(a, data[:, :, None].astype(float), sigma)
+    nll = np.sum(np.asarray(nll, float), axis=1)
+    expected = integrated(np.exp(nll.min(axis=1, keepdims=True) - nll), a, levels)
+    width = expected[:, -1:] - expected[:, :1]
+    assert size.min() >= 4000
+    np.testing.assert_allclose((found[:, 0] - expected) / width, 0, atol=0.03)
+
+
+def test_quantiles_know_no_more_than_a_ratio_to_a_reference():
+    """With a range of sigma, signals and sigma of any unit have the same posterior."""
+    model, noise = lw.ADC([0.0, 0.5, 1.0]), lw.Gaussian()
+    prior, span = Uniform({"S0": (0.8, 1.2), "ADC": (0.2, 3.0)}), (0.02, 0.1)
+    data, _ = simulated(model, noise, prior, 0.05, 20)
+    sigma, levels = np.full(20, 0.05), (0.16, 0.84)
+
+    def found(factor, **options):
+        data_of = data * factor, sigma * factor
+        return posterior_quantiles(model, noise, prior, *data_of, levels, **options)[0]
+
+    ours = found(1, sigma_range=span)
+    np.testing.assert_allclose(found(8, sigma_range=span)[:, 1], ours[:, 1], atol=0.02)
+    # S0 of this voxel and its sigma, by the integral over both and ADC
+    s0, adc = np.linspace(0.5, 1.6, 401), np.linspace(0.2, 3.0, 301)
+    clean = s0[:, None, None] * np.exp(-adc[:, None] * np.array([0.0, 0.5, 1.0]))
+    nll = np.sum((data[:, None, None] - clean) ** 2, axis=-1) / (2 * 0.05**2)
+    density = np.exp(nll.min(axis=(1, 2), keepdims=True) - nll)
+    shared = np.minimum(1.2 / s0, 0.1 / 0.05) - np.maximum(0.8 / s0, 0.02 / 0.05)
+    density *= np.maximum(shared, 0)[:, None]
+    for index, (axis, values) in enumerate([(2, s0), (1, adc)]):
+        expected = integrated(density.sum(axis=axis), values, levels)
+        np.testing.assert_allclose(ours[:, index], expected, atol=0.01)
+
+
+def test_quantiles_of_a_model_that_nothing_scales():
+    model, noise = Offset([0.0, 1.0, 2.0]), lw.Gaussian()
+    prior = Uniform.typical(model)
+    data, _ = simulated(model, noise, prior, 0.1, 20)
+    found, _ = posterior_quantiles(model, noise, prior, data, np.full(20, 0.1), (0.1, 0.9))
+    a, b = (np.linspace(*limits, 301) for limits in prior.ranges)
+    clean = a[:, None, None] + b[:, None] * np.array([0.0, 1.0, 2.0])
+    nll = np.sum((data[:, None, None] - clean) ** 2, axis=-1) / (2 * 0.1**2)
+    density = np.exp(nll.min(axis=(1, 2), keepdims=True) - nll)
+    for index, (axis, values) in enumerate([(2, a), (1, b)]):
+        expected = integrated(density.sum(axis=axis), values, (0.1, 0.9))
+        np.testing.assert_allclose(found[:, index], expected, atol=0.01)
+
+
+def test_quantiles_of_a_black_box_or_another_prior_are_refused():
+    data, sigma = np.ones((1, 3)), np.ones(1)
+    box = BlackBox([0.0, 0.5, 1.0])
+    with pytest.raises(lw.InputError, match="BlackBox: a black box has no quantiles"):
+        posterior_quantiles(box, lw.Rician(), Uniform.typical(box), data, sigma, (0.5,))
+    with pytest.raises(lw.InputError, match="prior: expected a uniform one of a, got"):
+        posterior_quantiles(
+            LEVEL, lw.Rician(), Uniform.typical(lw.ADC([0, 1])), data, sigma, (0.5,)
+        )

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from labelwise import IVIM, Rician
+from labelwise.networks.intervals import Heads, IntervalNetwork
 from labelwise.networks.labels import GroundTruth
 from labelwise.networks.mlp import ACTIVATIONS
-from labelwise.networks.network import blend
+from labelwise.networks.network import blend, with_interval
 from labelwise.networks.onnx import OPSET, export_onnx
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
@@ -87,6 +88,34 @@ def test_the_graph_says_what_the_network_says(networks, name, tmp_path):
     assert_agree(network, tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize("alpha", [0.0, (1.0, 0.0, 0.4, 0.7), 1.0])
+def test_the_graph_holds_the_ends_of_intervals(ends, alpha, tmp_path):
+    heads = ends[1].members[0].interval.heads
+    snapped = Heads(
+        "confidence",
+        replace(heads.architecture, outputs=12),
+        low=(0.5, 0.2, 0.1, -3.0),
+        high=(1.5, 1.5, 2.0, 3.0),
+        logarithmic=(False, False, False, True),
+        snapped=(False, True, True, True),
+    )
+    weights = jax.tree.map(lambda each: 3 * each, snapped.initial(np.random.default_rng(1)))
+    network = blend(with_interval(ends[0], IntervalNetwork(snapped, weights, {})), ends[1], alpha)
+    export_onnx(network, tmp_path / "net.onnx")
+    expected = network(VOXELS.signal, VOXELS.sigma)
+    found = runtime.InferenceSession(tmp_path / "net.onnx").run(
+        ["params", "low", "high"],
+        {"signal": VOXELS.signal, "sigma": np.reshape(VOXELS.sigma, (-1, 1))},
+    )
+    several = (expected.values, expected.stats["low"], expected.stats["high"])
+    for one, other in zip(found, several, strict=True):
+        far = np.abs(one - other) > 1e-4 * np.maximum(np.abs(other), heads.high)
+        assert far.mean() < 1e-3  # an end that rounding takes over the limit of a bound
+    model = onnx.load(tmp_path / "net.onnx")
+    said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert said["intervals"] == network.interval_kinds
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_has_its_node(ends, activation, tmp_path):
     (member,) = ends[0].members
@@ -137,7 +166,7 @@ def test_the_graph_takes_any_number_of_voxels_and_says_what_it_is(networks, tmp_
 def test_a_network_that_has_no_share_is_not_in_the_graph(networks, tmp_path):
     sizes = {}
     for name in ("conditioned", "end of the dial", "dial"):
-        export_onnx(networks[name], tmp_path / "net.onnx")
+        export_onnx(networks[name].without_errors(), tmp_path / "net.onnx")
         sizes[name] = len(onnx.load(tmp_path / "net.onnx").graph.node)
     assert sizes["conditioned"] == sizes["end of the dial"] < sizes["dial"]
 

@@ -78,6 +78,7 @@ def test_the_same_lesson_gives_the_same_files(tmp_path):
     [
         (FAST, "training", 1),
         (FAST, "training", 3),
+        (FAST, "training credible intervals", 2),
         (PAPER, "choosing first weights", 2),
         (PAPER, "training", 2),
     ],
@@ -456,7 +457,7 @@ def test_errors_are_weighed_by_the_noise(monkeypatch):
         lesson(*labels, sigma=(1 / 100, 1 / 3), recipe=dataclasses.replace(FAST, signals=5000))
     )
     train_networks(lesson(*labels, sigma=1 / 20))
-    (weighted, plain), size = seen, len(MODEL.parameters)
+    (weighted, _, plain, _), size = seen, len(MODEL.parameters)  # the others are of intervals
     assert plain.targets.shape[-1] == size
     weight = weighted.targets[0, :, size:]
     np.testing.assert_array_equal(weight, weighted.targets[1, :, size:])

@@ -131,6 +131,9 @@ def train(
             help="Do not divide signals by their mean at b = 0; expect S0 of about 1.",
         ),
     ] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="Train networks of intervals, too.")
+    ] = True,
     b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same file.")
@@ -196,6 +199,7 @@ def train(
         on_bound=on_bound.value,
         weights=_weights(weight or [], [p.name for p in made.parameters], ranges.ranges),
         b_tolerance=b_tolerance / 1000,
+        intervals=intervals,
     )
     with progress_bar(quiet) as progress:
         try:

@@ -1,21 +1,31 @@
-"""The posterior mean: the estimator with the smallest mean squared error under a prior.
+"""The posterior under a prior: its mean, and its quantiles, by importance sampling.
 
 E[params | signal] = Σ_d w_d params_d / Σ_d w_d over draws d from the prior, with w_d the likelihood
-of draw d. A network trained on the ground truth with squared errors approximates it.
+of draw d. It has the smallest mean squared error of all estimators; a network trained on the ground
+truth with squared errors approximates it. The interval between quantiles q and 1 - q has the
+smallest mean interval score; a network trained with the pinball loss approximates it.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
+from scipy.stats import qmc
 
-from labelwise.fitting import check_input
+from labelwise.fitting import available_cores, check_input
 from labelwise.fitting.batching import blocks
-from labelwise.models.base import SignalModel, measurements
+from labelwise.models.base import SignalModel, detached, measurements, scale_parameter
 from labelwise.models.evaluate import signals
 from labelwise.noise import NoiseModel
-from labelwise.priors import Prior
+from labelwise.priors import Prior, Uniform
 from labelwise.types import Estimate, InputError, Status, sigma_of_voxels
 
 _VOXELS, _DRAWS = 256, 8192  # in one tile: enough work for all cores
@@ -174,6 +184,173 @@ class PosteriorMean:
             },
             parameters=self.parameters,
         )
+
+
+_DRAWS_OF_BATCH = 2**14
+_BATCHES = 256  # at most
+_BINS = 1024  # of a parameter, within the box of a voxel
+_UNLIKELY = 14.0  # log-likelihoods below the largest are outside the box
+_WIDER = 1.15  # than the error of the amplitude: its proposals have the longer tails
+
+
+def posterior_quantiles(
+    model: SignalModel,
+    noise: NoiseModel,
+    prior: Uniform,
+    signal: Float[np.ndarray, "N M"],
+    sigma: Float[np.ndarray, " N"],
+    levels: Sequence[float],
+    *,
+    sigma_range: tuple[float, float] | None = None,
+    effective: float = 4000.0,
+) -> tuple[Float[np.ndarray, "N P Q"], Float[np.ndarray, " N"]]:
+    """The quantiles of each parameter's posterior under a uniform prior.
+
+    By importance sampling in a box around the likely parameters of each voxel; the parameter that
+    scales the signal is drawn around its least-squares value for the others. Draws are added until
+    the effective sample size is reached, about 15 ms of a core for a voxel of IVIM.
+
+    Args:
+        model: the signal model with its acquisition; differentiable.
+        noise: the noise model.
+        prior: of the parameters.
+        signal: (N, M) the measurements, in the prior's unit.
+        sigma: (N,) noise of one channel.
+        levels: (Q,) of the quantiles.
+        sigma_range: the range of a log-uniform distribution of sigma, of which only the ratio to
+            the signal is known: the posterior is that under all that a network knows which divides
+            both by a reference. If None, amplitude and sigma are known in the prior's unit.
+        effective: the effective sample size (Σ w)² / Σ w²; the error of a quantile of level q is
+            √(q (1 - q) / effective) in probability.
+
+    Returns:
+        The quantiles (N, P, Q) in the parameters' units, and the effective sample sizes (N,).
+
+    Raises:
+        InputError: if the prior is not uniform or has other parameters, or the model is a black
+            box.
+
+    Source: Robert & Casella 2004, section 3.3, doi:10.1007/978-1-4757-4145-2.
+
+    Example:
+        >>> import labelwise as lw
+        >>> model = lw.ADC([0.0, 0.5, 1.0])
+        >>> prior = Uniform({"S0": (0.5, 2.0), "ADC": (0.1, 3.0)})
+        >>> signal, sigma = np.asarray(model.signal(1.0, 1.0))[None], np.array([0.01])
+        >>> ends, _ = posterior_quantiles(model, lw.Gaussian(), prior, signal, sigma, (0.16, 0.84))
+        >>> bool(ends[0, 1, 0] < 1 < ends[0, 1, 1] < 1.05)
+        True
+    """
+    names = tuple(parameter.name for parameter in model.parameters)
+    if not isinstance(prior, Uniform) or prior.logarithmic or prior.names != names:
+        raise InputError(f"prior: expected a uniform one of {', '.join(names)}, got {prior}")
+    if not model.differentiable:
+        raise InputError(f"{type(model).__name__}: a black box has no quantiles; use PosteriorMean")
+    sobol = qmc.Sobol(len(names), rng=0).random(_DRAWS_OF_BATCH)
+    shares = jnp.asarray(np.clip(sobol, 1e-6, 1 - 1e-6).T, jnp.float32)
+    settings = (
+        detached(model),
+        noise,
+        scale_parameter(model),
+        prior.ranges.tolist(),
+        sigma_range,
+        float(effective),
+    )
+
+    def one(voxel: int) -> tuple[np.ndarray, np.ndarray]:
+        data = jnp.asarray(signal[voxel], jnp.float32), jnp.float32(sigma[voxel])
+        found = _quantiles(settings, *data, shares, jnp.asarray(levels, jnp.float32))
+        return np.asarray(found[0]), np.asarray(found[1])
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        quantiles, sizes = zip(*pool.map(one, range(len(signal))), strict=True)
+    return np.stack(quantiles), np.stack(sizes)
+
+
+@eqx.filter_jit
+def _quantiles(settings, data, sigma, shares, levels):
+    """The quantiles of one voxel (P, Q), and its effective sample size."""
+    model, noise, scale, ranges, sigma_range, effective = settings
+    clean = noise.signal_of(data, sigma)
+
+    def draw(box, shares):
+        """Parameters (P, d) in a box, their largest log-likelihood for any S0, their log-weight."""
+        params = box[0] + (box[1] - box[0]) * shares
+        if scale is not None:
+            params = params.at[scale].set(1.0)
+        shape = jax.vmap(model.signal, in_axes=-1, out_axes=-1)(*params)
+
+        def log_likelihood(amplitude):
+            return -jnp.sum(noise.nll(amplitude * shape, data[:, None], sigma), axis=0)
+
+        if scale is None:
+            return params, log_likelihood(1.0), log_likelihood(1.0)
+        size = jnp.sqrt(jnp.sum(shape * shape, axis=0))
+        best, spread, deviate = clean @ shape / size**2, _WIDER * sigma / size, ndtri(shares[scale])
+        amplitude = jnp.maximum(best + spread * deviate, 1e-6 * spread)
+        prior = _log_prior(amplitude, sigma, ranges[scale], sigma_range)
+        weight = log_likelihood(amplitude) + prior + 0.5 * deviate**2 + jnp.log(spread)
+        return params.at[scale].set(amplitude), log_likelihood(best), weight
+
+    def span(params, logs):
+        """The range of the parameters of likely draws, and a margin."""
+        likely = logs > logs.max() - _UNLIKELY
+        low = jnp.where(likely, params, jnp.inf).min(axis=1, keepdims=True)
+        high = jnp.where(likely, params, -jnp.inf).max(axis=1, keepdims=True)
+        margin = 0.1 * (high - low)
+        return low - margin, high + margin
+
+    limits = jnp.array(ranges, jnp.float32)[:, :, None]
+    box = limits[:, 0], limits[:, 1]
+    for _ in range(2):
+        wide = 0.005 * (box[1] - box[0])
+        low, high = span(*draw(box, shares)[:2])
+        box = jnp.maximum(low - wide, box[0]), jnp.minimum(high + wide, box[1])
+    params, _, logs = draw(box, shares)
+    low, high = span(params, logs)  # of the bins
+    width = jnp.maximum(high - low, 1e-12)
+
+    def enough(state):
+        batch, _, _, total, squares = state
+        return (batch < _BATCHES) & (total**2 < effective * squares)
+
+    def add(state):
+        batch, largest, bins, total, squares = state
+        shift = jax.random.uniform(jax.random.key(batch), (len(shares), 1))
+        params, _, logs = draw(box, jnp.clip((shares + shift) % 1.0, 1e-6, 1 - 1e-6))
+        maximum = jnp.maximum(largest, logs.max())
+        weights, decay = jnp.exp(logs - maximum), jnp.exp(largest - maximum)
+        place = jnp.clip((params - low) / width * _BINS, 0, _BINS - 1).astype(int)
+        added = jax.vmap(lambda row: jnp.zeros(_BINS).at[row].add(weights))(place)
+        total, squares = decay * total + weights.sum(), decay**2 * squares + (weights**2).sum()
+        return batch + 1, maximum, decay * bins + added, total, squares
+
+    start = 0, logs.max(), jnp.zeros((len(low), _BINS)), jnp.float32(0), jnp.float32(0)
+    _, _, bins, total, squares = lax.while_loop(
+        lambda state: (state[0] == 0) | enough(state), add, start
+    )
+    below = jnp.cumsum(bins, axis=1) / bins.sum(axis=1, keepdims=True)
+    edges = low + width * jnp.arange(1, _BINS + 1) / _BINS
+    below = jnp.concatenate([jnp.zeros_like(low), below], axis=1)
+    edges = jnp.concatenate([low, edges], axis=1)
+    quantiles = jax.vmap(lambda b, e: jnp.interp(levels, b, e))(below, edges)
+    return quantiles, total**2 / squares
+
+
+def _log_prior(amplitude, sigma, limits, sigma_range):
+    """The logarithm of the amplitude's prior, but for a constant.
+
+    If signal and sigma are known but for a common factor r, it is the integral over r of the
+    probability that r amplitude and r sigma are within their ranges.
+    """
+    low, high = limits
+    if sigma_range is None:
+        return jnp.where((amplitude >= low) & (amplitude <= high), 0.0, -jnp.inf)
+    least, most = sigma_range
+    shared = jnp.minimum(high / amplitude, most / sigma) - jnp.maximum(
+        low / amplitude, least / sigma
+    )
+    return jnp.log(jnp.maximum(shared, 1e-30))
 
 
 @eqx.filter_jit

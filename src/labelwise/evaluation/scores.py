@@ -1,4 +1,4 @@
-"""Scores of estimates in a task: area under the ROC curve and RMSE, with their covariance.
+"""Scores of estimates: area under the ROC curve and RMSE with their covariance, score of intervals.
 
 Several estimates of the same voxels are scored together, so that their differences have errors.
 """
@@ -60,6 +60,33 @@ def rmse(
     slope = 0.5 / np.where(values > 0, values, 1)
     covariance = scatter(squares) / squares.shape[1]
     return values, covariance * slope[:, None] * slope
+
+
+def interval_score(
+    low: Float[np.ndarray, "..."],
+    high: Float[np.ndarray, "..."],
+    truth: Float[np.ndarray, "..."],
+    level: float = 0.95,
+) -> Float[np.ndarray, "..."]:
+    """The width of intervals, plus 2 / (1 - level) times the distance to a truth outside.
+
+    Its mean is smallest for the interval between the quantiles (1 - level) / 2 and (1 + level) / 2
+    of the truth, so that it rewards both coverage and short intervals.
+
+    Args:
+        low: lower ends.
+        high: upper ends.
+        truth: the true values.
+        level: the probability that the intervals claim.
+
+    Source: Gneiting & Raftery 2007, section 6.2, doi:10.1198/016214506000001437.
+
+    Example:
+        >>> interval_score(np.zeros(2), np.ones(2), np.array([0.5, 1.5])).round(6)
+        array([ 1., 21.])
+    """
+    outside = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
+    return high - low + 2 / (1 - level) * outside
 
 
 def _placements(

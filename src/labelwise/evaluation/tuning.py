@@ -373,7 +373,7 @@ def _estimated_halves(
 def _unbounded(network: Network) -> Network:
     """The same network without bounds, which apply to the blend, not to its members."""
     free = tuple(replace(each, bounds=_UNBOUNDED, typical=None) for each in network.parameters)
-    return replace(network, parameters=free, standard_errors=False)
+    return replace(network.without_errors(), parameters=free)
 
 
 def _rmse_curve(

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from labelwise.noise import Gaussian, Rician, describe_noise
 
-VERSION = 2
-"""Version of network files. Files of version 1 can be read, too."""
+VERSION = 3
+"""Version of network files. Files of versions 1 and 2, without intervals, can be read, too."""
 
 
 @dataclass(frozen=True)

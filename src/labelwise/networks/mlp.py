@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.types import InputError
+from labelwise.types import InputError, Voxels
 
 Weights = tuple[tuple[Array | np.ndarray, Array | np.ndarray], ...]
 """One (matrix, bias) for each layer, of shapes (..., to, from) and (..., to, 1)."""
@@ -113,12 +113,16 @@ class Architecture:
 
     def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
         """The outputs for N voxels."""
+        return jnp.abs(self.linear(weights, inputs))
+
+    def linear(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
+        """The outputs before their absolute value is taken."""
         activation = ACTIVATIONS[self.activation]
         hidden = inputs
         for matrix, bias in weights[:-1]:
             hidden = activation(jnp.asarray(matrix) @ hidden + bias)
         matrix, bias = weights[-1]
-        return jnp.abs(matrix @ hidden + bias)
+        return jnp.asarray(matrix) @ hidden + bias
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,19 @@ class Scaling:
     def _units(self, reference):
         unit = jnp.asarray(self.unit, jnp.float32)[:, None] * jnp.ones_like(reference)
         return unit if self.scale is None else unit.at[self.scale].multiply(reference)
+
+
+def inputs_and_references(
+    scaling: Scaling, voxels: Voxels
+) -> tuple[Float[np.ndarray, "N I"], Float[np.ndarray, " N"]]:
+    """The network inputs and the references of all voxels."""
+
+    @jax.jit
+    def both(signal: Array, sigma: Array) -> tuple[Array, Array]:
+        return scaling.inputs(signal.T, sigma).T, scaling.reference_of(signal.T)
+
+    inputs, reference = both(voxels.signal, voxels.sigma)
+    return np.asarray(inputs), np.asarray(reference)
 
 
 def fit_scaling(

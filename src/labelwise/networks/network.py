@@ -19,6 +19,7 @@ from labelwise.fitting import check_input
 from labelwise.io.files import read_arrays, write_arrays
 from labelwise.networks.card import VERSION, Card
 from labelwise.networks.inference import apply
+from labelwise.networks.intervals import LEVELS, Heads, IntervalNetwork
 from labelwise.networks.mlp import Architecture, Scaling, Weights, named
 from labelwise.noise import NoiseModel, describe_noise, noise_from
 from labelwise.types import (
@@ -51,12 +52,14 @@ class Member:
         scaling: between measurements, perceptron and parameters.
         weights: of the layers.
         card: the record of its training.
+        interval: the network of its intervals, if there is one.
     """
 
     architecture: Architecture
     scaling: Scaling
     weights: Weights
     card: Card
+    interval: IntervalNetwork | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,6 +79,7 @@ class Network:
         noise: the noise model of its training.
         alpha: (P,) the share of the first member in each parameter; 1 for a single network.
         standard_errors: whether to compute standard errors, which take most of the time.
+        intervals: whether to compute intervals, where the network has them.
 
     Source: Epstein et al. 2024, eq. 10, doi:10.59275/j.melba.2024-geb5.
     """
@@ -85,6 +89,7 @@ class Network:
     noise: NoiseModel
     alpha: tuple[float, ...]
     standard_errors: bool = True
+    intervals: bool = True
 
     def __call__(
         self,
@@ -114,6 +119,10 @@ class Network:
               2 where an estimate exceeds the range of the labels by more than a tenth of its width,
               and 8 where the noise is lower than in training, or the network was found to be less
               precise than a fit at that noise level (`Card.verification`); use `fit` there
+            - `low`, `high` (*shape, P): the ends of an interval of 95 %, within the bounds; of the
+              kinds in `interval_kinds`, and absent if there is none
+            - `sd` (*shape, P): half the width of the central 68 % of the posterior, where alpha is
+              0, else NaN; absent if no alpha is 0 or there are no credible intervals
 
         Raises:
             InputError: if a shape does not fit, or alpha is not from 0 to 1.
@@ -161,6 +170,29 @@ class Network:
         return [alpha, 1 - alpha][: len(self.members)]
 
     @property
+    def interval_kinds(self) -> dict[str, str]:
+        """The kind of interval of each parameter, by name; empty if it has no intervals.
+
+        - `credible`, of a network of the ground truth: it holds the truth with a probability of
+          95 %, if tissue is like the simulated one; on average, not for every tissue
+        - `confidence`, of one of maximum-likelihood labels: it holds the truth in 95 % of repeats,
+          whatever the truth
+        - `blend`, whose ends are blended as the estimates are: nothing is known
+        """
+        used = [member.interval for member, _ in self._used]
+        if not self.intervals or any(each is None for each in used):
+            return {}
+        kinds = {}
+        for name, shares in zip(self.names, np.array(self.shares).T, strict=True):
+            mine = {
+                each.interval.heads.kind  # type: ignore[union-attr]
+                for each, share in zip(self.members, shares, strict=True)
+                if share
+            }
+            kinds[name] = mine.pop() if len(mine) == 1 else "blend"
+        return kinds
+
+    @property
     def label_range(self) -> Float[np.ndarray, "P 2"]:
         """Lowest and highest label of each parameter, blended by alpha."""
         ranges = [np.array(member.card.label_range, float) for member in self.members]
@@ -184,8 +216,8 @@ class Network:
         return replace(self, alpha=alpha_of(alpha, names))
 
     def without_errors(self) -> Network:
-        """The same network without standard errors, which is much faster."""
-        return replace(self, standard_errors=False)
+        """The same network without standard errors and intervals, which is much faster."""
+        return replace(self, standard_errors=False, intervals=False)
 
     def check_acquisition(
         self, settings: Mapping[str, Float[np.ndarray, " M"]], b_tolerance: float = 0.0
@@ -210,7 +242,7 @@ class Network:
         arrays = {
             f"{index}.{name}": values
             for index, member in enumerate(self.members)
-            for name, values in named(member.weights).items()
+            for name, values in _arrays(member).items()
         }
         header = {
             "version": VERSION,
@@ -221,6 +253,7 @@ class Network:
                     "scaling": asdict(member.scaling),
                     "parameters": [_parameter_to_json(each) for each in self.parameters],
                     "card": member.card.to_json(),
+                    "interval": _interval_to_json(member.interval),
                 }
                 for member in self.members
             ],
@@ -248,15 +281,19 @@ class Network:
         stats: dict[str, np.ndarray] = {"outside": outside}
         if self.standard_errors:
             stats = {"standard_error": np.full_like(values, np.nan), **stats}
+        kinds = self.interval_kinds
+        if kinds:
+            stats |= {name: np.full_like(values, np.nan) for name in ("low", "high", "sd")}
         if len(good):
             rows = slice(None) if len(good) == len(signal) else good  # a slice makes no copy
-            used = [
-                (member.architecture, member.scaling, member.weights, share)
-                for member, share in zip(self.members, self.shares, strict=True)
-                if share.any()
-            ]
-            found, error, ratio = apply(
-                used, self.noise, signal[rows], level[rows], errors=self.standard_errors
+            parts = [(m.architecture, m.scaling, m.weights, share) for m, share in self._used]
+            found, error, ratio, ends = apply(
+                parts,
+                self.noise,
+                signal[rows],
+                level[rows],
+                errors=self.standard_errors,
+                intervals=[m.interval for m, _ in self._used if m.interval and kinds],
             )
             bounds = np.array([p.bounds for p in self.parameters], np.float32).T
             finite = np.all(np.isfinite(found), axis=1)
@@ -265,9 +302,23 @@ class Network:
             values[rows], outside[rows] = clipped, codes
             if error is not None:  # undefined where the estimate is clipped
                 stats["standard_error"][rows] = np.where(clipped == found, error, np.nan)
+            if ends is not None:
+                np.clip(ends[:2], *bounds, out=ends[:2])
+                ends[:, ~finite] = np.nan
+                ends[2][:, [kind != "credible" for kind in kinds.values()]] = np.nan
+                for name, limits in zip(("low", "high", "sd"), ends, strict=True):
+                    stats[name][rows] = limits
             estimated = np.where(codes > 0, Status.EXTRAPOLATED, Status.PREDICTED)
             status[rows] = np.where(finite, estimated, Status.NOT_FINITE)
+        if "credible" not in kinds.values():
+            stats.pop("sd", None)
         return Estimate(values, status, stats, self.parameters)
+
+    @property
+    def _used(self) -> list[tuple[Member, Float[np.ndarray, " P"]]]:
+        """The members with a share, and the share (P,) of each in each parameter."""
+        pairs = zip(self.members, self.shares, strict=True)
+        return [(member, share) for member, share in pairs if share.any()]
 
     def _outside(
         self, found: Float[np.ndarray, "N P"], ratio: Float[np.ndarray, " N"]
@@ -319,6 +370,12 @@ def blend(mle: Network, gt: Network, alpha: Alpha = 1.0) -> Network:
     return replace(mle, members=(*mle.members, *gt.members), alpha=alpha_of(alpha, names))
 
 
+def with_interval(network: Network, interval: IntervalNetwork) -> Network:
+    """A single network with a network of intervals beside it."""
+    (member,) = network.members
+    return replace(network, members=(replace(member, interval=interval),))
+
+
 def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
     """Load a network saved by `Network.save`.
 
@@ -340,7 +397,7 @@ def load(path: str | Path, *, noise: NoiseModel | None = None) -> Network:
         version = header["version"]
     except (InputError, LookupError) as error:
         raise InputError(damaged) from error
-    if version not in (1, VERSION):
+    if version not in range(1, VERSION + 1):
         raise InputError(
             f"{path}: version {version} of the network file, but this labelwise reads 1 to "
             f"{VERSION}; upgrade labelwise, or train the network again"
@@ -363,11 +420,9 @@ def _network_from_json(
         Member(
             architecture=Architecture(**record["architecture"]),
             scaling=_scaling_from_json(record["scaling"]),
-            weights=tuple(
-                (arrays[f"{index}.{layer}.matrix"], arrays[f"{index}.{layer}.bias"])
-                for layer in range(record["architecture"]["depth"] + 1)
-            ),
+            weights=_weights_from(arrays, f"{index}.", record["architecture"]),
             card=Card.from_json(record["card"], header["version"]),
+            interval=_interval_from_json(record.get("interval"), arrays, f"{index}.interval."),
         )
         for index, record in enumerate(header["networks"])
     )
@@ -393,8 +448,7 @@ def _refuse_other_sizes(member: Member, parameters: int) -> None:
     volumes = sorted(volume for group in scaling.groups for volume in group)
     sizes = [len(rows) for rows in card.acquisition.values()]
     fits = (
-        [(matrix.shape, bias.shape) for matrix, bias in member.weights]
-        == [((to, fan_in), (to, 1)) for to, fan_in in layers.layers]
+        _shapes(member.weights) == _shapes_of(layers)
         and (layers.inputs, layers.outputs) == (inputs, parameters)
         and len(scaling.centre) == len(scaling.spread) == inputs
         and len(scaling.unit) == len(card.label_range) == len(card.ranges) == parameters
@@ -403,9 +457,31 @@ def _refuse_other_sizes(member: Member, parameters: int) -> None:
         and set(scaling.reference) <= set(volumes)
         and scaling.scale in (None, *range(parameters))
         and {"class", "constants", "source"} <= set(card.model)
+        and (member.interval is None or _fits(member.interval, inputs, parameters))
     )
-    if not fits or not all(np.isfinite(rows).all() for pair in member.weights for rows in pair):
+    if not fits or not all(np.isfinite(rows).all() for rows in _arrays(member).values()):
         raise ValueError("sizes that do not fit each other")
+
+
+def _fits(interval: IntervalNetwork, inputs: int, parameters: int) -> bool:
+    """Whether a network of intervals has the sizes of the network that it is beside."""
+    heads = interval.heads
+    layers, fields = heads.architecture, (heads.low, heads.high, heads.logarithmic, heads.snapped)
+    return (
+        heads.kind in LEVELS
+        and layers.inputs == inputs
+        and layers.outputs == parameters * (len(LEVELS[heads.kind]) + 1)
+        and {len(each) for each in fields} == {parameters}
+        and _shapes(interval.weights) == _shapes_of(layers)
+    )
+
+
+def _shapes(weights: Weights) -> list[tuple[tuple[int, ...], ...]]:
+    return [(matrix.shape, bias.shape) for matrix, bias in weights]
+
+
+def _shapes_of(layers: Architecture) -> list[tuple[tuple[int, ...], ...]]:
+    return [((to, fan_in), (to, 1)) for to, fan_in in layers.layers]
 
 
 def alpha_of(alpha: Alpha, names: Sequence[str]) -> tuple[float, ...]:
@@ -436,6 +512,45 @@ def _fails(
     ends = np.array([level["noise"][1] for level in verification[:-1]], np.float32)
     failed = np.array([not level["passed"] for level in verification])
     return failed[np.searchsorted(ends, ratio)]
+
+
+def _arrays(member: Member) -> dict[str, np.ndarray]:
+    """The weights of a member by name."""
+    own = named(member.weights)
+    beside = named(member.interval.weights) if member.interval else {}
+    return own | {f"interval.{name}": values for name, values in beside.items()}
+
+
+def _weights_from(
+    arrays: Mapping[str, np.ndarray], prefix: str, architecture: Mapping[str, Any]
+) -> Weights:
+    return tuple(
+        (arrays[f"{prefix}{layer}.matrix"], arrays[f"{prefix}{layer}.bias"])
+        for layer in range(architecture["depth"] + 1)
+    )
+
+
+def _interval_to_json(interval: IntervalNetwork | None) -> dict[str, Any] | None:
+    return interval and {"heads": asdict(interval.heads), "training": dict(interval.record)}
+
+
+def _interval_from_json(
+    record: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str
+) -> IntervalNetwork | None:
+    if record is None:
+        return None
+    heads = record["heads"]
+    fields = {n: tuple(heads[n]) for n in ("low", "high", "logarithmic", "snapped")}
+    return IntervalNetwork(
+        Heads(
+            heads["kind"],
+            Architecture(**heads["architecture"]),
+            **fields,
+            margin=float(heads["margin"]),
+        ),
+        _weights_from(arrays, prefix, heads["architecture"]),
+        record["training"],
+    )
 
 
 def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:

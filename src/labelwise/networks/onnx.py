@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from labelwise.formatting import json_text
 from labelwise.io.files import write_whole
-from labelwise.networks.mlp import Scaling
+from labelwise.networks.intervals import LEVELS, SNAP
+from labelwise.networks.mlp import Architecture, Scaling, Weights
 from labelwise.networks.network import Member, Network
 from labelwise.types import InputError
 
@@ -24,18 +25,19 @@ def export_onnx(network: Network, path: str | Path) -> None:
     """Write a network, or a blend at its alpha, as one ONNX graph.
 
     The inputs are `signal` (N, M) and `sigma` (N, 1), noise of one channel in the signal's unit;
-    the output is `params` (N, P) in the parameters' units; all are float32, with any N. The graph
-    contains the reference, averaging, scaling and blending. Its output equals that of `network` to
-    within rounding, about 1e-6 of a parameter's mean over the training set. A network for one noise
-    level ignores the input `sigma`.
+    the outputs are `params` (N, P) in the parameters' units, and if the network has intervals their
+    ends, `low` and `high` (N, P); all are float32, with any N. The graph contains the reference,
+    averaging, scaling and blending. Its outputs equal those of `network` to within rounding, about
+    1e-6 of a parameter's mean over the training set. A network for one noise level ignores the
+    input `sigma`.
 
     The graph neither checks its input nor gives a status or standard errors. The output of a voxel
     with a NaN, a negative magnitude, or a reference or sigma that is not positive is NaN, infinite
     or meaningless; other voxels are not affected. The caller has to exclude such voxels.
 
     The metadata of the file hold, as JSON, `card` (the record of the training), `parameters`
-    (name and unit of each column of `params`) and `acquisition` (the settings of each column of
-    `signal`, b in ms/µm², times in ms).
+    (name and unit of each column of `params`), `acquisition` (the settings of each column of
+    `signal`, b in ms/µm², times in ms) and `intervals` (their kind by parameter).
 
     Args:
         network: the network to export.
@@ -59,15 +61,23 @@ def export_onnx(network: Network, path: str | Path) -> None:
     shares = [graph.share(member, share) for member, share in members if share.any()]
     lower, upper = np.array([p.bounds for p in network.parameters], np.float32).T
     upper = np.minimum(upper, np.finfo(np.float32).max)
-    within = graph.node("Max", graph.node("Sum", *shares), lower)
-    graph.node("Min", within, upper, name="params")
+    outputs = {"params": graph.node("Sum", *shares)}
+    if network.interval_kinds:
+        members = zip(network.members, network.shares, strict=True)
+        ends = [graph.ends(member, share) for member, share in members if share.any()]
+        outputs |= {
+            name: graph.node("Sum", *each)
+            for name, each in zip(("low", "high"), zip(*ends, strict=True), strict=True)
+        }
+    for name, value in outputs.items():
+        graph.node("Min", graph.node("Max", value, lower), upper, name=name)
     measurements = network.members[0].scaling.measurements
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "labelwise",
             [graph.array("signal", measurements), graph.array("sigma", 1)],
-            [graph.array("params", len(network.parameters))],
+            [graph.array(name, len(network.parameters)) for name in outputs],
             graph.constants,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -79,6 +89,7 @@ def export_onnx(network: Network, path: str | Path) -> None:
         "card": network.card.to_json(),
         "parameters": [{"name": p.name, "unit": p.unit} for p in network.parameters],
         "acquisition": network.card.model["acquisition"],
+        "intervals": network.interval_kinds,
     }
     onnx.helper.set_model_props(model, {name: json_text(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
@@ -115,18 +126,46 @@ class _Graph:
 
     def share(self, network: Member, alpha: Float[np.ndarray, " P"]) -> str:
         """alpha times the estimate of one network, (N, P) in the parameters' units."""
-        scaling = network.scaling
+        raw, unit = self._layers(network.scaling, network.architecture, network.weights)
+        return self.node("Mul", alpha, self.node("Mul", self.node("Abs", raw), unit))
+
+    def ends(self, network: Member, alpha: Float[np.ndarray, " P"]) -> tuple[str, str]:
+        """alpha times the low and high ends of one network; see `Heads.quantiles`."""
+        assert network.interval is not None
+        heads, size = network.interval.heads, len(alpha)
+        raw, unit = self._layers(network.scaling, heads.architecture, network.interval.weights)
+        raw = self.node("Reshape", raw, np.array([0, size, -1]))
+        shares = self.node("CumSum", self.node("Softmax", raw, axis=2), np.array(2))
+        low, high = np.array(heads.low), np.array(heads.high)
+        ends = []
+        for end, bound in ((0, 0.0), (len(LEVELS[heads.kind]) - 1, 1.0)):
+            share = self.node("Gather", shares, np.array(end), axis=2)
+            share = self.node("Mul", share, np.array(1 + 2 * heads.margin))
+            share = self.node("Sub", share, np.array(heads.margin))
+            share = self.node("Clip", share, np.array(0.0), np.array(1.0))
+            distance = self.node("Abs", self.node("Sub", share, np.array(bound)))
+            near = self.node(
+                "And", self.node("Less", distance, np.array(SNAP)), np.array(heads.snapped)
+            )
+            share = self.node("Where", near, np.array(bound), share)
+            place = self.node("Add", self.node("Mul", share, high - low), low)
+            place = self.node("Where", np.array(heads.logarithmic), self.node("Exp", place), place)
+            ends.append(self.node("Mul", alpha, self.node("Mul", place, unit)))
+        return ends[0], ends[1]
+
+    def _layers(
+        self, scaling: Scaling, architecture: Architecture, weights: Weights
+    ) -> tuple[str, str | np.ndarray]:
+        """The outputs of the last layer for N voxels, and the parameters at outputs of 1."""
         reference = self._reference(scaling)
         hidden = self._inputs(scaling, reference)
-        for layer, (matrix, bias) in enumerate(network.weights):
+        for layer, (matrix, bias) in enumerate(weights):
             if layer:
-                hidden = self.node(_ACTIVATIONS[network.architecture.activation], hidden)
+                hidden = self.node(_ACTIVATIONS[architecture.activation], hidden)
             # voxels are rows here, columns in labelwise
             hidden = self.node("MatMul", hidden, np.asarray(matrix).T)
             hidden = self.node("Add", hidden, np.asarray(bias).T)
-        outputs = self.node("Abs", hidden)
-        unit = self._unit(scaling, reference)
-        return self.node("Mul", alpha, self.node("Mul", outputs, unit))
+        return hidden, self._unit(scaling, reference)
 
     def _reference(self, scaling: Scaling) -> str | None:
         """The reference signal (N, 1); None without normalisation."""

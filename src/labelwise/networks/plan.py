@@ -113,6 +113,8 @@ class TrainingPlan:
         start: initial weights of every network, instead of restarts.
         b_tolerance: in ms/µm²; b-values this close are equal: their mean is one input of the
             network, and that at the lowest b is the reference.
+        intervals: whether to train networks of intervals, too: credible ones beside a network of
+            the ground truth, confidence beside one of fits of the model under its noise.
 
     Raises:
         InputError: if there is no label, a weight is not positive, the prior exceeds the bounds of
@@ -135,6 +137,7 @@ class TrainingPlan:
     weights: Sequence[float] | Sequence[Sequence[float] | None] | None = None
     start: Weights | None = None
     b_tolerance: float = B_TOLERANCE
+    intervals: bool = True
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.model.parameters]
@@ -210,6 +213,7 @@ class TrainingPlan:
             "weights": None if set(self.rows) == {None} else plain(self.rows),
             "start": None if self.start is None else digest(named(self.start)),
             "b_tolerance": self.b_tolerance,
+            "intervals": self.intervals,
         }
 
     @property

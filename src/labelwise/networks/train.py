@@ -19,18 +19,40 @@ from labelwise.io.files import canonical, digest
 from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks.cache import cached
 from labelwise.networks.card import Card
+from labelwise.networks.intervals import Heads, Kind, confidence, credible, pinball
 from labelwise.networks.labels import MLE, GroundTruth, label_report, usable
-from labelwise.networks.mlp import Architecture, Scaling, Weights, fit_scaling
-from labelwise.networks.network import Member, Network, blend
+from labelwise.networks.mlp import (
+    Architecture,
+    Scaling,
+    Weights,
+    fit_scaling,
+    inputs_and_references,
+)
+from labelwise.networks.network import Member, Network, blend, with_interval
 from labelwise.networks.plan import SelfSupervised, TrainingPlan, labels_named
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.reference import measurement_groups, reference_measurements
-from labelwise.networks.training import Examples, Objective, TrainingResult, optimise, supervised
+from labelwise.networks.training import (
+    Examples,
+    Layers,
+    Objective,
+    TrainingResult,
+    optimise,
+    supervised,
+)
 from labelwise.networks.verification import verify, with_verification
 from labelwise.noise import NoiseModel, Rician
 from labelwise.priors import Prior, Uniform
 from labelwise.simulation import simulate
-from labelwise.types import Estimate, InputError, LabelSource, Progress, Voxels, no_progress
+from labelwise.types import (
+    Estimate,
+    Estimator,
+    InputError,
+    LabelSource,
+    Progress,
+    Voxels,
+    no_progress,
+)
 
 _SCALING_VOXELS = 20_000
 _VERIFIED_VOXELS = 10_000  # fitted to verify networks whose labels are no fits
@@ -45,6 +67,7 @@ _NOISE_RANGE = (1, 99)  # percentiles of sigma / reference
 def train_networks(
     plan: TrainingPlan,
     *,
+    ends: Estimator | None = None,
     cache: Path | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -54,6 +77,8 @@ def train_networks(
 
     Args:
         plan: the simulation, labels, recipe and seed.
+        ends: makes the confidence intervals of simulated voxels, as `stats["low"]` and `"high"` of
+            its estimates, (N, P) in the parameters' units; None for networks without them.
         cache: folder of cached labels; nothing is cached if None.
         checkpoint: prefix of the paths of checkpoints; None for no checkpoints.
         resume: continue from the checkpoints; the networks are the same to the byte.
@@ -70,11 +95,14 @@ def train_networks(
     results: dict[int, TrainingResult] = {}
     start, checkpoints = plan.start, []
 
+    def path_of(name: str) -> Path | None:
+        if checkpoint is None:
+            return None
+        checkpoints.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
+        return at
+
     def train_together(stage: str, name: str, together: list[_Targets], start: Weights | None):
-        at = None
-        if checkpoint is not None:
-            checkpoints.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
-        return training_set.train(together, start, stage, at, resume)
+        return training_set.train(together, start, stage, path_of(name), resume)
 
     if plan.recipe.shared_start and start is None:
         truth = training_set.targets(GroundTruth())
@@ -94,6 +122,25 @@ def train_networks(
     networks = [training_set.network(each, results[i]) for i, each in enumerate(targets)]
     if plan.conditioned:
         networks = training_set.verified(networks, targets)
+    if plan.intervals:
+
+        def train_intervals(examples: Examples, heads: Heads, recipe: Recipe) -> TrainingResult:
+            stage, at = f"training {heads.kind} intervals", path_of(heads.kind)
+            fixed = pinball(heads.kind), recipe, stage, at, resume
+            return training_set.optimise(examples, heads, *fixed)[0]
+
+        given = plan, training_set.scaling, training_set.voxels, train_intervals
+        which = [_interval_kind(label, plan, ends is not None) for label in plan.labels]
+        made = {}
+        if "credible" in which:
+            made["credible"] = credible(*given)
+        if "confidence" in which:
+            assert ends is not None
+            made["confidence"] = confidence(*given, ends)
+        networks = [
+            each if kind is None else with_interval(each, made[kind])
+            for each, kind in zip(networks, which, strict=True)
+        ]
     for path in checkpoints:
         path.unlink(missing_ok=True)
     return networks
@@ -130,7 +177,7 @@ class _TrainingSet:
             jax.random.key(plan.seed),
         )
         self.scaling = _scaling(plan, self.voxels)
-        self.inputs, self.reference = _inputs_and_references(self.scaling, self.voxels)
+        self.inputs, self.reference = inputs_and_references(self.scaling, self.voxels)
         self.valid = np.isfinite(self.inputs).all(axis=1) & (self.reference > 0)
         assert self.voxels.params is not None  # for the type checker: they are simulated
         self.truth = self._relative(self.voxels.params)
@@ -260,25 +307,48 @@ class _TrainingSet:
                 [ones if each.weights is None else unit * each.weights for each in targets]
             ),
         )
-        self.progress(stage, 0, plan.recipe.epochs, "compiling")
-        results = optimise(
+        results = self.optimise(
             examples,
             self.architecture,
             objective,
             plan.recipe,
-            plan.seed,
+            stage,
+            checkpoint,
+            resume,
             start=start,
-            checkpoint=checkpoint,
-            resume=resume,
-            fingerprint=plan.fingerprint,
-            progress=lambda epoch, loss: self.progress(
-                stage, epoch, plan.recipe.epochs, f"validation loss {loss:.5f}"
-            ),
         )
         if targets[0].kind == "labels":
             for index, (each, result) in enumerate(zip(targets, results, strict=True)):
                 self._refuse_useless(each, result, examples, index, objective)
         return results
+
+    def optimise(
+        self,
+        examples: Examples,
+        architecture: Layers,
+        objective: Objective,
+        recipe: Recipe,
+        stage: str,
+        checkpoint: Path | None,
+        resume: bool,
+        start: Weights | None = None,
+    ) -> list[TrainingResult]:
+        """The training loop with the seed, fingerprint and progress of the plan."""
+        self.progress(stage, 0, recipe.epochs, "compiling")
+        return optimise(
+            examples,
+            architecture,
+            objective,
+            recipe,
+            self.plan.seed,
+            start=start,
+            checkpoint=checkpoint,
+            resume=resume,
+            fingerprint=self.plan.fingerprint,
+            progress=lambda epoch, loss: self.progress(
+                stage, epoch, recipe.epochs, f"validation loss {loss:.5f}"
+            ),
+        )
 
     def _refuse_useless(
         self,
@@ -388,6 +458,15 @@ def _fits_of(label: LabelSource | SelfSupervised, plan: TrainingPlan) -> bool:
     return label.describe() | {"start": None} == own | {"start": None}
 
 
+def _interval_kind(
+    label: LabelSource | SelfSupervised, plan: TrainingPlan, has_ends: bool
+) -> Kind | None:
+    """The kind of interval beside the network for a label; None if there is none."""
+    if isinstance(label, GroundTruth):
+        return "credible"
+    return "confidence" if has_ends and _fits_of(label, plan) else None
+
+
 def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
     assert voxels.params is not None
     few = slice(0, _SCALING_VOXELS)
@@ -405,17 +484,6 @@ def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
         scale=scale_parameter(plan.model),
         conditioned=plan.conditioned,
     )
-
-
-def _inputs_and_references(scaling: Scaling, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
-    """The network inputs (N, I) and the references (N,) of all voxels."""
-
-    @jax.jit
-    def both(signal: Array, sigma: Array) -> tuple[Array, Array]:
-        return scaling.inputs(signal.T, sigma).T, scaling.reference_of(signal.T)
-
-    inputs, reference = both(voxels.signal, voxels.sigma)
-    return np.asarray(inputs), np.asarray(reference)
 
 
 def _signal_loss(
@@ -443,6 +511,7 @@ def train(
     prior: Prior | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
+    intervals: bool = True,
     progress: Progress | None = None,
 ) -> Network:
     """Train a network for an acquisition, or a blend of two networks.
@@ -457,6 +526,7 @@ def train(
         recipe: hyperparameters; if None, `Recipe.fast()`, or `Recipe.every_level()` for a range
             of SNR.
         seed: of all random numbers.
+        intervals: whether to train networks of intervals, too; see `TrainingPlan`.
         progress: called during the training.
 
     Raises:
@@ -484,6 +554,7 @@ def train(
         labels=labels_named(label, model, noise),
         recipe=recipe or (Recipe.every_level() if several else Recipe.fast()),
         seed=seed,
+        intervals=intervals,
     )
     return joined(train_networks(plan, progress=progress))
 

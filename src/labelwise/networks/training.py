@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,25 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from labelwise.networks.checkpoint import load_checkpoint, save_checkpoint
-from labelwise.networks.mlp import Architecture, Weights
+from labelwise.networks.mlp import Weights
 from labelwise.networks.recipe import PENALTIES, Recipe
 from labelwise.types import InputError
 
 Objective = Callable[[Array, Array, Array], Array]
 """(outputs (P, B), targets (T, B), weights (P,)) -> the loss of each of B voxels."""
+
+
+class Layers(Protocol):
+    """A network that can be trained; hashable, since programs are compiled for it."""
+
+    def initial(self, rng: np.random.Generator) -> Weights:
+        """Random weights."""
+        ...
+
+    def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "... N"]:
+        """The outputs for N voxels."""
+        ...
+
 
 LANES = 4
 """Networks in one program: more share the overhead of an epoch, fewer use more cores."""
@@ -104,7 +117,7 @@ class TrainingResult:
 
 def optimise(
     examples: Examples,
-    architecture: Architecture,
+    architecture: Layers,
     objective: Objective,
     recipe: Recipe,
     seed: int,
