@@ -64,10 +64,10 @@ def test_the_options_reach_the_training_plan():
     assert card.weights == pytest.approx([1.0, 10 / 1.25])
 
 
-def test_intervals_are_left_out_on_request():
-    network, _ = trained("--snr", "20", "--label", "gt")
+def test_intervals_are_trained_on_request():
+    network, _ = trained("--snr", "20", "--label", "gt", "--intervals")
     assert network.interval_kinds == {"S0": "credible", "ADC": "credible"}
-    network, _ = trained("--snr", "20", "--label", "gt", "--no-intervals", name="without")
+    network, _ = trained("--snr", "20", "--label", "gt", name="without")
     assert network.interval_kinds == {}
 
 

@@ -65,7 +65,8 @@ class GridProfile:
 
 
 def lesson(*labels, model=MODEL, **changes):
-    settings = {"sigma": SIGMA, "recipe": RECIPE, "on_bound": "keep"} | changes
+    fixed = {"sigma": SIGMA, "recipe": RECIPE, "on_bound": "keep", "intervals": True}
+    settings = fixed | changes
     return TrainingPlan(model, NOISE, PRIOR, labels=labels or (GroundTruth(),), **settings)
 
 

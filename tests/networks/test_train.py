@@ -85,7 +85,7 @@ def test_the_same_lesson_gives_the_same_files(tmp_path):
 )
 def test_an_interrupted_lesson_goes_on_to_the_same_files(recipe, stage, epoch, tmp_path):
     labels = (GroundTruth(), Label("other", lambda t: t * 1.1, lambda t: t[:, 0] > 1))
-    whole = lesson(*labels, recipe=recipe)
+    whole = lesson(*labels, recipe=recipe, intervals="intervals" in stage)
     checkpoint = tmp_path / "net.checkpoint"
 
     def interrupt(at, done, total, words):
@@ -457,7 +457,7 @@ def test_errors_are_weighed_by_the_noise(monkeypatch):
         lesson(*labels, sigma=(1 / 100, 1 / 3), recipe=dataclasses.replace(FAST, signals=5000))
     )
     train_networks(lesson(*labels, sigma=1 / 20))
-    (weighted, _, plain, _), size = seen, len(MODEL.parameters)  # the others are of intervals
+    (weighted, plain), size = seen, len(MODEL.parameters)
     assert plain.targets.shape[-1] == size
     weight = weighted.targets[0, :, size:]
     np.testing.assert_array_equal(weight, weighted.targets[1, :, size:])

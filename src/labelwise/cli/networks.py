@@ -132,8 +132,8 @@ def train(
         ),
     ] = False,
     intervals: Annotated[
-        bool, typer.Option("--intervals/--no-intervals", help="Train networks of intervals, too.")
-    ] = True,
+        bool, typer.Option("--intervals", help="Train networks of credible intervals, too.")
+    ] = False,
     b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same file.")

@@ -137,7 +137,7 @@ class TrainingPlan:
     weights: Sequence[float] | Sequence[Sequence[float] | None] | None = None
     start: Weights | None = None
     b_tolerance: float = B_TOLERANCE
-    intervals: bool = True
+    intervals: bool = False
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.model.parameters]

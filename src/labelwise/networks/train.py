@@ -511,7 +511,7 @@ def train(
     prior: Prior | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    intervals: bool = True,
+    intervals: bool = False,
     progress: Progress | None = None,
 ) -> Network:
     """Train a network for an acquisition, or a blend of two networks.
