@@ -61,7 +61,9 @@ def quantiles(network, voxels):
 
 def credible(model, voxels, exact, seed):
     begin, cpu = time.perf_counter(), time.process_time()
-    plan = replace(blend_plan(model, lw.Rician(), LEVELS, seed=seed), labels=(GroundTruth(),))
+    plan = replace(
+        blend_plan(model, lw.Rician(), LEVELS, seed=seed), labels=(GroundTruth(),), intervals=True
+    )
     (network,) = train_networks(plan)
     taught = network.members[0].interval.record["recipe"]
     print(
@@ -121,7 +123,7 @@ def credible(model, voxels, exact, seed):
 
 def speed(model, voxels):
     recipe = Recipe.every_level(signals=20_000, epochs=1)
-    plan = replace(blend_plan(model, lw.Rician(), LEVELS), recipe=recipe)
+    plan = replace(blend_plan(model, lw.Rician(), LEVELS), recipe=recipe, intervals=True)
     mle, gt = train_networks(plan)
     if mle.members[0].interval is None:  # the time does not depend on the weights
         heads = replace(gt.members[0].interval.heads, kind="confidence")
