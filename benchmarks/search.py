@@ -3,6 +3,8 @@
     python benchmarks/search.py [VOXELS]    # about 10 minutes on 2 cores with 1000
 
 The best known likelihood is that of 48 random starts and the truth in float64, or of the search.
+Voxels of kurtosis whose signal rises above that at b = 0 (b D K > 6, 30 % of those drawn) are a line
+of their own: there the equation does not hold, and signals are up to 10^4 times S0.
 """
 
 import sys
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 
 import labelwise as lw
+from labelwise.models.evaluate import signals
 from labelwise.simulation import simulate
 
 MODELS = [
@@ -19,6 +22,7 @@ MODELS = [
     lw.T2(np.arange(10, 170, 10.0)),
     lw.T2Biexponential(np.arange(8, 328, 8.0)),
     lw.T1InversionRecovery([25, 75, 150, 300, 600, 1200, 2400, 4000]),
+    lw.Kurtosis(np.array([0, 0, 300, 700, 1000, 1500, 2000, 2500]) / 1000),
     lw.T2EPG(np.arange(1, 17) * 10.0),
 ]
 
@@ -49,9 +53,13 @@ def main():
                 best = double(data.signal, 1 / snr, start=starts).stats["nll"]
                 found = lw.MaximumLikelihood(model, noise)(data.signal, 1 / snr)
                 nll = np.nan_to_num(found.stats["nll"], nan=np.inf)
-                share = np.mean(nll <= np.fmin(best, nll) + 1e-3)
+                close = nll <= np.fmin(best, nll) + 1e-3
                 name = f"{type(model).__name__}, {type(noise).__name__}, SNR {snr}"
-                print(f"{name:<45} {share:7.2%}", flush=True)
+                clean = signals(model, np.asarray(data.params, float))
+                possible = clean.max(axis=1) <= 1.001 * data.params[:, 0]
+                print(f"{name:<45} {np.mean(close[possible]):7.2%}", flush=True)
+                if not possible.all():
+                    print(f"{'  signal above S0':<45} {np.mean(close[~possible]):7.2%}", flush=True)
 
 
 if __name__ == "__main__":
