@@ -3,7 +3,7 @@
     python benchmarks/search.py [VOXELS]    # about 10 minutes on 2 cores with 1000
 
 The best known likelihood is that of 48 random starts and the truth in float64, or of the search.
-Voxels of kurtosis whose signal rises above that at b = 0 (b D K > 6, 30 % of those drawn) are a line
+Voxels of kurtosis whose signal rises above that at b = 0 (b D K > 6, 30 % of all) are a line
 of their own: there the equation does not hold, and signals are up to 10^4 times S0.
 """
 
