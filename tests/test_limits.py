@@ -66,7 +66,7 @@ def test_an_absurd_recipe_is_refused_before_work_starts(change, monkeypatch):
         lw.train(MODEL, snr=20, recipe=lw.Recipe.fast(**change))
     options = [word for name, value in change.items() for word in (f"--{name}", str(value))]
     if not {"batch", "patience", "warmup"} & set(change) and change != {"width": 0}:
-        monkeypatch.setattr("labelwise.cli.options.Acquisition.model", lambda self, name: MODEL)
+        monkeypatch.setattr("labelwise.cli.options.Acquisition.model", lambda self, *_: MODEL)
         words = complaint("train", "--model", "adc", "--snr", "20", "--out", "n", *options)
         assert "expected a whole number from" in words or "of memory" in words
 

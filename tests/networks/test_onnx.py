@@ -43,7 +43,11 @@ class Squeezed:
 
 def taught(sigma, normalise, *labels):
     return train_networks(
-        TrainingPlan(MODEL, NOISE, Uniform.paper(), sigma, labels, RECIPE, normalise=normalise)
+        TrainingPlan(
+            *(MODEL, NOISE, Uniform.paper(), sigma, labels, RECIPE),
+            normalise=normalise,
+            intervals=True,
+        )
     )
 
 

@@ -228,8 +228,9 @@ def has_kinks(model: SignalModel) -> bool:
             line = np.array([[within(p.bounds, share) for p in model.parameters]] * 1025)
             line[:, index] = space(low, high, len(line))
             rows = signals(model, line)
-            bend = np.abs(np.diff(rows, 2, axis=0))
-            away = np.maximum(bend[:-4], bend[4:])
+            with np.errstate(all="ignore"):  # a model may overflow in a corner
+                bend = np.nan_to_num(np.abs(np.diff(rows, 2, axis=0)))
+                away = np.maximum(bend[:-4], bend[4:])
             if np.any(bend[2:-2] > np.maximum(10 * away, 1e-5 * np.max(np.abs(rows)))):
                 return True
     return False

@@ -91,7 +91,8 @@ class MaximumLikelihood:
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
         self._coordinates = Coordinates.within(self.parameters)
-        kinked = has_kinks(model)
+        # a black box may be slow: it is not tried at thousands of points
+        kinked = (model.differentiable or model.vectorized) and has_kinks(model)
         self._engine = make_engine(detached(model), noise, self._coordinates, self._stop, kinked)
         self._dictionary = Dictionary(model, self.parameters, self._scale, kinked)
         settings = np.stack(list(settings_of(model).values()), axis=1)

@@ -72,7 +72,7 @@ def checked(kind: type[Content], content: Mapping[str, Any], where: str) -> Cont
         >>> checked(Task, {"snr": "high"}, "my.toml")
         Traceback (most recent call last):
             ...
-        labelwise.types.InputError: my.toml: snr must be a number, got 'high'
+        labelwise.errors.InputError: my.toml: snr must be a number, got 'high'
     """
     try:
         return kind.model_validate(content)
