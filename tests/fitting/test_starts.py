@@ -133,3 +133,23 @@ def test_an_entry_whose_signal_overflows_is_never_picked():
     model = lw.Kurtosis([0.0, 1.0, 6.0])
     assert np.all(np.isfinite(dictionary(model).terms))
     assert np.all(np.isfinite(starts_of(model, [[1.0, 0.4, 0.02]])[:, 0]))
+
+
+class Offset(lw.SignalModel):
+    """A decay on an offset: no parameter multiplies the whole signal."""
+
+    b: np.ndarray = lw.per_measurement()
+    parameters = (
+        lw.Parameter("A", "a.u.", (0.0, 1e16)),
+        lw.Parameter("k", "1", (0.1, 5.0)),
+        lw.Parameter("c", "a.u.", (0.0, 1e16)),
+    )
+
+    def signal(self, a, k, c):
+        """A exp(-k b) + c."""
+        return a * jnp.exp(-k * self.b) + c
+
+
+def test_bounds_that_overflow_the_dictionary_leave_a_start():
+    starts = starts_of(Offset([0, 0.5, 1.0, 2.0]), [[110.0, 70.0, 45.0, 25.0]])
+    assert np.isfinite(starts[:, 0]).all()

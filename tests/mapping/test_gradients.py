@@ -89,3 +89,14 @@ def test_maps_that_are_no_factors_are_refused(tmp_path, series, data, message):
     with pytest.raises(lw.InputError, match=message):
         lw.fit_image(series, lw.ADC(B), sigma=5.0, out=tmp_path / "out", b_scale=scale)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_deviation_is_refused_for_a_model_with_directions(tmp_path, series):
+    """Its factor depends on the direction: FA was 0.82 instead of 0.73 with the mean."""
+    scale = save(tmp_path / "grad_dev.nii.gz", np.zeros((4, 3, 2, 9)))
+    directions = np.random.default_rng(0).normal(size=(3, 8))
+    directions /= np.linalg.norm(directions, axis=0)
+    b = np.array([0, 1, 1, 1, 1, 1, 1, 1.0])
+    image = save(tmp_path / "dti.nii.gz", np.full((4, 3, 2, 8), 100.0))
+    with pytest.raises(lw.InputError, match="differently in each direction"):
+        lw.fit_image(image, lw.DTI(b, *directions), sigma=5.0, out=tmp_path / "out", b_scale=scale)

@@ -129,7 +129,8 @@ def step(state: State, at_trial: Evaluated, problem: Problem, stop: Stop) -> Sta
     failed = ~jnp.isfinite(best.nll + predicted)
     ended = (negligible & jnp.isfinite(best.nll)) | hopeless
     outcome = jnp.where(hopeless & failed, STUCK, CONVERGED)
-    last = running & negligible & jnp.isfinite(best.nll)  # a step too short to need a test
+    # a step too short to need a test
+    last = running & negligible & (predicted < 1e-4 + rounding) & jnp.isfinite(best.nll)
     return State(
         q=_choose(last, trial, q),
         best=best._replace(nll=jnp.where(last, best.nll - predicted, best.nll)),

@@ -149,6 +149,9 @@ class Dictionary:
         if self.scale is not None:
             starts[self.scale] = amplitude
         starts[:, found < 0] = np.nan
+        lost = ~np.isfinite(starts[:, 0]).all(axis=0)  # no entry was usable: bounds of 1e16, say
+        middle = [within(tuple(bounds), 0.5) for bounds in self.bounds]
+        starts[:, 0] = np.where(lost, np.array(middle, starts.dtype)[:, None], starts[:, 0])
         return np.concatenate([starts, guesses], axis=1) if guess else starts
 
 

@@ -48,7 +48,7 @@ def scaled_by_b(model: SignalModel) -> list[int]:
 
 
 def read_factors(
-    path: Path, series: Series, inside: Bool[np.ndarray, " V"]
+    path: Path, series: Series, inside: Bool[np.ndarray, " V"], directional: bool = False
 ) -> tuple[Float[np.ndarray, " V"], list[str]]:
     """The factor of b in each voxel, and a note on its range.
 
@@ -57,6 +57,7 @@ def read_factors(
             FSL's `grad_dev`: the factor is the mean over directions, trace((1 + L)' (1 + L)) / 3.
         series: the series it belongs to.
         inside: the voxels that are estimated.
+        directional: whether the model has directions, for which a mean over them is wrong.
 
     Raises:
         InputError: if the image is none of the two, or a factor is not plausible.
@@ -70,6 +71,11 @@ def read_factors(
             )
         ((_, rows),) = image.blocks(size=image.voxels)
     rows = rows.astype(float)
+    if rows.shape[1] == 9 and directional:
+        raise InputError(
+            f"{path}: a gradient deviation changes b differently in each direction, which a model "
+            "with --bvecs needs; correct directions and b for each voxel before, or leave it out"
+        )
     if rows.shape[1] == 9:
         rows = np.sum((rows + np.eye(3).ravel()) ** 2, axis=1, keepdims=True) / 3
     factors = rows[:, 0]

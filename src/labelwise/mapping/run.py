@@ -75,7 +75,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
         notes += fresh
         factors = None
         if request.b_scale is not None:
-            factors, said = read_factors(request.b_scale, series, inside)
+            factors, said = read_factors(
+                request.b_scale, series, inside, "gx" in request.acquisition
+            )
             notes += said
         series, marked = _select(request, series, marked)
         maps = _maps(request, method, request.model.parameters)
