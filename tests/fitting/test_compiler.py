@@ -7,7 +7,8 @@ import sys
 import jax
 import pytest
 
-from labelwise.fitting.compiler import keep_programs, plain_kernels, use_fused_kernels
+from labelwise.fitting import compiler
+from labelwise.fitting.compiler import keep_programs, make_room, plain_kernels, use_fused_kernels
 
 
 @pytest.mark.parametrize("mine", ["", "--xla_dump_to=/nowhere"])
@@ -135,3 +136,17 @@ def test_without_the_interface_of_jax_no_program_is_kept(other, tmp_path, monkey
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
+def test_programs_are_forgotten_before_a_process_has_too_many_mappings(monkeypatch, tmp_path):
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    make_room()
+    assert program._cache_size() == 1
+    limit = tmp_path / "max_map_count"
+    limit.write_text("100\n")
+    monkeypatch.setattr(compiler, "_LIMIT", limit)
+    make_room()
+    assert program._cache_size() == 0
+    assert program(1.0) == 2

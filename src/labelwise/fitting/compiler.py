@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 
 from labelwise.types import InputError
@@ -120,6 +121,25 @@ def plain_kernels() -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:  # no such option, since JAX 0.12
         return {}
     return options
+
+
+def make_room() -> None:
+    """Forget all compiled programs if their memory mappings come near the limit of a process.
+
+    Each program takes some hundred mappings, of the 65,530 that Linux allows by default; beyond,
+    the compiler ends the process. A program that is used again is compiled, or loaded, again.
+    """
+    try:
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+        allowed = int(_LIMIT.read_text())
+    except OSError:  # not Linux
+        return
+    if used > allowed / 2:
+        eqx.clear_caches()
+        jax.clear_caches()
+
+
+_LIMIT = Path("/proc/sys/vm/max_map_count")
 
 
 def keep_programs(folder: Path) -> None:

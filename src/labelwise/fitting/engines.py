@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from labelwise import interrupts
 from labelwise.fitting.batching import WIDTH, by_block, in_chunks
+from labelwise.fitting.compiler import make_room
 from labelwise.fitting.newton import (
     RUNNING,
     Problem,
@@ -211,6 +212,7 @@ def make_engine(
     model: SignalModel, noise: NoiseModel, coordinates: Coordinates, stop: Stop, kinked: bool
 ) -> Engine:
     """The engine for a model."""
+    make_room()
     if not model.differentiable:
         return BlackBox(model, noise, coordinates, stop, kinked)
     return Compiled(model, noise, coordinates, stop, is_separable(model), kinked)
