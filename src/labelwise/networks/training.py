@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from labelwise.fitting.compiler import make_room
 from labelwise.networks.checkpoint import load_checkpoint, save_checkpoint
 from labelwise.networks.mlp import Weights
 from labelwise.networks.recipe import PENALTIES, Recipe
@@ -150,6 +151,7 @@ def optimise(
         InputError: if the checkpoint belongs to another training.
         KeyboardInterrupt: after saving the checkpoint.
     """
+    make_room()
     labels, voxels, _ = examples.targets.shape
     restarts = 1 if start is not None else recipe.restarts
     lane_label = np.repeat(np.arange(labels), restarts)
