@@ -49,6 +49,9 @@ NARROW = 2e-3
 """A bracket of less than this share of the width of the bounds is an end."""
 GROWTH = 5.0
 """How many times farther from the estimate the next value may be."""
+ASTRAY = 2.5
+"""From a point outside whose √(2 Δnll) is this many times the target, the search goes back to the
+others' values inside: it may have been at another optimum."""
 PATIENCE = 12
 """Iterations with one value of the held parameter."""
 ROUNDS = (5, 5, 6, 10, 20, 40, 64)
@@ -299,6 +302,10 @@ def advance(
 
     go = settled & ~done
     trial = _moved(state, following - at_held(state.q), column, chosen, holding(following))
+    back = found_out & (root > ASTRAY * target)
+    trial = tuple(
+        jnp.where(back & ~mine, x, y) for mine, x, y in zip(chosen, points, trial, strict=True)
+    )
     fresh = begin(trial, jnp.full_like(root, DAMPING), state.cut is not None)
     state = jax.tree.map(lambda new, old: jnp.where(go, new, old), fresh, state)
     lanes = lanes._replace(
