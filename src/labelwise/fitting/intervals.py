@@ -125,11 +125,46 @@ def profile_ends(
         ]
         lanes = Lane(*(np.concatenate(rows, axis=-1).astype(rows[0].dtype) for rows in zip(*lanes)))
         found = _search(engine, lanes, twice, target)
+        for begin_at in _others(held, points, np.where(within, heights, np.inf)):
+            found = _again(engine, found, begin_at, twice, target)
         for row, part in zip((0, 1), (slice(None, voxels), slice(voxels, None)), strict=True):
             ends[row, held, index] = found.end[part]
             points = np.concatenate([points, found.inside[:, None, part]], axis=1)
             heights = np.concatenate([heights, found.inside_nll[None, part]])
     return ends
+
+
+def _others(held, points, heights) -> list[Float[np.ndarray, "P 2N"]]:
+    """Other points of the region to begin at: the estimate, and the second farthest."""
+    values = np.take_along_axis(points, held[None, None], axis=0)[0]
+    sides = []
+    for side in (-1, 1):
+        far = np.where(np.isfinite(heights), side * (values - values[0]), -np.inf)
+        second = np.argsort(-far, axis=0, kind="stable")[min(1, len(far) - 1)][None]
+        second = np.where(np.take_along_axis(far, second, axis=0) > -np.inf, second, 0)
+        sides.append(np.take_along_axis(points, second[None], axis=1)[:, 0])
+    return [np.concatenate([points[:, 0]] * 2, axis=-1), np.concatenate(sides, axis=-1)]
+
+
+def _again(engine: Engine, found: Lane, start, problem: Problem, target) -> Lane:
+    """Whether the region goes on beyond its ends, for the others' values at `start`."""
+    mine = np.arange(len(start))[:, None] == found.held
+    wide = _along(found.held, _widths(problem))
+    bound = np.where(found.side < 0, *(_along(found.held, x) for x in (problem.lower, problem.upper)))
+    beyond = found.end + found.side * 0.5 * NARROW * wide
+    beyond = np.where(found.side < 0, np.maximum(beyond, bound), np.minimum(beyond, bound))
+    lanes = found._replace(
+        q=np.where(mine, beyond, start).astype(start.dtype),
+        inside=np.where(mine, found.end, found.inside),
+        inside_nll=found.lowest + 0.5 * target**2,
+        outside=bound,
+        outside_root=np.full_like(found.side, -1),
+        end=found.end.copy(),
+        done=(found.end == bound) | (start == found.inside).all(axis=0),
+    )
+    new = _search(engine, lanes, problem, target)
+    better = found.side * (new.end - found.end) > NARROW * wide
+    return Lane(*(np.where(better, a, b) for a, b in zip(new, found, strict=True)))
 
 
 def _lanes(held, side, points, heights, problem: Problem) -> Lane:
