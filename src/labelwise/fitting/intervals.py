@@ -123,10 +123,17 @@ def profile_ends(
             _lanes(held, side, points, np.where(within, heights, np.inf), problem)
             for side in (-1, 1)
         ]
-        lanes = Lane(*(np.concatenate(rows, axis=-1).astype(rows[0].dtype) for rows in zip(*lanes)))
+        lanes = Lane(
+            *(
+                np.concatenate(rows, axis=-1).astype(rows[0].dtype)
+                for rows in zip(*lanes, strict=True)
+            )
+        )
+        begun = [lanes.q.copy()]
         found = _search(engine, lanes, twice, target)
         for begin_at in _others(held, points, np.where(within, heights, np.inf)):
-            found = _again(engine, found, begin_at, twice, target)
+            found = _again(engine, found, begin_at, begun, twice, target)
+            begun.append(begin_at)
         for row, part in zip((0, 1), (slice(None, voxels), slice(voxels, None)), strict=True):
             ends[row, held, index] = found.end[part]
             points = np.concatenate([points, found.inside[:, None, part]], axis=1)
@@ -146,13 +153,16 @@ def _others(held, points, heights) -> list[Float[np.ndarray, "P 2N"]]:
     return [np.concatenate([points[:, 0]] * 2, axis=-1), np.concatenate(sides, axis=-1)]
 
 
-def _again(engine: Engine, found: Lane, start, problem: Problem, target) -> Lane:
+def _again(engine: Engine, found: Lane, start, begun, problem: Problem, target) -> Lane:
     """Whether the region goes on beyond its ends, for the others' values at `start`."""
     mine = np.arange(len(start))[:, None] == found.held
     wide = _along(found.held, _widths(problem))
-    bound = np.where(found.side < 0, *(_along(found.held, x) for x in (problem.lower, problem.upper)))
+    bound = np.where(
+        found.side < 0, *(_along(found.held, x) for x in (problem.lower, problem.upper))
+    )
     beyond = found.end + found.side * 0.5 * NARROW * wide
     beyond = np.where(found.side < 0, np.maximum(beyond, bound), np.minimum(beyond, bound))
+    skip = (found.end == bound) | np.any([(start == x).all(axis=0) for x in begun], axis=0)
     lanes = found._replace(
         q=np.where(mine, beyond, start).astype(start.dtype),
         inside=np.where(mine, found.end, found.inside),
@@ -160,10 +170,11 @@ def _again(engine: Engine, found: Lane, start, problem: Problem, target) -> Lane
         outside=bound,
         outside_root=np.full_like(found.side, -1),
         end=found.end.copy(),
-        done=(found.end == bound) | (start == found.inside).all(axis=0),
+        done=skip.copy(),
     )
     new = _search(engine, lanes, problem, target)
-    better = found.side * (new.end - found.end) > NARROW * wide
+    farther = found.side * new.end > found.side * found.end + NARROW * wide
+    better = ~skip & new.done & farther
     return Lane(*(np.where(better, a, b) for a, b in zip(new, found, strict=True)))
 
 
@@ -237,7 +248,9 @@ def _round(engine: Engine, lanes: Lane, problem: Problem, target, limit: int) ->
 
 @eqx.filter_jit
 def _around(engine: BlackBox, lanes, state, problem, target, signal, slopes):
-    return advance(lanes, state, gauss_newton(engine.noise, problem, signal, slopes), problem, target)
+    return advance(
+        lanes, state, gauss_newton(engine.noise, problem, signal, slopes), problem, target
+    )
 
 
 @eqx.filter_jit
@@ -272,8 +285,12 @@ def advance(
 
     def holding(value):
         return problem._replace(
-            lower=[jnp.where(mine, value, x) for mine, x in zip(chosen, problem.lower, strict=True)],
-            upper=[jnp.where(mine, value, x) for mine, x in zip(chosen, problem.upper, strict=True)],
+            lower=[
+                jnp.where(mine, value, x) for mine, x in zip(chosen, problem.lower, strict=True)
+            ],
+            upper=[
+                jnp.where(mine, value, x) for mine, x in zip(chosen, problem.upper, strict=True)
+            ],
         )
 
     value = at_held(state.trial)
@@ -291,7 +308,8 @@ def advance(
     slope = at_held(best.gradient) + sum(h * d for h, d in zip(column, move, strict=True))
     slope = lanes.side * slope
 
-    bound = at_held([jnp.where(lanes.side < 0, a, b) for a, b in zip(problem.lower, problem.upper)])
+    lower, upper = at_held(problem.lower), at_held(problem.upper)
+    bound = jnp.where(lanes.side < 0, lower, upper)
     is_in, at_bound = root <= target, value == bound
     found_in, found_out = settled & is_in, settled & ~is_in
     points = [jnp.where(found_in, x, old) for x, old in zip(state.trial, lanes.inside, strict=True)]
@@ -321,7 +339,9 @@ def advance(
     usable = (place > 0.02 * bracket) & (place < 0.98 * bracket)
     limited = jnp.clip(forward, 0.02 * width, jnp.inf)
     so_far = jnp.abs(inside - lanes.origin)
-    limited = jnp.where(so_far > 0, jnp.minimum(limited, (GROWTH - 1) * so_far + 0.02 * width), limited)
+    limited = jnp.where(
+        so_far > 0, jnp.minimum(limited, (GROWTH - 1) * so_far + 0.02 * width), limited
+    )
     beyond = inside + lanes.side * limited
     beyond = jnp.where(lanes.side < 0, jnp.maximum(beyond, bound), jnp.minimum(beyond, bound))
     following = jnp.where(known, jnp.where(usable, newton, between), beyond)
@@ -333,7 +353,7 @@ def advance(
     corrected = value + lanes.side * correction
     end = jnp.where(is_in & at_bound, bound, between)
     end = jnp.where(hit, corrected, end)
-    end = jnp.clip(end, at_held(problem.lower), at_held(problem.upper))
+    end = jnp.clip(end, lower, upper)
 
     go = settled & ~done
     trial = _moved(state, following - at_held(state.q), column, chosen, holding(following))

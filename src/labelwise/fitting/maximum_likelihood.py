@@ -286,7 +286,9 @@ class MaximumLikelihood:
         finished = solution.converged & np.isfinite(solution.nll)
         ends = {}
         if self.intervals is not None:
-            ends = self._intervals(self.intervals, solution, every, spread, problem, scale, finished)
+            ends = self._intervals(
+                self.intervals, solution, every, spread, problem, scale, finished
+            )
             if self._scale is not None:
                 silent = finished & (status == Status.NO_SIGNAL)
                 others = np.arange(len(values)) != self._scale
@@ -317,8 +319,10 @@ class MaximumLikelihood:
         finished: Bool[np.ndarray, " N"],
     ) -> dict[str, Float[np.ndarray, "N P"]]:
         """The ends of the intervals, in the parameters' units."""
-        ends = {name: np.full((len(scale), len(self.parameters)), np.nan, self.dtype)
-                for name in ("low", "high")}
+        ends = {
+            name: np.full((len(scale), len(self.parameters)), np.nan, self.dtype)
+            for name in ("low", "high")
+        }
         if not finished.any():
             return ends
         solution, every, problem = (
