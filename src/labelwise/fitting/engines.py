@@ -160,7 +160,7 @@ class BlackBox(eqx.Module):
                 trial = np.stack(state.trial)
                 lanes = np.full(trial.shape[1], running[0])
                 lanes[running] = running  # a finished fit is not evaluated again
-                state = _step(self, state, problem, *self._evaluate(trial[:, lanes], problem))
+                state = _step(self, state, problem, *self.evaluated(trial[:, lanes], problem))
             return _outcome(state)
 
         return in_chunks(blocks, (q, damping, problem), WIDTH)
@@ -170,7 +170,7 @@ class BlackBox(eqx.Module):
 
         def blocks(_, arrays):
             q, problem, free, chosen = arrays
-            return _uncertainty(self.noise, *self._evaluate(q, problem), problem, free, chosen)
+            return _uncertainty(self.noise, *self.evaluated(q, problem), problem, free, chosen)
 
         return in_chunks(blocks, (q, problem, free, chosen), WIDTH)
 
@@ -179,11 +179,12 @@ class BlackBox(eqx.Module):
 
         def blocks(_, arrays):
             q, problem = arrays
-            return _predicted(self.noise, q, problem, *self._evaluate(q, problem))
+            return _predicted(self.noise, q, problem, *self.evaluated(q, problem))
 
         return in_chunks(blocks, (q, problem), WIDTH)
 
-    def _evaluate(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
+    def evaluated(self, q: np.ndarray, problem: Problem) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The signal (M, W) at q and its slopes."""
         dtype, q = q.dtype, q.astype(float)
         slopes = []
         for index in range(len(q)):

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting.batching import WIDTH, Solution, solve
 from labelwise.fitting.engines import NO_WEIGHT, Coordinates, has_kinks, make_engine
+from labelwise.fitting.intervals import profile_ends
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary
 from labelwise.limits import check_whole
@@ -48,9 +49,11 @@ class MaximumLikelihood:
         tolerance: stop when the predicted decrease of the nll in a step is smaller than this.
         dtype: float32, or float64 for twice the time.
         threads: number of cores; all of them if None.
+        intervals: the confidence of intervals, such as 0.95; no intervals if None.
 
     Raises:
-        InputError: if a bound names no parameter, is not ordered or is infinite.
+        InputError: if a bound names no parameter, is not ordered or is infinite, or the confidence
+            is not between 0 and 1.
 
     Example:
         >>> import labelwise as lw
@@ -71,6 +74,7 @@ class MaximumLikelihood:
         tolerance: float = 1e-4,
         dtype: type[np.floating] = np.float32,
         threads: int | None = None,
+        intervals: float | None = None,
     ) -> None:
         if not isinstance(model, SignalModel):
             raise InputError(
@@ -82,11 +86,16 @@ class MaximumLikelihood:
         check_whole("max_iterations", max_iterations)
         if threads is not None:
             check_whole("threads", threads)
+        if intervals is not None and not 0 < intervals < 1:
+            raise InputError(
+                f"intervals: expected a confidence between 0 and 1, such as 0.95, got {intervals!r}"
+            )
         self.model = model
         self.noise = noise
         self.parameters = _bounded(model.parameters, bounds or {})
         self.dtype = np.dtype(dtype)
         self.threads = (threads or available_cores()) if model.differentiable else 1
+        self.intervals = intervals
         self._stop = Stop(tolerance, max_iterations)
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
@@ -129,6 +138,8 @@ class MaximumLikelihood:
             - `runner_up` (*shape): 2 (nll - nll of the estimate) of the most likely optimum far
               from the estimate; infinite if the search found none. Below 3.84 the estimate is
               ambiguous
+            - `low`, `high` (*shape, P), with `intervals` only: the ends of the confidence intervals
+              by profile likelihood. An end on a bound means that the data set no limit there
 
         Raises:
             InputError: if the shapes of signal, sigma, start or mask do not fit the model.
@@ -189,7 +200,7 @@ class MaximumLikelihood:
         status[~self._enough(~left) & (status == Status.CONVERGED)] = Status.TOO_FEW
         good = np.flatnonzero(status == Status.CONVERGED)
         if not len(good):
-            return _failed(status, self.parameters, self.dtype)
+            return _failed(status, self.parameters, self.dtype, self.intervals is not None)
         batches = [(good, sigma)]
         if left.any():  # the others are fitted as if there were none that is left out
             some = left[good].any(axis=1)
@@ -265,6 +276,7 @@ class MaximumLikelihood:
         values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
         status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
         runner_up = _runner_up(solution, every, on_bound, errors)
+        spread = errors
         if self._scale is not None and self.parameters[self._scale].bounds[0] == 0:
             silent = gain <= SILENT * self._stop.tolerance
             status = np.where(silent, Status.NO_SIGNAL, status)
@@ -273,10 +285,21 @@ class MaximumLikelihood:
             values[self._scale, silent], on_bound[self._scale, silent] = 0, -1
             runner_up[silent] = np.inf
         finished = solution.converged & np.isfinite(solution.nll)
+        ends = {}
+        if self.intervals is not None:
+            ends = self._intervals(
+                self.intervals, solution, every, spread, problem, scale, finished
+            )
+            if self._scale is not None:
+                silent = finished & (status == Status.NO_SIGNAL)
+                others = np.arange(len(values)) != self._scale
+                ends["low"][silent] = np.where(others, bounds[:, 0, 0], 0)
+                ends["high"][np.ix_(silent, others)] = bounds[others, 1, 0]
         return Estimate(
             values=values.T,
             status=np.where(finished, status, Status.NOT_CONVERGED),
-            stats={
+            stats=ends
+            | {
                 "nll": solution.nll,
                 "residual": residual,
                 "iterations": solution.iterations,
@@ -285,6 +308,39 @@ class MaximumLikelihood:
                 "runner_up": runner_up,
             },
         )
+
+    def _intervals(
+        self,
+        level: float,
+        solution: Solution,
+        every: Solution,
+        errors: Float[np.ndarray, "P N"],
+        problem: Problem,
+        scale: Float[np.ndarray, " N"],
+        finished: Bool[np.ndarray, " N"],
+    ) -> dict[str, Float[np.ndarray, "N P"]]:
+        """The ends of the intervals, in the parameters' units."""
+        ends = {
+            name: np.full((len(scale), len(self.parameters)), np.nan, self.dtype)
+            for name in ("low", "high")
+        }
+        if not finished.any():
+            return ends
+        solution, every, problem = (
+            type(rows)(*(row[..., finished] for row in rows)) for rows in (solution, every, problem)
+        )
+        with jax.enable_x64(self.dtype == np.float64):
+            errors = errors[:, finished]
+            found = profile_ends(self._engine, solution, every, errors, problem, level)
+        box = (problem.lower, problem.upper)
+        for rows, q in zip(ends.values(), found, strict=True):
+            params = np.stack([np.asarray(row) for row in self._coordinates.params(q)])
+            params = self._scaled(params, scale[finished])
+            for q_bound, side in zip(box, (0, 1), strict=True):
+                bound = np.array([p.bounds[side] for p in self.parameters], self.dtype)
+                params = np.where(q == q_bound, bound[:, None], params)
+            rows[finished] = params.T
+        return ends
 
     def _describe(self, q, problem: Problem, on_bound) -> tuple[np.ndarray, ...]:
         """Errors in coordinates, residuals and gains."""
@@ -403,7 +459,10 @@ def _runner_up(
 
 
 def _failed(
-    status: Int[np.ndarray, " N"], parameters: tuple[Parameter, ...], dtype: np.dtype
+    status: Int[np.ndarray, " N"],
+    parameters: tuple[Parameter, ...],
+    dtype: np.dtype,
+    intervals: bool,
 ) -> Estimate:
     """An estimate without any fitted voxel."""
     voxels, size = len(status), len(parameters)
@@ -418,7 +477,8 @@ def _failed(
             "standard_error": nothing.copy(),
             "on_bound": np.zeros((voxels, size), np.int8),
             "runner_up": nothing[:, 0].copy(),
-        },
+        }
+        | ({"low": nothing.copy(), "high": nothing.copy()} if intervals else {}),
         parameters=parameters,
     )
 
@@ -430,7 +490,8 @@ def _assemble(
     parameters: tuple[Parameter, ...],
 ) -> Estimate:
     """Insert the fitted voxels among the failed ones; fits that did not converge are NaN, too."""
-    whole = _failed(status, parameters, fitted[0].values.dtype)
+    intervals = "low" in fitted[0].stats
+    whole = _failed(status, parameters, fitted[0].values.dtype, intervals)
     whole.status[good] = np.concatenate([part.status for part in fitted])
     converged = whole.status[good] != Status.NOT_CONVERGED
     whole.values[good[converged]] = np.concatenate([part.values for part in fitted])[converged]

@@ -183,6 +183,7 @@ def fit(
     noise: NoiseModel | None = None,
     mask: Bool[np.ndarray, "*shape"] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    intervals: float | None = None,
 ) -> Estimate:
     """Fit a signal model to every voxel by bounded maximum likelihood.
 
@@ -197,13 +198,15 @@ def fit(
         noise: `Rician()` if None; `Gaussian()` for least squares.
         mask: (*shape) the voxels to fit; all of them if None.
         bounds: replaces the bounds of parameters by name.
+        intervals: the confidence of intervals by profile likelihood, such as 0.95, in the stats
+            `low` and `high`; no intervals if None.
 
     Returns:
         See `MaximumLikelihood`; and the stat `left_out` (*shape, M): 0 for a measurement that was
         used, 1 for one that was left out on request, 2 if it was clipped, 3 if it was far too low.
 
     Raises:
-        InputError: if shapes or bounds do not fit the model.
+        InputError: if shapes or bounds do not fit the model, or the confidence is not in (0, 1).
 
     Example:
         >>> import labelwise as lw
@@ -212,7 +215,9 @@ def fit(
         >>> round(float(estimate["ADC"]), 2)
         0.7
     """
-    fitter = MaximumLikelihood(model, noise or Rician(), bounds=bounds)
+    fitter = estimate = MaximumLikelihood(model, noise or Rician(), bounds=bounds)
+    if intervals is not None:
+        estimate = MaximumLikelihood(fitter.model, fitter.noise, bounds=bounds, intervals=intervals)
 
     def usable(signal, sigma) -> Estimate:
         sigma = sigma_of_voxels(sigma, *signal.shape)
@@ -222,7 +227,7 @@ def fit(
             sigma = np.where(left, 1, sigma)
         with np.errstate(invalid="ignore"):
             top = ceiling([np.where(left, np.nan, signal)])
-        return estimate_usable(fitter, fitter, signal, sigma, codes, top)
+        return estimate_usable(estimate, fitter, signal, sigma, codes, top)
 
     return estimate_voxels(usable, signal, sigma, measurements(model), mask)
 
