@@ -95,7 +95,8 @@ def profile_ends(
     """The ends of the profile-likelihood intervals of N fits, in coordinates.
 
     The worst-determined parameter is the first. Every search begins at the farthest point of the
-    region that is known: the optima from all starts, and the ends of the parameters before.
+    region that is known: the optima from all starts, and the ends of the parameters before. Where
+    it ends, the region may go on for other values of the other parameters, which is tried.
 
     Args:
         engine: evaluates the likelihood.
@@ -116,29 +117,44 @@ def profile_ends(
     ends = np.empty((2, size, voxels), dtype)
     index = np.arange(voxels)
     twice = Problem(*(np.concatenate([rows, rows], axis=-1) for rows in problem))
+    extremes = []  # the ends of the worst-determined parameter: the region may bend between them
     for held in order:
-        lowest = heights.min(axis=0)
-        within = 2 * (heights - lowest) <= target**2
-        lanes = [
-            _lanes(held, side, points, np.where(within, heights, np.inf), problem)
-            for side in (-1, 1)
-        ]
-        lanes = Lane(
-            *(
-                np.concatenate(rows, axis=-1).astype(rows[0].dtype)
-                for rows in zip(*lanes, strict=True)
-            )
-        )
+        lanes = _both_sides(held, points, heights, problem, target)
         begun = [lanes.q.copy()]
         found = _search(engine, lanes, twice, target)
-        for begin_at in _others(held, points, np.where(within, heights, np.inf)):
+        for begin_at in extremes or _others(held, points, _within(heights, target)):
             found = _again(engine, found, begin_at, begun, twice, target)
             begun.append(begin_at)
         for row, part in zip((0, 1), (slice(None, voxels), slice(voxels, None)), strict=True):
             ends[row, held, index] = found.end[part]
             points = np.concatenate([points, found.inside[:, None, part]], axis=1)
             heights = np.concatenate([heights, found.inside_nll[None, part]])
+        extremes = extremes or [
+            np.concatenate([found.inside[:, part]] * 2, axis=-1)
+            for part in (slice(None, voxels), slice(voxels, None))
+        ]
+    for held in order:  # the ends of later parameters may lie beyond those of earlier ones
+        lanes = _both_sides(held, points, heights, problem, target)
+        before = np.concatenate(ends[:, held, index])
+        beyond = lanes.side * (_along(lanes.held, lanes.q) - before)
+        lanes.done[:] = beyond <= NARROW * _along(lanes.held, _widths(twice))
+        lanes.end[lanes.done] = before[lanes.done]
+        found = _search(engine, lanes, twice, target)
+        ends[:, held, index] = found.end.reshape(2, voxels)
     return ends
+
+
+def _within(heights, target):
+    """The nll of points in the region; infinite for the others."""
+    return np.where(2 * (heights - heights.min(axis=0)) <= target**2, heights, np.inf)
+
+
+def _both_sides(held, points, heights, problem: Problem, target) -> Lane:
+    """The lanes of the lower ends, then those of the upper ones."""
+    sides = [_lanes(held, side, points, _within(heights, target), problem) for side in (-1, 1)]
+    return Lane(
+        *(np.concatenate(rows, axis=-1).astype(rows[0].dtype) for rows in zip(*sides, strict=True))
+    )
 
 
 def _others(held, points, heights) -> list[Float[np.ndarray, "P 2N"]]:

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from labelwise.fitting import MaximumLikelihood
 from labelwise.formatting import plain
 from labelwise.io.files import canonical, digest
 from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks.cache import cached
 from labelwise.networks.card import Card
-from labelwise.networks.intervals import Heads, Kind, confidence, credible, pinball
+from labelwise.networks.intervals import LEVEL, Heads, Kind, confidence, credible, pinball
 from labelwise.networks.labels import MLE, GroundTruth, label_report, usable
 from labelwise.networks.mlp import (
     Architecture,
@@ -78,7 +79,7 @@ def train_networks(
     Args:
         plan: the simulation, labels, recipe and seed.
         ends: makes the confidence intervals of simulated voxels, as `stats["low"]` and `"high"` of
-            its estimates, (N, P) in the parameters' units; None for networks without them.
+            its estimates, (N, P) in the parameters' units; by profile likelihood if None.
         cache: folder of cached labels; nothing is cached if None.
         checkpoint: prefix of the paths of checkpoints; None for no checkpoints.
         resume: continue from the checkpoints; the networks are the same to the byte.
@@ -130,12 +131,12 @@ def train_networks(
             return training_set.optimise(examples, heads, *fixed)[0]
 
         given = plan, training_set.scaling, training_set.voxels, train_intervals
-        which = [_interval_kind(label, plan, ends is not None) for label in plan.labels]
+        which = [_interval_kind(label, plan) for label in plan.labels]
         made = {}
         if "credible" in which:
             made["credible"] = credible(*given)
         if "confidence" in which:
-            assert ends is not None
+            ends = ends or MaximumLikelihood(plan.model, plan.noise, intervals=LEVEL)
             made["confidence"] = confidence(*given, ends)
         networks = [
             each if kind is None else with_interval(each, made[kind])
@@ -458,13 +459,11 @@ def _fits_of(label: LabelSource | SelfSupervised, plan: TrainingPlan) -> bool:
     return label.describe() | {"start": None} == own | {"start": None}
 
 
-def _interval_kind(
-    label: LabelSource | SelfSupervised, plan: TrainingPlan, has_ends: bool
-) -> Kind | None:
+def _interval_kind(label: LabelSource | SelfSupervised, plan: TrainingPlan) -> Kind | None:
     """The kind of interval beside the network for a label; None if there is none."""
     if isinstance(label, GroundTruth):
         return "credible"
-    return "confidence" if has_ends and _fits_of(label, plan) else None
+    return "confidence" if _fits_of(label, plan) else None
 
 
 def _scaling(plan: TrainingPlan, voxels: Voxels) -> Scaling:
