@@ -25,7 +25,7 @@ from labelwise.formatting import printable
 from labelwise.types import Parameter, Status
 
 _NO_VALUE = "#d9d9d9"
-_STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
+STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
     Status.NOT_FITTED: _NO_VALUE,
     Status.CONVERGED: "#0072b2",
     Status.ON_BOUND: "#e69f00",
@@ -170,7 +170,7 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap=ListedColormap([_STATUS_COLOURS.get(code, _NO_VALUE) for code in range(_CODES)]),
+        cmap=ListedColormap([STATUS_COLOURS.get(code, _NO_VALUE) for code in range(_CODES)]),
         vmin=-0.5,
         vmax=_CODES - 0.5,
     )
@@ -179,7 +179,7 @@ def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
     beneath.set_axis_off()
     beneath.legend(
         handles=[
-            Patch(facecolor=_STATUS_COLOURS[code], edgecolor="0.3", label=_reason(code))
+            Patch(facecolor=STATUS_COLOURS[code], edgecolor="0.3", label=_reason(code))
             for code in Status
             if np.any(codes == code)
         ],
