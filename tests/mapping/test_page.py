@@ -173,7 +173,7 @@ def test_a_page_of_a_fit_has_no_dial_and_all_that_was_measured(job, data):
     )
     sample = held["sample"]
     measured = ordered(data)[sample["rows"].astype(int)]
-    np.testing.assert_allclose(sample["measured"].reshape(-1, 8), measured, atol=SIGMA / 20)
+    np.testing.assert_allclose(sample["measured"].reshape(-1, 8), measured, atol=SIGMA / 10)
     np.testing.assert_allclose(sample["measured_at"], 1000 * B)
     np.testing.assert_array_equal(held["regions"]["labels"], [2, 7])
     np.testing.assert_array_equal(held["regions"]["values"], ordered(LABELS) == 7)

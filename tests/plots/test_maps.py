@@ -20,7 +20,13 @@ def draw(count=4, shape=SHAPE, status=None, **options):
     rng = np.random.default_rng(0)
     status = np.full(shape, Status.CONVERGED) if status is None else status
     maps = {p.name: rng.uniform(0.1, 1, shape) for p in parameters(count)}
-    return parameter_maps(maps, parameters(count), status, index=1, standard_errors=maps, **options)
+    return pictured(maps, parameters(count), status, slices=[1], **options)
+
+
+def pictured(maps, parameters, status, slices=(0,), **options):
+    """Each map is its own standard error, and the first one the residual."""
+    options = {"standard_errors": maps, "residual": next(iter(maps.values())), **options}
+    return parameter_maps(maps, parameters, status, slices=slices, **options)
 
 
 def titles(figure):
@@ -39,7 +45,7 @@ def margins(figure):
 def test_any_number_of_parameters_and_any_shape_of_image_fit_on_the_page(count, shape):
     status = np.resize(np.array(Status), shape)
     figure = draw(count, shape, status)
-    assert len(titles(figure)) == 2 * count + 1
+    assert len(titles(figure)) == 2 * count + 2
     assert min(margins(figure)) > 0
 
 
@@ -51,7 +57,7 @@ def test_a_symbol_that_cannot_be_typeset_falls_back_to_the_name():
     broken = Parameter("T2", "ms", (0, 1), r"T_{2")
     maps = {"T2": np.ones(SHAPE)}
     status = np.ones(SHAPE, int)
-    figure = parameter_maps(maps, [broken], status, index=0, standard_errors=maps)
+    figure = pictured(maps, [broken], status)
     assert titles(figure)[0] == "T2 (ms)"
     figure.draw_without_rendering()
 
@@ -77,7 +83,7 @@ def test_voxels_on_a_bound_do_not_stretch_the_colours():
     status[:5], values[:5] = Status.ON_BOUND, 300.0
     maps = {"D": values}
     parameter = Parameter("D", "µm²/ms", (0, 300))
-    figure = parameter_maps(maps, [parameter], status, index=0, standard_errors=maps)
+    figure = pictured(maps, [parameter], status)
     assert figure.axes[0].images[0].get_clim()[1] <= 2.0
 
 
@@ -86,7 +92,7 @@ def test_maps_without_contrast_are_drawn(value):
     maps = {"D": np.full(SHAPE, value)}
     parameter = Parameter("D", "µm²/ms", (0, 1))
     status = np.zeros(SHAPE, int)
-    figure = parameter_maps(maps, [parameter], status, index=0, standard_errors=maps)
+    figure = pictured(maps, [parameter], status)
     figure.draw_without_rendering()
     low, high = figure.axes[0].images[0].get_clim()
     assert low < high
@@ -106,12 +112,10 @@ def test_the_legend_names_each_status_that_occurs():
 def test_a_file_name_in_a_title_is_no_mathtext(name):
     ones = np.ones((4, 4, 1))
     parameter = Parameter("D", "m$^2$", (0.0, 4.0))
-    figure = parameter_maps(
+    figure = pictured(
         {"D": ones},
         [parameter],
         ones.astype(int),
-        index=0,
-        standard_errors={"D": ones},
         title=f"{name}, slice 1",
     )
     figure.savefig(io.BytesIO())

@@ -384,10 +384,14 @@ def _ends(
     some = np.flatnonzero(doubtful.any(axis=0))
     if not len(some):
         return ends
-    by_fit = fits.fitter(signal[some], sigma[some])
-    replaced = doubtful[:, some, None] & has_values(by_fit.status)[:, None]
+    by_fit, status = found.values[rows[some]], found.status[rows[some]]
+    new = np.isin(status, (Status.PREDICTED, Status.EXTRAPOLATED))  # the others are fits already
+    if new.any():
+        more = fits.fitter(signal[some[new]], sigma[some[new]])
+        by_fit[new], status[new] = more.values, more.status
     clipped = np.stack([estimate.values[some] for estimate in own])
-    ends[:, rows[some]] = np.where(replaced, by_fit.values, clipped)
+    replaced = doubtful[:, some, None] & has_values(status)[:, None]
+    ends[:, rows[some]] = np.where(replaced, by_fit, clipped)
     return ends
 
 

@@ -487,9 +487,8 @@ async function start() {
     $("precision").textContent = `Uncertainties, and what is calculated from the parameters, stay at the alpha of the run. Estimates are stored in steps of ${estimates().filter((m) => m.values.length > 1).map((m) => `${m.step} ${m.unit}`.trim() + ` (${m.name})`).join(", ")}.`;
     drawDials();
   }
-  const middle = data.sample.rows[Math.floor(data.sample.rows.length / 2)];
-  if (middle !== undefined) {
-    const flat = data.rowOf.indexOf(middle), [X, Y] = data.shape;
+  if (data.start !== null) {
+    const flat = data.rowOf.indexOf(data.start), [X, Y] = data.shape;
     const voxel = [flat % X, Math.floor(flat / X) % Y, Math.floor(flat / (X * Y))];
     if (viewer) moveTo(voxel);
     selectVoxel(voxel);

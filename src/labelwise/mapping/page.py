@@ -41,9 +41,9 @@ PAGE = "report.html"
 SigmaOf = Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, "#n #M"]]
 """The sigma of voxels by their flat index."""
 
-_VALUES = 14_000_000  # in all maps; a larger series is thinned
-_MEASURED = 1_000_000  # measurements and points of curves in the page
-_POINTS = 24  # of a curve
+_VALUES = 11_500_000  # in all maps; a larger series is thinned
+_MEASURED = 1_500_000  # measurements and points of curves in the page
+_POINTS = 16  # of a curve
 _FINE, _RELATIVE = 20, 0.05  # steps in a median standard error; step of logarithms
 _REGIONS = 30  # a mask of more values has no labels
 _MISSED = 3.0  # a residual above this is not noise
@@ -105,7 +105,7 @@ def page(
         "command": request.command,
         "shape": thinned.shape,
         "affine": thinned.affine,
-        "inverse": np.linalg.inv(thinned.affine),
+        "inverse": np.linalg.pinv(thinned.affine),
         "thinned": thinned.every,
         "oriented": oriented(series.header),
         "inside": _packed(thinned.inside_grid(), 1.0),
@@ -117,6 +117,7 @@ def page(
             *_derived(request, named, rows, status),
             *_quality(named, rows),
         ],
+        "start": _middle(series, index, sample, status),
         "sample": _measured(request, series, index, sample, curves, sigma_of, left),
     }
     return _template().render(
@@ -388,6 +389,21 @@ def _sample(series: Series, index: Int[np.ndarray, " n"], numbers: int) -> Int[n
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, int)
 
 
+def _middle(
+    series: Series,
+    index: Int[np.ndarray, " n"],
+    rows: Int[np.ndarray, " s"],
+    status: Int[np.ndarray, " n"],
+) -> int | None:
+    """Of some rows, the one with an estimate that is nearest their middle."""
+    rows = rows[has_values(status[rows])]
+    if not len(rows):
+        return None
+    places = np.stack(np.unravel_index(index[rows], series.shape, order="F"))
+    away = ((places - np.median(places, axis=1, keepdims=True)) ** 2).sum(axis=0)
+    return int(rows[np.argmin(away)])
+
+
 def _measured(
     request: Request,
     series: Series,
@@ -418,7 +434,7 @@ def _measured(
         except InputError:  # of a model that needs its own settings
             grid = None
     described = describe_settings({name: settings[name]})
-    step = float(np.nanmedian(sigma)) / 10
+    step = float(np.nanmedian(sigma)) / 5
     expected = {}
     for words, params in curves.items():
         signal = signals(model, params[rows])
