@@ -249,6 +249,7 @@ ready.then(() => {
   const found = {
     maps, complaints, coloured: coloured / (size[0] * size[1]),
     voxel: state.voxel, drawn: layer.getValue(...layer.mm2vox(mm), 0),
+    limits: chosen().limits,
     bars: $("histogram").querySelectorAll("rect").length,
     points: $("plot").querySelectorAll("circle").length,
     curves: $("plot").querySelectorAll("polyline").length,
@@ -294,7 +295,9 @@ def test_a_browser_shows_it_without_a_complaint(job, dial, tmp_path, width):
     voxel = np.zeros(SHAPE, bool)
     voxel[5, 3, 1] = True
     assert found["voxel"] == [5, 3, 1]
-    assert found["drawn"] == pytest.approx(adc[ordered(voxel)][0], abs=entries[1]["step"] / 2)
+    low, high = found["limits"]
+    shade = 1 + 254 * np.clip((adc[ordered(voxel)][0] - low) / (high - low), 0, 1)
+    assert found["drawn"] == pytest.approx(shade, abs=254 * entries[1]["step"] / (high - low))
     region = ordered(LABELS) == 2
     lines = [line.split("\t") for line in found["statistics"].splitlines()]
     assert [float(line[1]) for line in lines] == pytest.approx(

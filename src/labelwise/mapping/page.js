@@ -2,7 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const state = { map: null, alpha: null, region: 0, row: -1 };
-const CURVES = ["#d7191c", "#0072b2", "#8e3b9e"];
+const CURVES = ["#dc4a46", "#3a8bd0", "#a163c0"];
 
 /* ---- what is stored: integers of a step, their bytes in planes, deflated, in base64 */
 async function inflated(text) {
@@ -135,11 +135,11 @@ function nifti(values) {
   return file.buffer;
 }
 
-function spread(values) {
+function spread(values, none) {
   const grid = new Float32Array(data.rowOf.length);
   for (let voxel = 0; voxel < grid.length; voxel++) {
     const row = data.rowOf[voxel];
-    grid[voxel] = row < 0 ? NaN : values[row];
+    grid[voxel] = row < 0 ? none : values[row];
   }
   return grid;
 }
@@ -156,7 +156,7 @@ async function startViewer() {
   });
   await viewer.attachToCanvas($("volumes"), false);
   const back = await NVImage.new(nifti(data.background.values), "input.nii", "gray", 1, null, ...data.background.limits);
-  layer = await NVImage.new(nifti(spread(chosen().values)), "map.nii", "viridis", 1, null, 0, 1);
+  layer = await NVImage.new(nifti(spread(shades(chosen()), 0)), "map.nii", "viridis", 1, null, 0, 255);
   viewer.addVolume(back);
   viewer.addVolume(layer);
   const flat = data.shape.indexOf(1);
@@ -180,28 +180,38 @@ function moveTo(voxel) {
   viewer.drawScene();
 }
 
-function colours(name) {
-  const map = chosen().map;
-  if (!map.classes) return name;
-  const many = map.classes.length > 1 ? map.classes : [...map.classes, ...map.classes];
-  const parts = many.map(({ colour }) => [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16)));
-  const I = parts.map((_, k) => Math.round((255 * k) / (parts.length - 1)));
-  window.niivue.cmapper.addColormap(`classes of ${map.name}`, { R: parts.map((p) => p[0]), G: parts.map((p) => p[1]), B: parts.map((p) => p[2]), A: parts.map(() => 255), I });
-  return `classes of ${map.name}`;
+/* Shades are counted here, since NiiVue has no colour for NaN and for the lowest value alike: 0 is
+   none and has no colour, 1 to 255 are the colours of the map; each class has an equal part. */
+function shades({ map, values, limits: [low, high] = [] }) {
+  const share = map.classes ? (value) => (value + 0.5) / map.classes.length : (value) => (value - low) / (high - low);
+  return values.map((value) => (Number.isNaN(value) ? 0 : 1 + 254 * Math.min(1, Math.max(0, share(value)))));
+}
+
+function palette({ map, colours }) {
+  const base = window.niivue.cmapper.colormap(colours, false);
+  const rgb = Array.from({ length: 255 }, (_, k) => {
+    if (!map.classes) return [...base.slice(4 * k + 4, 4 * k + 7)];
+    const { colour } = map.classes[Math.floor((k * map.classes.length) / 255)];
+    return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  });
+  const column = (k) => [0, ...rgb.map((each) => each[k])];
+  const name = `labelwise ${map.classes ? map.name : colours}`;
+  window.niivue.cmapper.addColormap(name, { R: column(0), G: column(1), B: column(2), A: [0, ...rgb.map(() => 255)], I: column(0).map((_, k) => k) });
+  return name;
 }
 
 function drawMap() {
   if (!viewer) return;
-  const { map, values, limits, colours: name } = chosen();
-  layer.img = spread(values);
-  layer.colormap = colours(name);
-  [layer.cal_min, layer.cal_max] = map.classes ? [0, Math.max(1, map.classes.length - 1)] : limits;
+  const shown = chosen();
+  layer.img = spread(shades(shown), 0);
+  layer.colormap = palette(shown);
+  [layer.cal_min, layer.cal_max] = [0, 255];
   layer.opacity = Number($("opacity").value);
   viewer.updateGLVolume();
 }
 
 function drawLegend() {
-  const { map, limits, colours: name, about } = chosen();
+  const shown = chosen(), { map, limits, about } = shown;
   $("legend").replaceChildren();
   if (map.classes) {
     const items = map.classes.map(({ words, colour }) => {
@@ -211,10 +221,10 @@ function drawLegend() {
     });
     $("legend").append(element("ul", { className: "classes" }, ...items));
   } else {
-    const strip = element("canvas", { width: 256, height: 1 });
+    const strip = element("canvas", { width: 255, height: 1 });
     if (viewer) {
-      const shades = window.niivue.cmapper.colormap(name, false).map((shade, k) => (k % 4 === 3 ? 255 : shade));
-      strip.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(shades.slice(0, 1024)), 256, 1), 0, 0);
+      const bar = window.niivue.cmapper.colormap(palette(shown), false).slice(4);
+      strip.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(bar), 255, 1), 0, 0);
     }
     $("legend").append(element("div", { className: "scale" }, number(limits[0]), strip, `${number(limits[1])} ${map.unit}`));
   }
@@ -477,7 +487,7 @@ async function start() {
     await startViewer();
   } catch (error) {
     viewer = null;
-    $("stage").replaceChildren(element("p", { textContent: `The slices cannot be shown: ${error.message} (WebGL 2 is needed). The rest of the page works.` }));
+    $("stage").replaceChildren(element("p", { textContent: `The slices cannot be shown: ${error.message} (WebGL 2 is needed) The rest of the page works.` }));
   }
   if (data.alpha) {
     $("dialbox").hidden = false;

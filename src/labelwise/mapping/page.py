@@ -434,12 +434,12 @@ def _measured(
         except InputError:  # of a model that needs its own settings
             grid = None
     described = describe_settings({name: settings[name]})
-    step = float(np.nanmedian(sigma)) / 5
+    step = float(np.nanmedian(sigma))
     expected = {}
     for words, params in curves.items():
         signal = signals(model, params[rows])
         mean = evaluate(request.noise.mean, signal, sigma[:, None])
-        expected[words] = _packed(mean.ravel(), step)
+        expected[words] = _packed(mean.ravel(), step / 50)
     return {
         "rows": _packed(rows, 1.0),
         "slices": _spans(np.unique(index[rows] // (series.shape[0] * series.shape[1])) + 1),
@@ -448,10 +448,10 @@ def _measured(
         "measured_at": described[name]["values"],
         "curve_at": describe_settings({name: points})[name]["values"],
         "smooth": grid is not None,
-        "measured": _packed(measured.ravel(), step),
+        "measured": _packed(measured.ravel(), step / 5),
         "left_out": None if left is None else _packed(left[index[rows]].ravel(), 1.0),
         "curves": expected,
-        "sigma": _packed(sigma, float(np.nanmedian(sigma)) / 1000),
+        "sigma": _packed(sigma, step / 1000),
     }
 
 
@@ -506,7 +506,7 @@ def _facts(
             ("scatter", f"{number(level.scatter)} between repeats; standard errors are those of it")
         )
     facts += [
-        ("not used", f"sigma {number(o.sigma)} ({o.method}){': ' * bool(o.doubt)}{o.doubt}")
+        ("sigma not used", f"{number(o.sigma)} ({o.method}){': ' * bool(o.doubt)}{o.doubt}")
         for o in report.other_sigma
     ]
     facts += [("no sigma", f"{name}: {why}") for name, why in report.refused_sigma.items()]

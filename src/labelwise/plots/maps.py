@@ -215,13 +215,13 @@ def _mark(axes: Axes, orientation: Sequence[str], number: str) -> None:
     if len(orientation) == 2:
         right, top = orientation
         for letter, x, y, across, along in (
-            (right, 0.99, 0.5, "right", "center"),
-            (_OPPOSITE[right], 0.01, 0.5, "left", "center"),
+            (right, 0.98, 0.5, "right", "center"),
+            (_OPPOSITE[right], 0.02, 0.5, "left", "center"),
             (top, 0.5, 0.99, "center", "top"),
             (_OPPOSITE[top], 0.5, 0.01, "center", "bottom"),
         ):
             axes.text(x, y, letter, ha=across, va=along, path_effects=edge, **style)
-    axes.text(0.01, 0.99, number, ha="left", va="top", path_effects=edge, **style)
+    axes.text(0.02, 0.98, number, ha="left", va="top", path_effects=edge, **style)
 
 
 def _status(axes: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
