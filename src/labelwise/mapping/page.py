@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from labelwise.formatting import in_words, json_text, number, plain
+from labelwise.formatting import in_words, json_text, number, plain, printable
 from labelwise.io.geometry import oriented
 from labelwise.io.nifti import Series, read_map
 from labelwise.mapping.maps import Map
@@ -121,10 +121,12 @@ def page(
         "sample": _measured(request, series, index, sample, curves, sigma_of, left),
     }
     return _template().render(
-        title=f"{type(request.model).__name__} maps of {series.name}",
+        title=printable(f"{type(request.model).__name__} maps of {series.name}"),
         lead=_lead(request, report),
-        facts=_facts(request, report, estimate, inside),
-        notes=report.notes,
+        facts=[
+            (name, printable(words)) for name, words in _facts(request, report, estimate, inside)
+        ],
+        notes=[printable(note) for note in report.notes],
         data=json_text(plain(data), allow_nan=False).replace("<", "\\u003c"),
         viewer=_viewer(),
         licence=files("labelwise.mapping").joinpath("viewer/LICENSE").read_text("utf-8"),
