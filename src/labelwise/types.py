@@ -164,7 +164,7 @@ OUTPUTS = frozenset(
     (
         *("status", "on_bound", "nll", "residual", "iterations", "outside", "sigma"),
         *("runner_up", "left_out"),
-        *("run", "maps", "net"),  # other files
+        *("run", "maps", "net", "report"),  # other files
         *("estimator", "parameter", "other"),  # dimensions of evaluations
         *("name", "all"),  # words of tissues and options
     )

@@ -83,7 +83,7 @@ def test_every_map_is_there_with_a_sidecar(fitted):
     ]
     written = {path.name for path in folder.iterdir()}
     maps = {f"{name}.{ending}" for name in names for ending in ("nii.gz", "json")}
-    assert written == maps | {"run.json", "maps.png"}
+    assert written == maps | {"run.json", "maps.png", "report.html"}
 
 
 def test_the_truth_comes_back(fitted):

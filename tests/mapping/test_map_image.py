@@ -67,6 +67,7 @@ class LogLinear:
     outside: int = 0
     parameters = ADC.parameters
     conditioned = False
+    is_blend = False
 
     def __call__(self, signal, sigma):
         status = check_input(signal, np.asarray(sigma)[:, None], Rician())
@@ -129,7 +130,7 @@ def test_every_map_is_there_with_a_sidecar_and_the_network_too(mapped):
     ]
     maps = {f"{name}.{ending}" for name in names for ending in ("nii.gz", "json")}
     written = {path.name for path in mapped[0].folder.iterdir()}
-    assert written == maps | {"run.json", "maps.png", "net.safetensors"}
+    assert written == maps | {"run.json", "maps.png", "report.html", "net.safetensors"}
     assert matplotlib.image.imread(mapped[0].folder / "maps.png").shape[2] == 4
 
 

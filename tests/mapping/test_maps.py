@@ -7,6 +7,7 @@ from labelwise.evaluation import grid
 from labelwise.io.results import RUN
 from labelwise.mapping.by_network import NETWORK
 from labelwise.mapping.maps import PICTURE, maps_of_fit, maps_of_network
+from labelwise.mapping.page import PAGE
 from labelwise.types import OUTPUTS, STANDARD_ERROR
 
 
@@ -20,7 +21,9 @@ def test_no_parameter_may_be_named_like_a_map(maps):
 
 
 def test_no_parameter_may_be_named_like_another_file():
-    assert {file.partition(".")[0] for file in (RUN, PICTURE, NETWORK, "sigma.json")} <= OUTPUTS
+    assert {
+        file.partition(".")[0] for file in (RUN, PICTURE, PAGE, NETWORK, "sigma.json")
+    } <= OUTPUTS
 
 
 def test_no_parameter_may_be_named_like_a_dimension_of_an_evaluation():

@@ -277,8 +277,9 @@ def fit(
 
     Each parameter gets a map and a map of its standard error. `status.nii.gz` holds the outcome of
     the fit in each voxel; failed voxels are NaN. Measurements far below what the others of their
-    voxel predict, and clipped ones, are left out (`left_out.nii.gz`). `maps.png` is an overview,
-    `run.json` the record of the run. The exit status is 2 if no voxel has a value.
+    voxel predict, and clipped ones, are left out (`left_out.nii.gz`). `report.html` is a page to
+    look at, `maps.png` an overview, `run.json` the record of the run. The exit status is 2 if no
+    voxel has a value.
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 

@@ -177,7 +177,7 @@ def show_report(report: Report) -> None:
     if network:
         table.add_row("network", console.render_str(_network(network), overflow="fold"))
     table.add_row("speed", _speed(report))
-    place = f"{report.folder} (look at maps.png first)"
+    place = f"{report.folder} (look at report.html first)"
     table.add_row("maps", console.render_str(place, overflow="fold"))
     console.print(table)
 

@@ -73,6 +73,11 @@ def mend_geometry(header: nib.Nifti1Header, shape: tuple[int, ...], path: object
     return notes
 
 
+def oriented(header: nib.Nifti1Header) -> bool:
+    """Whether a header states where left, front and head are."""
+    return any(int(header[f"{form}_code"]) > 0 for form in _FIELDS)
+
+
 def distance(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape) -> float:
     """The largest distance between the same voxel of two grids, in voxels of the first.
 

@@ -198,7 +198,18 @@ class ByNetwork:
         if len(signal):
             by_network(signal[:1], sigma[:1, None], None)  # compiles: all blocks have one shape
         clock.lap("start")
-        return Prepared(step, request.model.parameters, request.workers, network, use)
+
+        def ends(signal, sigma, scatter, found):
+            return _ends(network, fits, signal, sigma, excess(scatter, sigma), found)
+
+        return Prepared(
+            step,
+            request.model.parameters,
+            request.workers,
+            network,
+            use,
+            ends if network.is_blend else None,
+        )
 
     def limits(self, estimate: Estimate, prepared: Prepared) -> dict[str, np.ndarray]:
         """By parameter, -1 where a value is below the range of the labels, +1 above."""
@@ -336,6 +347,52 @@ class _Fits:
             fitted, outside, before | np.uint8(OUTSIDE_VERIFIED)
         )
         found.status[rows] = np.where(fitted, status, Status.EXTRAPOLATED)
+
+
+def _ends(
+    network: Network,
+    fits: _Fits | None,
+    signal: Float[np.ndarray, "n M"],
+    sigma: Float[np.ndarray, "#n #M"],
+    beyond: Float[np.ndarray, "#n 1"] | None,
+    found: Estimate,
+) -> Float[np.ndarray, "2 n P"]:
+    """The estimates at both ends of a blend, as a run at alpha 1 and one at 0 make them.
+
+    They are not clipped to the bounds, since a blend is clipped as a whole, except where a fit
+    takes the place of either, and where both are fits because measurements are left out.
+    """
+    ends = np.stack([found.values] * 2)
+    rows = np.flatnonzero(has_values(found.status) & ~found.stats["left_out"].any(axis=1))
+    if not len(rows):
+        return ends
+    signal, sigma = signal[rows], np.broadcast_to(sigma.min(axis=1), len(signal))[rows]
+    raw = network.unclipped_ends(signal, sigma)
+    ends[:, rows] = raw
+    if fits is None:
+        return ends
+    if beyond is not None and len(beyond) > 1:
+        beyond = beyond[rows]
+    singles = [end.without_errors() for end in network.ends]
+    own = [single(signal, sigma) for single in singles]
+    doubtful = np.stack(
+        [
+            fits._doubtful(end, estimate, signal, sigma, beyond)
+            for end, estimate in zip(singles, own, strict=True)
+        ]
+    )
+    some = np.flatnonzero(doubtful.any(axis=0))
+    if not len(some):
+        return ends
+    by_fit, status = found.values[rows[some]], found.status[rows[some]]
+    new = np.isin(status, (Status.PREDICTED, Status.EXTRAPOLATED))  # the others are fits already
+    if new.any():
+        more = fits.fitter(signal[some[new]], sigma[some[new]])
+        by_fit[new], status[new] = more.values, more.status
+    clipped = np.stack([estimate.values[some] for estimate in own])
+    replaced = doubtful[:, some, None] & has_values(status)[:, None]
+    ends[:, rows[some]] = np.where(replaced, by_fit, clipped)
+    return ends
 
 
 def model_of(path: Path | None) -> str:

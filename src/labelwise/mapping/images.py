@@ -51,8 +51,8 @@ def fit_image(
 
     Writes a map and a standard error for each parameter; maps of the status, the parameters on a
     bound, the negative log-likelihood, the residual and the iterations; a JSON sidecar for each
-    map; `run.json`, the record of the run; and the figure `maps.png`. All files appear together at
-    the end. A failed voxel is NaN, and its status holds the reason.
+    map; `run.json`, the record of the run; the page `report.html`; and the figure `maps.png`. All
+    files appear together at the end. A failed voxel is NaN, and its status holds the reason.
 
     A measurement far below what the others of its voxel predict (a signal dropout, zero padding) is
     left out, and so is a clipped one. The map `left_out` marks them, if there are any.

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
 from labelwise.fitting.usable import REASONS
+from labelwise.io.geometry import oriented
 from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
@@ -153,7 +155,7 @@ def picture(
     sigma: NoiseLevel,
     how: str = "",
 ) -> Figure:
-    """The slice with most voxels that have values; of several, the one nearest the middle.
+    """Three slices between which the voxels that have values are evenly divided, or fewer.
 
     Args:
         request: model and noise, for the title.
@@ -168,9 +170,10 @@ def picture(
         return values.reshape(series.shape, order="F")
 
     status = volume(estimate.status)
-    filled = has_values(status).sum(axis=(0, 1))
-    middle = (len(filled) - 1) / 2
-    index = max(range(len(filled)), key=lambda z: (filled[z], -abs(z - middle)))
+    filled = np.cumsum(has_values(status).sum(axis=(0, 1)))
+    slices = [int(np.argmax(filled >= share * filled[-1])) for share in (0.75, 0.5, 0.25)]
+    slices = list(dict.fromkeys(slices))
+    numbers = f"slice{'s' * (len(slices) > 1)} {', '.join(str(z + 1) for z in reversed(slices))}"
     x, y = (float(zoom) or 1.0 for zoom in series.header.get_zooms()[:2])
     columns = {parameter.name: column for column, parameter in enumerate(parameters)}
     errors = estimate.stats["standard_error"]
@@ -178,11 +181,13 @@ def picture(
         {name: volume(estimate.values[:, column]) for name, column in columns.items()},
         parameters,
         status,
-        index=index,
+        slices=slices,
         standard_errors={name: volume(errors[:, column]) for name, column in columns.items()},
+        residual=volume(estimate.stats["residual"]),
         zooms=(x, y),
+        orientation=nib.aff2axcodes(series.affine)[:2] if oriented(series.header) else "",
         title=(
-            f"{series.name}, slice {index + 1} of {series.shape[2]}\n"
+            f"{series.name}, {numbers} of {series.shape[2]}\n"
             f"{type(request.model).__name__}, {type(request.noise).__name__} noise, "
             f"sigma {sigma.sigma:.4g} ({sigma.method}){how}"
         ),

@@ -34,6 +34,13 @@ Step = Callable[
 already (else 0), the largest value of the series, if it may be clipped, and the scatter of the
 measurements, if it is not sigma."""
 
+Ends = Callable[
+    [Float[np.ndarray, "n M"], Float[np.ndarray, "#n #M"], float | None, Estimate],
+    Float[np.ndarray, "2 n P"],
+]
+"""Both ends of a blend of networks (alpha 1, then 0) before they are clipped to the bounds, from
+signal, sigma and scatter of some voxels as for `Step`, and their estimate with its `left_out`."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -45,6 +52,7 @@ class Prepared:
         workers: how many blocks at a time; 1 if a step uses all cores by itself.
         network: the network, if it is one; it is written if it was trained for this run.
         use: the network's part of the report.
+        ends: of a blend, gives the estimates between which alpha blends.
     """
 
     step: Step
@@ -52,6 +60,7 @@ class Prepared:
     workers: int
     network: Network | None = None
     use: NetworkUse | None = None
+    ends: Ends | None = None
 
 
 class Method(Protocol):

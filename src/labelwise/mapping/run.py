@@ -25,6 +25,7 @@ from labelwise.mapping.derived import maps_of_derived, with_derived
 from labelwise.mapping.gradients import corrected, read_factors, scaled_by_b
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
+from labelwise.mapping.page import PAGE, page
 from labelwise.mapping.request import Request
 from labelwise.mapping.sigma import Noise, noise_level
 from labelwise.mapping.summary import (
@@ -114,7 +115,6 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             if prepared.network is not None:
                 for name in method.files:
                     prepared.network.save(out.path(name))
-            clock.lap("write")
             report = Report(
                 folder=request.folder,
                 voxels=count_statuses(estimate.status[inside]),
@@ -128,6 +128,9 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 network=prepared.use,
                 left_out=count_left_out(left),
             )
+            text = page(request, series, inside, estimate, maps, prepared, report, scan.sigma_of)
+            out.path(PAGE).write_text(text, encoding="utf-8")
+            clock.lap("write")
             out.write_run(record | report.as_dict())
     return report
 
@@ -322,7 +325,7 @@ def _output(
     request: Request, method: Method, series: Series, maps: Sequence[Map]
 ) -> AbstractContextManager[Output]:
     """The output folder."""
-    names = [*file_names(maps), *method.files]
+    names = [*file_names(maps), PAGE, *method.files]
     if isinstance(request.sigma, Path) or request.sigma in ("auto", "repeats", "mppca"):
         names += ["sigma.nii.gz", "sigma.json"]
     return output_folder(

@@ -219,6 +219,21 @@ class Network:
         """The same network without standard errors and intervals, which is much faster."""
         return replace(self, standard_errors=False, intervals=False)
 
+    def unclipped_ends(
+        self, signal: Float[np.ndarray, "N M"], sigma: Float[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "E N P"]:
+        """The estimates of each of its E members for valid voxels, before they are clipped.
+
+        A blend is clipped as a whole: at any alpha, its estimate is the blend of these, clipped to
+        the bounds of the parameters.
+        """
+        ones = np.ones(len(self.parameters), np.float32)
+        signal, sigma = np.asarray(signal, np.float32), np.asarray(sigma, np.float32)
+        parts = [(m.architecture, m.scaling, m.weights, ones) for m in self.members]
+        return np.stack(
+            [apply([part], self.noise, signal, sigma, errors=False)[0] for part in parts]
+        )
+
     def check_acquisition(
         self, settings: Mapping[str, Float[np.ndarray, " M"]], b_tolerance: float = 0.0
     ) -> None:

@@ -20,13 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.mathtext import MathTextParser
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from labelwise.formatting import printable
 from labelwise.types import Parameter, Status
 
-_NO_VALUE = "#d9d9d9"
-_STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
-    Status.NOT_FITTED: _NO_VALUE,
+_OUTSIDE, _NO_VALUE = "#d9d9d9", "#8c8c8c"
+STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-blind readers
+    Status.NOT_FITTED: _OUTSIDE,
     Status.CONVERGED: "#0072b2",
     Status.ON_BOUND: "#e69f00",
     Status.NOT_CONVERGED: "#d55e00",
@@ -36,7 +37,7 @@ _STATUS_COLOURS: dict[int, str] = {  # Okabe & Ito, distinguishable for colour-b
     Status.BAD_SIGMA: "#f0e442",
     Status.NO_REFERENCE: "#7f7f7f",
     Status.PREDICTED: "#009e73",
-    Status.EXTRAPOLATED: "#e69f00",
+    Status.EXTRAPOLATED: "#882255",
     Status.NO_SIGNAL: "#5e4b8b",
     Status.TOO_FEW: "#8c510a",
 }
@@ -44,16 +45,17 @@ _CODES = 1 + max(Status)
 _RELIABLE = (Status.CONVERGED, Status.PREDICTED)
 # All lengths in inches. Laid out by hand: the size of every image is known beforehand, and a
 # layout engine would leave wide gaps around images of other shapes.
-_IMAGE = 2.0  # the longer side of an image
-_BAR, _TICKS, _TITLE, _MARGIN = 0.1, 0.55, 0.28, 0.12
+_IMAGE, _SMALL = 2.0, 1.4  # the longer side of an image: of one slice, of several
+_BAR, _TICKS, _TITLE, _MARGIN, _GAP = 0.1, 0.55, 0.28, 0.12, 0.05
 _NARROWEST = 1.9  # room for the title of an image
 _NARROWEST_FIGURE = 5.2  # room for the title
 _ENTRY = 0.17  # height of one line of the legend of statuses
 _CHARACTERS = 30  # characters in a line of it
 _LINE = 0.17  # of the title
-_WIDEST = 5  # panels side by side before a new band begins
+_WIDEST = 6  # panels side by side before a new band begins
 _DPI = 120
 _ENOUGH = 20  # voxels to take percentiles of
+_OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
 def parameter_maps(
@@ -61,25 +63,30 @@ def parameter_maps(
     parameters: Sequence[Parameter],
     status: Int[np.ndarray, "X Y Z"],
     *,
-    index: int,
+    slices: Sequence[int],
     standard_errors: Mapping[str, Float[np.ndarray, "X Y Z"]],
+    residual: Float[np.ndarray, "X Y Z"],
     zooms: tuple[float, float] = (1.0, 1.0),
+    orientation: Sequence[str] = "",
     title: str = "",
 ) -> Figure:
-    """One slice of every parameter map, its standard error beneath, and the status of each voxel.
+    """Slices of every parameter map, standard errors beneath; then residual and status.
 
     The first array axis points right and the second up. Colours run from the 2nd percentile of
     the voxels off all bounds, or within what a network was trained for (from 0 for amplitudes), to
-    the 98th; for standard errors, which have a long tail, to the 90th. A voxel without a value is
-    light grey. The slice is cropped to the voxels inside the mask.
+    the 98th; for standard errors, which have a long tail, to the 90th. A voxel inside the mask
+    without a value is dark grey, one outside light grey. Slices are cropped to the mask.
 
     Args:
         values: by parameter name, (X, Y, Z) maps in the parameter's unit.
         parameters: which to show, in which order, with unit and symbol.
         status: (X, Y, Z) codes of `Status`.
-        index: the slice to show, along the third axis.
+        slices: which to show, along the third axis, the first on top.
         standard_errors: by parameter name, (X, Y, Z) maps, shown beneath the values.
+        residual: (X, Y, Z) map of the residual.
         zooms: width and height of a voxel, in any unit.
+        orientation: what the first and the second array axis point to, of L, R, A, P, S and I;
+            empty if that is not known.
         title: one or more lines above all panels.
 
     Returns:
@@ -87,23 +94,39 @@ def parameter_maps(
 
     Example:
         >>> adc = Parameter("D", "µm²/ms", (0.01, 4.0))
-        >>> ones = {"D": np.ones((8, 6, 1))}
-        >>> status = np.ones((8, 6, 1), dtype=int)
-        >>> figure = parameter_maps(ones, [adc], status, index=0, standard_errors=ones)
+        >>> ones = np.ones((8, 6, 1))
+        >>> figure = parameter_maps(
+        ...     {"D": ones},
+        ...     [adc],
+        ...     ones.astype(int),
+        ...     slices=[0],
+        ...     standard_errors={"D": ones},
+        ...     residual=ones,
+        ... )
         >>> [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]
-        ['$D$ (µm²/ms)', 'standard error (µm²/ms)', 'status']
+        ['$D$ (µm²/ms)', 'standard error (µm²/ms)', 'residual', 'status']
     """
-    window = window_around(status[:, :, index] != Status.NOT_FITTED)
+    slices = list(slices)
+    window = window_around((status[:, :, slices] != Status.NOT_FITTED).any(axis=2))
     extent = np.array(
         [(side.stop - side.start) * zoom for side, zoom in zip(window, zooms, strict=True)]
     )
-    width, height = (float(side) for side in _IMAGE * extent / extent.max())
-    codes = status[:, :, index][window]
-    legend = _ENTRY * sum(1 + _reason(code).count("\n") for code in np.unique(codes))
-    cell = max(width + _BAR + _TICKS, _NARROWEST), max(height, legend) + _TITLE
+    longest = _IMAGE if len(slices) == 1 else _SMALL
+    width, height = (float(side) for side in longest * extent / extent.max())
+    whole = len(slices) * (height + _GAP) - _GAP
+    codes = status[window][:, :, slices]
+    outside = codes == Status.NOT_FITTED
+    both = (values, standard_errors)
+    shown = [maps[p.name][window][:, :, slices] for p in parameters for maps in both]
+    missing = ~outside & np.isnan(shown).any(axis=0)
+    entries = [(STATUS_COLOURS[code], _reason(code)) for code in Status if np.any(codes == code)]
+    entries += [(_NO_VALUE, "no value")] * bool(missing.any())
+    legend = _ENTRY * sum(1 + text.count("\n") for _, text in entries)
+    cell = max(width + _BAR + _TICKS, _NARROWEST), max(whole, legend) + _TITLE
 
-    bands = math.ceil((len(parameters) + 1) / _WIDEST)
-    columns = math.ceil((len(parameters) + 1) / bands)
+    panels = len(parameters) + 2  # residual over status, and the legend
+    bands = math.ceil(panels / _WIDEST)
+    columns = math.ceil(panels / bands)
     head = _LINE * (1 + title.count("\n")) if title else 0.0
     size = (
         max(columns * cell[0] + 2 * _MARGIN, _NARROWEST_FIGURE),
@@ -114,75 +137,111 @@ def parameter_maps(
     place: dict[str, Any] = {"x": _MARGIN / size[0], "y": 1 - _MARGIN / size[1], "ha": "left"}
     figure.suptitle(verbatim(title), fontsize=9, **place)
 
-    def add_axes(column: int, row: int, right: float = 0.0, across: float = width) -> Axes:
+    def add_axes(panel: int, row: int, right: float, down: float, *sides: float) -> Axes:
+        band, column = divmod(panel, columns)
         left = _MARGIN + column * cell[0] + right
-        bottom = size[1] - _MARGIN - head - row * cell[1] - _TITLE - height
-        box = (left / size[0], bottom / size[1], across / size[0], height / size[1])
+        top = size[1] - _MARGIN - head - (2 * band + row) * cell[1] - _TITLE - down
+        box = (left / size[0], (top - sides[1]) / size[1], sides[0] / size[0], sides[1] / size[1])
         return figure.add_axes(box)
 
-    for position, parameter in enumerate(parameters):
-        band, column = divmod(position, columns)
-        image, error = (
-            maps[parameter.name][:, :, index][window] for maps in (values, standard_errors)
-        )
+    def stack(panel: int, row: int, title: str) -> list[Axes]:
+        """The axes of the slices, one beneath the other."""
+        downs = [k * (height + _GAP) for k in range(len(slices))]
+        stacked = [add_axes(panel, row, 0.0, down, width, height) for down in downs]
+        for axes in stacked:
+            axes.set_axis_off()
+        stacked[0].set_title(title, fontsize=9, pad=3, loc="left", y=1.0)  # laid out by hand
+        return stacked
+
+    def draw(panel: int, row: int, title: str, image, colours: str, limits) -> None:
+        for k, axes in enumerate(stack(panel, row, title)):
+            shown = map_image(axes, image[:, :, k], colours, limits, outside[:, :, k])
+            if panel == row == 0:
+                _mark(axes, orientation, f"{slices[k] + 1}" if len(slices) > 1 else "")
+        bar = figure.colorbar(shown, cax=add_axes(panel, row, width + 0.05, 0.0, _BAR, whole))
+        bar.ax.tick_params(labelsize=8, length=2, pad=2)
+        bar.outline.set_linewidth(0.5)  # pyright: ignore
+
+    for panel, parameter in enumerate(parameters):
+        image, error = (maps[parameter.name][window][:, :, slices] for maps in both)
         low, high = colour_range(image, np.isin(codes, _RELIABLE), top=98)
         amplitude = parameter.unit == "a.u."
-        panels = (
-            (image, f"{symbol(parameter)}{in_unit(parameter)}", "gray" if amplitude else "viridis"),
-            (error, f"standard error{in_unit(parameter)}", "magma"),
-        )
-        ranges = (0.0 if amplitude else low, high), colour_range(error, codes > 0, top=90)
-        for row, (panel, limits) in enumerate(zip(panels, ranges, strict=True), start=2 * band):
-            picture = map_image(add_axes(column, row), *panel, limits)
-            bar = figure.colorbar(picture, cax=add_axes(column, row, width + 0.05, _BAR))
-            bar.ax.tick_params(labelsize=8, length=2, pad=2)
-            bar.outline.set_linewidth(0.5)  # pyright: ignore
-    band, column = divmod(len(parameters), columns)
-    _status(add_axes(column, 2 * band), add_axes(column, 2 * band + 1), codes)
+        colours, low = ("gray", 0.0) if amplitude else ("viridis", low)
+        unit = in_unit(parameter)
+        draw(panel, 0, f"{symbol(parameter)}{unit}", image, colours, (low, high))
+        limits = colour_range(error, codes > 0, top=90)
+        draw(panel, 1, f"standard error{unit}", error, "magma", limits)
+    image = residual[window][:, :, slices]
+    limits = 0.0, max(2.0, colour_range(image, codes > 0, top=98)[1])
+    draw(panels - 2, 0, "residual", image, "inferno", limits)
+    for k, axes in enumerate(stack(panels - 2, 1, "status")):
+        _status(axes, codes[:, :, k])
+    _legend(add_axes(panels - 1, 0, 0.0, 0.0, width, whole), entries)
     return figure
 
 
 def map_image(
     axes: Axes,
     image: Float[np.ndarray, "X Y"],
-    title: str,
     colours: str,
     limits: tuple[float, float],
+    outside: Bool[np.ndarray, "X Y"] | None = None,
 ) -> AxesImage:
-    """One map: the first array axis points right, the second up; NaN is light grey."""
+    """One map: the first array axis points right, the second up.
+
+    NaN is light grey; where it is known what is `outside` the mask, only that is, and NaN inside is
+    dark grey.
+    """
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9, pad=3, loc="left", y=1.0)  # laid out by hand
-    return axes.imshow(
+    missing = _OUTSIDE if outside is None else _NO_VALUE
+    place: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    shown = axes.imshow(
         image.T,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        cmap=mpl.colormaps[colours].with_extremes(bad=_NO_VALUE),
+        cmap=mpl.colormaps[colours].with_extremes(bad=missing),
         vmin=limits[0],
         vmax=limits[1],
+        **place,
     )
+    if outside is not None:
+        over = np.ma.masked_where(~outside.T, np.zeros(outside.T.shape))
+        axes.imshow(over, cmap=ListedColormap([_OUTSIDE]), **place)
+    return shown
 
 
-def _status(axes: Axes, beneath: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
-    """The status of each voxel, and beneath it a legend of those that occur."""
+def _mark(axes: Axes, orientation: Sequence[str], number: str) -> None:
+    """What the sides of a slice point to, and its number."""
+    edge = [withStroke(linewidth=1.5, foreground="black")]
+    style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 7, "color": "white"}
+    if len(orientation) == 2:
+        right, top = orientation
+        for letter, x, y, across, along in (
+            (right, 0.98, 0.5, "right", "center"),
+            (_OPPOSITE[right], 0.02, 0.5, "left", "center"),
+            (top, 0.5, 0.99, "center", "top"),
+            (_OPPOSITE[top], 0.5, 0.01, "center", "bottom"),
+        ):
+            axes.text(x, y, letter, ha=across, va=along, path_effects=edge, **style)
+    axes.text(0.02, 0.98, number, ha="left", va="top", path_effects=edge, **style)
+
+
+def _status(axes: Axes, codes: Int[np.ndarray, "X Y"]) -> None:
+    """The status of each voxel."""
     axes.imshow(
         codes.T,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap=ListedColormap([_STATUS_COLOURS.get(code, _NO_VALUE) for code in range(_CODES)]),
+        cmap=ListedColormap([STATUS_COLOURS.get(code, _OUTSIDE) for code in range(_CODES)]),
         vmin=-0.5,
         vmax=_CODES - 0.5,
     )
+
+
+def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
+    """The colours of statuses and their reasons."""
     axes.set_axis_off()
-    axes.set_title("status", fontsize=9, pad=3, loc="left", y=1.0)
-    beneath.set_axis_off()
-    beneath.legend(
-        handles=[
-            Patch(facecolor=_STATUS_COLOURS[code], edgecolor="0.3", label=_reason(code))
-            for code in Status
-            if np.any(codes == code)
-        ],
+    axes.legend(
+        handles=[Patch(facecolor=colour, edgecolor="0.3", label=text) for colour, text in entries],
         loc="upper left",
         borderaxespad=0,
         borderpad=0,
@@ -228,7 +287,7 @@ def in_unit(parameter: Parameter) -> str:
 
 
 def colour_range(
-    image: Float[np.ndarray, "X Y"], inner: Bool[np.ndarray, "X Y"], top: int
+    image: Float[np.ndarray, "..."], inner: Bool[np.ndarray, "..."], top: int
 ) -> tuple[float, float]:
     """The 2nd and the top percentile, of the inner voxels if there are enough; never equal."""
     finite = np.isfinite(image)

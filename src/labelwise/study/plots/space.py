@@ -286,7 +286,7 @@ def maps(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Pa
         limits = colour_range(images[0], np.isfinite(images[0]), top=98)
         colours = "gray" if parameter.unit == "a.u." else "viridis"
         for axes, image in zip(row, images, strict=True):
-            map_image(axes, image, "", colours, limits)
+            map_image(axes, image, colours, limits)
             axes.set_aspect("equal")
         row[0].text(
             *(-0.06, 0.5, symbol(parameter)),
