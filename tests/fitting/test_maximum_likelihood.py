@@ -14,7 +14,9 @@ import labelwise as lw
 from helpers import BlackBox
 from labelwise.evaluation.cramer_rao import cramer_rao
 from labelwise.fitting import MaximumLikelihood
-from labelwise.fitting.engines import is_separable
+from labelwise.fitting.batching import Solution
+from labelwise.fitting.engines import Coordinates, is_separable
+from labelwise.fitting.maximum_likelihood import FAR_OFF, _runner_up
 from labelwise.simulation import simulate
 
 B = np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000
@@ -544,3 +546,46 @@ def test_the_decrease_of_a_voxel_depends_on_no_other():
     found = fitter.decrease(signal, 5.0, values)
     assert np.isnan(found).tolist() == [False, True, True, True, False]
     assert found[0] == found[4] == fitter.decrease(signal[:1], 5.0, values[:1])[0]
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=["gaussian", "rician"])
+@pytest.mark.parametrize("level", [1e14, 1e20, 1e25, 1e30])
+@pytest.mark.parametrize("each", [False, True], ids=["one sigma", "sigma of each measurement"])
+def test_noise_far_above_the_signal_leaves_none(noise, level, each):
+    _, signal = ivim_signals(20, 0.05, lw.Rician())
+    sigma = np.full(signal.shape if each else len(signal), level)
+    estimate = MaximumLikelihood(lw.IVIM(B), noise)(signal, sigma)
+    assert np.all(estimate.status == lw.Status.NO_SIGNAL)
+    assert np.all(estimate.values[:, 0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lower", "upper"),
+    [
+        ((0.01, 4.0), np.log(0.409 / 0.01), np.log(4.0 / 3.601)),  # in the logarithm
+        ((0.0, 0.5), 0.1, 0.1),
+        ((0.0, np.inf), 0.1, 0.1),
+    ],
+)
+def test_optima_on_a_bound_are_far_apart_by_the_width_of_the_bounds(bounds, lower, upper):
+    parameters = [lw.Parameter("D", "1", bounds)]
+    far = Coordinates.within(parameters).off(parameters, 0.1)
+    np.testing.assert_allclose(far[:, 0], [lower, upper])
+
+
+def test_an_optimum_just_off_a_low_bound_is_no_other_one():
+    """0.0112 beside a bound of 0.01 was far, as its logarithm differs by more than 0.1."""
+    parameters = [lw.Parameter("D", "1", (0.01, 4.0))]
+    coordinates = Coordinates.within(parameters)
+
+    def fits(*values):
+        q = coordinates.of(np.array([values]))
+        count = len(values)
+        return Solution(q, np.ones(count), np.ones(count, int), np.ones(count, bool))
+
+    best = fits(0.01, 0.01)
+    every = Solution(*(rows[..., None, :] for rows in fits(0.0112, 0.5)))
+    off = coordinates.off(parameters, FAR_OFF)
+    found = _runner_up(best, every, np.full((1, 2), -1), np.full((1, 2), np.nan), off)
+    assert np.isinf(found[0])
+    assert found[1] == 0

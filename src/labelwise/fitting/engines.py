@@ -79,6 +79,14 @@ class Coordinates(eqx.Module):
         rows = zip(params, self.logarithmic, self.unit, strict=True)
         return np.stack([x if log else np.full_like(x, unit) for x, log, unit in rows])
 
+    def off(self, parameters: Sequence[Parameter], share: float) -> Float[np.ndarray, "2 P"]:
+        """How far a share of the width of the bounds is from the lower and the upper one."""
+        low, high = np.array([p.bounds for p in parameters]).T
+        width = np.where(np.isinf(high), 1.0, high - low)
+        ends = np.array([low, np.where(np.isinf(high), low + width, high)])
+        inside = ends + share * width * np.array([[1], [-1]])
+        return np.abs(self.of(inside.T) - self.of(ends.T)).T
+
 
 class Engine(Protocol):
     """Iterations and standard errors of fits of a model under a noise model."""
