@@ -258,7 +258,10 @@ class MaximumLikelihood:
                 params = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale)
             q = self._coordinates.of(params)
             q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-            solution, every = solve(self._engine.newton, q, problem, self._stop)
+            # the likelihood of a magnitude is smooth where the signal has a kink
+            kinked = self._engine.kinked and not self.noise.magnitude
+            beside = self._engine.beside if kinked and start is None else None
+            solution, every = solve(self._engine.newton, q, problem, self._stop, beside)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
         errors, residual, gain = self._describe(solution.q, problem, on_bound)
         params = np.stack([np.asarray(row) for row in self._coordinates.params(solution.q)])
