@@ -12,6 +12,7 @@ from helpers import SHAPE, Job, inside
 from labelwise.evaluation.cramer_rao import fisher_information
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.derived import maps_of_derived, with_derived
+from labelwise.mapping.gradients import corrected, scaled_by_b
 from labelwise.models.evaluate import signals
 from labelwise.types import Derived, InputError
 
@@ -148,3 +149,15 @@ def test_each_has_a_map_of_its_value_and_of_its_error():
         "f_D_star",
         "f_D_star_standard_error",
     ]
+
+
+def test_correlations_are_those_at_the_estimate_before_b_is_corrected():
+    """With b 1.5 times the nominal one, the error of f D* was off by up to 3 %."""
+    factor, voxels = 1.5, np.random.default_rng(0).uniform(0.8, 1.2, (50, 4)) * VOXEL
+    actual, sigma = lw.IVIM(factor * B), np.full((1, 1), 0.003)
+    signal = signals(actual, voxels)
+    fits = [lw.MaximumLikelihood(each, lw.Gaussian())(signal, 0.003) for each in (actual, MODEL)]
+    expected = with_derived(fits[0], actual, lw.Gaussian(), sigma).stats["derived_error"]
+    part = corrected(fits[1], scaled_by_b(MODEL), np.full(len(voxels), factor))
+    found = with_derived(part, MODEL, lw.Gaussian(), sigma, fits[1].values).stats["derived_error"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -63,8 +63,8 @@ def test_signal_of_a_subset_is_the_subset_of_the_signal(model):
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize("data", ["zeros", "ones", "one measurement", "noise-free"])
-def test_guess_is_finite_or_clearly_not_for_any_data(model, data):
-    """Only a voxel of zeros may have no guess; the others must not break on flat or sparse data."""
+def test_guess_is_finite_or_none_for_any_data(model, data):
+    """It must not break on flat or sparse data; a voxel of zeros may have any."""
     signal = {
         "zeros": np.zeros(measurements(model)),
         "ones": np.ones(measurements(model)),
@@ -73,7 +73,7 @@ def test_guess_is_finite_or_clearly_not_for_any_data(model, data):
     }[data]
     guess = np.array([float(value) for value in model.guess(signal)])
     assert guess.shape == (len(model.parameters),)
-    assert np.isfinite(guess).all() or data == "zeros"
+    assert np.isfinite(guess).all() or np.isnan(guess).all() or data == "zeros"
 
 
 @pytest.mark.parametrize("model_class", [ADC, IVIM, Kurtosis, T2, T1InversionRecovery])

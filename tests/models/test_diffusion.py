@@ -119,3 +119,10 @@ def test_verdict_refuses_impossible_pulses():
         Verdict([0, 1.0], [10, 40], [30, 30])
     with pytest.raises(InputError, match=r"Verdict\.radius: expected a number from 0\.1 to 100"):
         Verdict([0, 1.0], [10, 10], [30, 30], radius=0.0)
+
+
+def test_kurtosis_guesses_only_where_the_signal_rises_again():
+    model = lw.Kurtosis([0, 0.5, 1, 1.5, 2, 2.5])
+    guess = [float(x) for x in model.guess(model.signal(2.0, 2.5, 1.6))]
+    np.testing.assert_allclose(guess, [2.0, 2.5, 1.6], rtol=1e-3)
+    assert np.all(np.isnan(model.guess(model.signal(2.0, 1.0, 1.0))))

@@ -91,7 +91,11 @@ def in_chunks(program: Callable[[np.ndarray, Any], Any], arrays: Any, chunk: int
 
 
 def solve(
-    newton: Newton, start: Float[np.ndarray, "P S N"], problem: Problem, stop: Stop
+    newton: Newton,
+    start: Float[np.ndarray, "P S N"],
+    problem: Problem,
+    stop: Stop,
+    beside: Callable[[np.ndarray, Problem], np.ndarray] | None = None,
 ) -> tuple[Solution, Solution]:
     """Fit each of N voxels from each of its starts.
 
@@ -101,11 +105,27 @@ def solve(
         start: the initial coordinates, inside the box; NaN where a voxel has fewer than S.
         problem: the N voxels, NumPy arrays.
         stop: the stopping criteria; fits that reach `max_iterations` have not converged.
+        beside: gives more starts from the best fits, or NaN for none.
 
     Returns:
         The fit with the lowest nll of each voxel, and those from all starts, (.., S, N); where
         there is no start, q is NaN and nll infinite.
     """
+    every = _solve(newton, start, problem, stop)
+    if beside:
+        more = _solve(newton, beside(_best(every).q, problem), problem, stop)
+        every = Solution(*(np.concatenate(rows, -2) for rows in zip(every, more, strict=True)))
+    return _best(every), every
+
+
+def _best(every: Solution) -> Solution:
+    """The fit with the lowest nll of each voxel."""
+    best = np.argmin(every.nll, axis=0)
+    return Solution(*(rows[..., best, np.arange(len(best))] for rows in every))
+
+
+def _solve(newton, start, problem, stop) -> Solution:
+    """The fits from all starts, (.., S, N)."""
     size, starts, voxels = start.shape
     q = start.reshape(size, starts * voxels).copy()
     damping = np.full(starts * voxels, 1e-2, start.dtype)
@@ -125,10 +145,7 @@ def solve(
         outcome[todo] = found[4]
         todo, left = todo[found[4] == RUNNING], left - limit
     every = Solution(q, nll, iterations, outcome == CONVERGED)
-    best = np.argmin(nll.reshape(starts, voxels), axis=0) * voxels + np.arange(voxels)
-    return _take(every, best), Solution(
-        *(rows.reshape(*rows.shape[:-1], starts, voxels) for rows in every)
-    )
+    return Solution(*(rows.reshape(*rows.shape[:-1], starts, voxels) for rows in every))
 
 
 def blocks(voxels: int, width: int) -> Iterator[tuple[slice, slice | Int[np.ndarray, " width"]]]:

@@ -22,6 +22,7 @@ from labelwise.fitting.newton import (
     newton,
     propose,
     slopes,
+    solve_symmetric,
     step,
     total,
 )
@@ -42,6 +43,9 @@ UNDETERMINED = 1e-6
 """A parameter whose effect is explained by the others but for this share has an infinite error."""
 SHIFTED = 0.5
 """A parameter that a bound shifts by more standard errors than this has none."""
+AWAY, BENT = 3.0, 1.0
+"""The distance at which a search across kinks starts again, in standard errors, if the signal there
+is not what its slopes predict, by this share of the noise."""
 
 
 class Coordinates(eqx.Module):
@@ -80,9 +84,22 @@ class Coordinates(eqx.Module):
         rows = zip(params, self.logarithmic, self.unit, strict=True)
         return np.stack([x if log else np.full_like(x, unit) for x, log, unit in rows])
 
+    def off(self, parameters: Sequence[Parameter], share: float) -> Float[np.ndarray, "2 P"]:
+        """How far a share of the width of the bounds is from the lower and the upper one."""
+        low, high = np.array([p.bounds for p in parameters]).T
+        width = np.where(np.isinf(high), 1.0, high - low)
+        ends = np.array([low, np.where(np.isinf(high), low + width, high)])
+        inside = ends + share * width * np.array([[1], [-1]])
+        return np.abs(self.of(inside.T) - self.of(ends.T)).T
+
 
 class Engine(Protocol):
     """Iterations and standard errors of fits of a model under a noise model."""
+
+    @property
+    def kinked(self) -> bool:
+        """Whether the signal has kinks."""
+        ...
 
     def newton(
         self, q: np.ndarray, damping: np.ndarray, problem: Problem, limit: int
@@ -98,6 +115,10 @@ class Engine(Protocol):
 
     def decrease(self, q: np.ndarray, problem: Problem) -> np.ndarray:
         """The decrease of the nll (N,) that one undamped step from q predicts."""
+        ...
+
+    def beside(self, q: np.ndarray, problem: Problem) -> np.ndarray:
+        """Starts (P, 2, N) on both sides of optima q; NaN where the signal has no kink between."""
         ...
 
 
@@ -122,6 +143,10 @@ class Compiled(eqx.Module):
     def decrease(self, q, problem):
         """See `Engine`."""
         return in_chunks(lambda n, x: _decrease(self, n, *x), (q, problem))
+
+    def beside(self, q, problem):
+        """See `Engine`."""
+        return in_chunks(lambda n, x: _beside(self, n, *x), (q, problem))
 
     def signal(self, *q: Array) -> Array:
         """The signal (M, W) from P rows of coordinates (W,).
@@ -180,6 +205,17 @@ class BlackBox(eqx.Module):
         def blocks(_, arrays):
             q, problem = arrays
             return _predicted(self.noise, q, problem, *self.evaluated(q, problem))
+
+        return in_chunks(blocks, (q, problem), WIDTH)
+
+    def beside(self, q, problem):
+        """See `Engine`."""
+
+        def blocks(_, arrays):
+            q, problem = arrays
+            signal, slopes = self.evaluated(q, problem)
+            sides = np.asarray(_sides(self.noise, q, problem, signal, slopes))
+            return _bent(q, sides, problem, signal, slopes, self._signal)
 
         return in_chunks(blocks, (q, problem), WIDTH)
 
@@ -302,6 +338,51 @@ def _decrease(engine: Compiled, blocks, q, problem):
         return _predicted(engine.noise, q, problem, engine.signal(*q), along)
 
     return by_block(block, blocks, (q, problem))
+
+
+@eqx.filter_jit
+def _beside(engine: Compiled, blocks, q, problem):
+    def block(arrays):
+        q, problem = arrays
+        signal, along = engine.signal(*q), slopes(engine.signal, tuple(q))
+        sides = _sides(engine.noise, q, problem, signal, along)
+        return _bent(q, sides, problem, signal, along, lambda side: engine.signal(*side))
+
+    return by_block(block, blocks, (q, problem))
+
+
+@eqx.filter_jit
+def _sides(noise, q, problem, signal, slopes):
+    """The points (2, P, W) that are AWAY standard errors from q in its worst-determined coordinate.
+
+    The others follow, as the quadratic model of the likelihood predicts.
+    """
+    size = len(q)
+    hessian = gauss_newton(noise, problem, signal, slopes).hessian
+    free = [(q[i] > problem.lower[i]) & (q[i] < problem.upper[i]) for i in range(size)]
+    matrix = {
+        (i, j): jnp.where(free[i] & free[j], value, 1.0 * (i == j))
+        for (i, j), value in hessian.items()
+    }
+    largest, move = jnp.zeros_like(q[0]), jnp.zeros_like(q)
+    for k in range(size):
+        unit = [jnp.where(free[k], 1.0 * (i == k), 0.0) for i in range(size)]
+        column = solve_symmetric(matrix, unit)
+        larger = free[k] & (column[k] > largest)
+        largest = jnp.where(larger, column[k], largest)
+        move = jnp.where(larger, jnp.stack(column), move)
+    move = AWAY * move / jnp.sqrt(jnp.where(largest > 0, largest, 1.0))
+    return jnp.stack([jnp.clip(q + x, problem.lower, problem.upper) for x in (move, -move)])
+
+
+def _bent(q, sides, problem, signal, slopes, evaluate):
+    """The sides (P, 2, W) at which the signal is not what its slopes predict; else NaN."""
+    starts = []
+    for side in sides:
+        expected = signal + sum(s * (b - a) for s, a, b in zip(slopes, q, side, strict=True))
+        off = jnp.max(jnp.abs(evaluate(side) - expected) / problem.sigma, axis=0)
+        starts.append(jnp.where(off > BENT, side, jnp.nan))
+    return jnp.stack(starts, axis=1)
 
 
 @eqx.filter_jit

@@ -100,6 +100,7 @@ class MaximumLikelihood:
         self._scale = scale_parameter(model)
         _refuse_open_bounds(self.parameters, self._scale)
         self._coordinates = Coordinates.within(self.parameters)
+        self._off = self._coordinates.off(self.parameters, FAR_OFF)
         # a black box may be slow: it is not tried at thousands of points
         kinked = (model.differentiable or model.vectorized) and has_kinks(model)
         self._engine = make_engine(detached(model), noise, self._coordinates, self._stop, kinked)
@@ -255,6 +256,7 @@ class MaximumLikelihood:
         if self._scale is not None:
             scale = np.max(np.abs(signal), axis=1)
         scaled, level = signal / scale[:, None], sigma / scale[:, None]
+        level = np.minimum(level, self.dtype.type(NO_WEIGHT))  # its square is finite
         if used is not None:
             level = np.where(used, level, self.dtype.type(NO_WEIGHT))
         data, level = (np.ascontiguousarray(each.T) for each in (scaled, level))  # voxels last
@@ -267,7 +269,10 @@ class MaximumLikelihood:
                 params = self._scaled(np.moveaxis(start, -1, 0).swapaxes(1, 2), 1 / scale)
             q = self._coordinates.of(params)
             q = np.clip(q, lower[:, None], upper[:, None]).astype(self.dtype)
-            solution, every = solve(self._engine.newton, q, problem, self._stop)
+            # the likelihood of a magnitude is smooth where the signal has a kink
+            kinked = self._engine.kinked and not self.noise.magnitude
+            beside = self._engine.beside if kinked and start is None else None
+            solution, every = solve(self._engine.newton, q, problem, self._stop, beside)
         on_bound = (solution.q >= upper).astype(np.int8) - (solution.q <= lower)
         errors, residual, gain = self._describe(solution.q, problem, on_bound)
         params = np.stack([np.asarray(row) for row in self._coordinates.params(solution.q)])
@@ -275,7 +280,7 @@ class MaximumLikelihood:
         values = np.clip(self._scaled(params, scale), *bounds.swapaxes(0, 1))
         values = np.where(on_bound == 0, values, np.where(on_bound < 0, *bounds.swapaxes(0, 1)))
         status = np.where(on_bound.any(axis=0), Status.ON_BOUND, Status.CONVERGED)
-        runner_up = _runner_up(solution, every, on_bound, errors)
+        runner_up = _runner_up(solution, every, on_bound, errors, self._off)
         spread = errors
         if self._scale is not None and self.parameters[self._scale].bounds[0] == 0:
             silent = gain <= SILENT * self._stop.tolerance
@@ -445,14 +450,16 @@ def _runner_up(
     every: Solution,
     on_bound: Int[np.ndarray, "P N"],
     errors: Float[np.ndarray, "P N"],
+    off: Float[np.ndarray, "2 P"],
 ) -> Float[np.ndarray, " N"]:
     """2 (nll - nll of the best) of the most likely optimum far from the best one; else infinite.
 
-    Far is more than FAR standard errors in some parameter; for one on a bound, FAR_OFF of the width
-    of its bounds.
+    Far is more than FAR standard errors in some parameter; for one on a bound, more than `off` the
+    lower or upper one.
     """
     limit = np.where(np.isnan(errors), np.inf, FAR * errors)
-    limit = np.where(on_bound != 0, FAR_OFF, limit)[:, None]
+    off = off.astype(errors.dtype)[..., None]
+    limit = np.where(on_bound < 0, off[0], np.where(on_bound > 0, off[1], limit))[:, None]
     far = np.any(np.abs(every.q - best.q[:, None]) > limit, axis=0) & every.converged
     with np.errstate(invalid="ignore"):  # no finite nll at all
         return 2 * (np.min(np.where(far, every.nll, np.inf), axis=0) - best.nll)

@@ -33,6 +33,8 @@ Signal = Callable[..., Float[Array, "M W"]]
 RUNNING, CONVERGED, STUCK = 0, 1, 2
 FLAT = 0.05
 """The least curvature of the nll of a measurement in its Gauss-Newton Hessian, in 1 / sigma²."""
+STALLED = 12
+"""A fit with kinks has converged if these iterations lower its nll by less than the tolerance."""
 INDEFINITE = 1e-3
 """The exact Hessian is used if its pivots exceed this share of the Gauss-Newton diagonal."""
 
@@ -55,10 +57,15 @@ class Evaluated(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The tangent at a rejected point, beyond a kink: its value and slope at q."""
+    """The tangent at a rejected point, beyond a kink: its value and slope at q.
+
+    And the last nll that was lower than the one before it by the tolerance, with its age.
+    """
 
     nll: Float[Array, " W"]
     gradient: Rows
+    reached: Float[Array, " W"]
+    age: Int[Array, " W"]
 
 
 class State(NamedTuple):
@@ -94,7 +101,7 @@ def begin(q: Rows, damping: Float[Array, " W"], kinked: bool = False) -> State:
     hessian = dict.fromkeys(lower_triangle(len(q)), zero)
     best = Evaluated(jnp.full_like(zero, jnp.inf), (zero,) * len(q), hessian)
     count = jnp.zeros(zero.shape, jnp.int32)
-    cut = Cut(jnp.full_like(zero, -jnp.inf), best.gradient) if kinked else None
+    cut = Cut(jnp.full_like(zero, -jnp.inf), best.gradient, best.nll, count) if kinked else None
     return State(q, best, cut, q, zero, damping, count, count)
 
 
@@ -128,6 +135,11 @@ def step(state: State, at_trial: Evaluated, problem: Problem, stop: Stop) -> Sta
     hopeless = damping > 1e7
     failed = ~jnp.isfinite(best.nll + predicted)
     ended = (negligible & jnp.isfinite(best.nll)) | hopeless
+    if cut is not None:  # from side to side of several kinks
+        lower = best.nll < cut.reached - stop.tolerance
+        reached = jnp.where(lower, best.nll, cut.reached)
+        cut = cut._replace(reached=reached, age=jnp.where(lower, 0, cut.age + 1))
+        ended |= cut.age >= STALLED
     outcome = jnp.where(hopeless & failed, STUCK, CONVERGED)
     # a step too short to need a test
     last = running & negligible & (predicted < 1e-4 + rounding) & jnp.isfinite(best.nll)
@@ -216,7 +228,8 @@ def _cut(cut: Cut, state: State, at_trial: Evaluated, better) -> Cut:
     # one above the likelihood is no bound of it: the likelihood is not convex there
     new = jnp.where(new > state.best.nll, -jnp.inf, new)
     kept = jnp.where(kept > at_trial.nll, -jnp.inf, kept)
-    return Cut(jnp.where(better, kept, new), _choose(better, cut.gradient, at_trial.gradient))
+    gradient = _choose(better, cut.gradient, at_trial.gradient)
+    return cut._replace(nll=jnp.where(better, kept, new), gradient=gradient)
 
 
 def _across(at: Evaluated, cut: Cut, damped: Symmetric, free) -> tuple[Rows, Array]:

@@ -175,8 +175,9 @@ def _search(layout, guess, noise, tables, blocks, arrays):
                 nearest = nearest + share[0][:, None] * rows[found[0]]
             data = jnp.where(sigma < sigma.min(axis=0) * 1e6, data, (amplitude[0] * nearest.T))
         rows = jax.vmap(guess.guess, in_axes=-1)(data)
-        rows = [jnp.broadcast_to(row, data.shape[1:]) for row in rows]
-        return found, amplitude, shares, jnp.nan_to_num(jnp.stack(rows))[:, None]
+        rows = jnp.stack([jnp.broadcast_to(row, data.shape[1:]) for row in rows])
+        rows = jnp.where(jnp.isnan(rows).all(axis=0), jnp.nan, jnp.nan_to_num(rows))
+        return found, amplitude, shares, rows[:, None]
 
     return by_block(block, blocks, arrays)
 

@@ -48,6 +48,7 @@ def with_derived(
     model: SignalModel,
     noise: NoiseModel,
     sigma: Float[np.ndarray, "#n #M"],
+    nominal: Float[np.ndarray, "n P"] | None = None,
 ) -> Estimate:
     """The estimate with the values (n, K) of K derived quantities, and their standard errors.
 
@@ -60,6 +61,8 @@ def with_derived(
         model: the signal model of all measurements.
         noise: the noise model.
         sigma: noise of one channel.
+        nominal: (n, P) the estimates at the settings of the model, where b is voxel-wise and the
+            diffusivities were corrected; factors leave their correlations as they are.
     """
     if not model.derived:
         return estimate
@@ -71,7 +74,8 @@ def with_derived(
     if left is not None and np.any(left):
         sigma = np.where(left > 0, np.inf, sigma)
     free = np.isfinite(errors)
-    information = fisher_information(model, noise, params, sigma)
+    at = params if nominal is None else np.asarray(nominal, float)
+    information = fisher_information(model, noise, at, sigma)
     known = free[:, :, None] & free[:, None, :] & np.isfinite(information)
     information = np.where(known, information, np.eye(params.shape[1]))
     root = np.sqrt(np.maximum(np.einsum("npp->np", information), 1e-300))

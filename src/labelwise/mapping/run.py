@@ -232,9 +232,10 @@ def _estimates_of_blocks(
             sigma = np.where(gone, 1, sigma)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
         part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
+        nominal = part.values
         if scan.factors is not None:
             part = corrected(part, scaled_by_b(scan.request.model), scan.factors[index])
-        part = with_derived(part, scan.request.model, scan.request.noise, sigma)
+        part = with_derived(part, scan.request.model, scan.request.noise, sigma, nominal)
         return index, snr, int(below), part
 
     blocks = scan.blocks()

@@ -163,12 +163,15 @@ def _refuse_other_unit(
 class SelfStarting(SignalModel):
     """A signal model with an initial guess from the measurements of a voxel, an additional start.
 
-    For models with so many parameters that a grid over their bounds is coarse.
+    For models whose signal changes much between the points of a grid over their bounds.
     """
 
     @abstractmethod
     def guess(self, signal: Float[Array, " M"]) -> tuple[Any, ...]:
-        """An initial guess for one voxel, by linear or segmented fits; it may exceed the bounds."""
+        """An initial guess for one voxel, by linear or segmented fits; it may exceed the bounds.
+
+        NaN for all parameters where the voxel needs none.
+        """
 
 
 def log_linear(

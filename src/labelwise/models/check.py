@@ -197,7 +197,9 @@ def _guess_problems(model: SignalModel) -> Iterator[str]:
     p = len(model.parameters)
     if any(guess.shape != (p,) for guess in guesses):
         yield f"guess gives values of shape {guesses[0].shape}, expected {p} scalars"
-    elif not np.isfinite(guesses).all():
+        return
+    none = np.isnan(guesses).all(axis=1)
+    if none.all() or not np.isfinite(guesses[~none]).all():
         yield "guess is not finite for a noise-free signal"
 
 

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SignalModel, per_measurement
+from labelwise.models.base import SelfStarting, per_measurement
 from labelwise.types import Parameter
 
 
-class Kurtosis(SignalModel):
+class Kurtosis(SelfStarting):
     """S(b) = S0 exp(-b D + (b D)² K / 6).
 
     The first two terms of a series in b: use b up to 2.5 or 3 ms/µm². Beyond b = 3 / (D K) the
@@ -39,3 +39,16 @@ class Kurtosis(SignalModel):
         """The equation above, for one voxel."""
         bd = self.b * d
         return s0 * jnp.exp(-bd + bd * bd * k / 6)
+
+    def guess(self, signal):
+        """A parabola through the log of the signal; none if it falls up to the largest b.
+
+        Where it rises, the signal changes by large factors between entries of a dictionary.
+        """
+        first = jnp.max(jnp.where(self.b == jnp.min(self.b), signal, 0))
+        curve, slope, log_s0 = jnp.polyfit(
+            jnp.asarray(self.b), jnp.log(jnp.maximum(signal, 1e-3 * first + 1e-30)), 2
+        )
+        d = jnp.maximum(-slope, 0.01)
+        rises = 2 * curve * jnp.max(self.b) > d
+        return tuple(jnp.where(rises, x, jnp.nan) for x in (jnp.exp(log_s0), d, 6 * curve / d**2))
