@@ -172,6 +172,11 @@ OUTPUTS = frozenset(
 """Names that outputs and options have already: no parameter may have them."""
 STANDARD_ERROR = "_standard_error"
 """The end of the names of maps of standard errors."""
+LOW, HIGH, UNCERTAINTY, SD = "_low", "_high", "_uncertainty", "_sd"
+"""The ends of the names of maps of intervals: their ends, half their width, and half the width of
+the central 68 % of the posterior."""
+ENDINGS = (STANDARD_ERROR, LOW, HIGH, UNCERTAINTY, SD)
+"""The ends of the names of maps beside that of a parameter."""
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no files of Windows
 _LONGEST_NAME = 100  # bytes: file names have 255, and endings are added
 
@@ -184,7 +189,7 @@ def same_file(name: str) -> str:
 def _refuse_name(name: str) -> None:
     """Refuse the name of a parameter whose maps would be other outputs, or no files."""
     plain = same_file(name)
-    if plain in OUTPUTS or plain.endswith(STANDARD_ERROR):
+    if plain in OUTPUTS or plain.endswith(ENDINGS):
         raise InputError(
             f"parameter name {name!r}: another output of labelwise is called that; choose another "
             "name"
@@ -323,6 +328,16 @@ class Estimate:
     def standard_error(self) -> Mapping[str, Float[np.ndarray, "*shape"]]:
         """The standard error of each parameter by name, in its unit."""
         return {name: self._column(self.stats["standard_error"], name) for name in self.names}
+
+    @property
+    def low(self) -> Mapping[str, Float[np.ndarray, "*shape"]]:
+        """The low end of the interval of each parameter by name, in its unit."""
+        return {name: self._column(self.stats["low"], name) for name in self.names}
+
+    @property
+    def high(self) -> Mapping[str, Float[np.ndarray, "*shape"]]:
+        """The high end of the interval of each parameter by name, in its unit."""
+        return {name: self._column(self.stats["high"], name) for name in self.names}
 
     def _column(self, rows: np.ndarray, name: str) -> np.ndarray:
         if name not in self.names:

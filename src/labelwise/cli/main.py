@@ -262,6 +262,7 @@ def fit(
     ] = None,
     exclude: options.Exclude = None,
     b_scale: options.BScale = None,
+    uncertainty: options.UncertaintyName = options.UncertaintyKind.interval,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
@@ -275,11 +276,11 @@ def fit(
 ) -> None:
     """Fit a signal model to every voxel by maximum likelihood and write parameter maps.
 
-    Each parameter gets a map and a map of its standard error. `status.nii.gz` holds the outcome of
-    the fit in each voxel; failed voxels are NaN. Measurements far below what the others of their
-    voxel predict, and clipped ones, are left out (`left_out.nii.gz`). `report.html` is a page to
-    look at, `maps.png` an overview, `run.json` the record of the run. The exit status is 2 if no
-    voxel has a value.
+    Each parameter gets a map and maps of the ends of its 95 % confidence interval. `status.nii.gz`
+    holds the outcome of the fit in each voxel; failed voxels are NaN. Measurements far below what
+    the others of their voxel predict, and clipped ones, are left out (`left_out.nii.gz`).
+    `report.html` is a page to look at, `maps.png` an overview, `run.json` the record of the run.
+    The exit status is 2 if no voxel has a value.
     """
     source, limits = options.sigma_source(sigma), options.ranges(bounds or [], "--bounds")
 
@@ -307,6 +308,7 @@ def fit(
             exclude=excluded,
             exclude_map=marked,
             b_scale=b_scale,
+            uncertainty=uncertainty.value,
             bounds=limits,
             average=average.value if average else None,
             b_tolerance=b_tolerance / 1000,
@@ -371,6 +373,7 @@ def map_(
     noise: options.Noise = None,
     exclude: options.Exclude = None,
     b_scale: options.BScale = None,
+    uncertainty: options.UncertaintyName = options.UncertaintyKind.interval,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[
@@ -416,6 +419,7 @@ def map_(
             exclude=excluded,
             exclude_map=marked,
             b_scale=b_scale,
+            uncertainty=uncertainty.value,
             net=net,
             alpha=alphas,
             ranges=spans,

@@ -51,6 +51,14 @@ class AverageName(StrEnum):
     ARITHMETIC = "arithmetic"
 
 
+class UncertaintyKind(StrEnum):
+    """Which maps of the uncertainty are written."""
+
+    interval = "interval"
+    standard_error = "standard_error"
+    both = "both"
+
+
 Image = Annotated[
     list[Path],
     typer.Argument(
@@ -136,6 +144,13 @@ Exclude = Annotated[
         help="Leave out volumes by their numbers, which start at 0 (3,7-9); those with settings in "
         "a range (b=800: is 800 s/mm² and above, te=:20 up to 20 ms); or single measurements: a 4D "
         "map of 0 and 1, left out where it is above 0.5. May be repeated.",
+    ),
+]
+UncertaintyName = Annotated[
+    UncertaintyKind,
+    typer.Option(
+        help="Maps of the ends of 95 % intervals and of half their width, of standard errors, or "
+        "both.",
     ),
 ]
 BScale = Annotated[

@@ -148,14 +148,15 @@ def show_report(report: Report) -> None:
     network = report.network
     limits = "below, above range" if network else "on low, high bound"
     table = Table("parameter", **_PLAIN)
-    for title in ("median", "quartiles", "unit", "std. error", limits):
+    intervals = any(math.isfinite(row.half_width) for row in report.parameters)
+    for title in ("median", "quartiles", "unit", "95 % ±" if intervals else "std. error", limits):
         table.add_column(title, justify="left" if title == "unit" else "right", no_wrap=True)
     for row in report.parameters:
         low, median, high = (number(value) for value in row.quartiles)
         shares = ", ".join(f"{100 * share:.1f}" for share in row.at_limits) + " %"
         table.add_row(
             *(row.parameter.name, median, f"{low} to {high}", _unit(row.parameter.unit)),
-            number(row.standard_error),
+            number(row.half_width if intervals else row.standard_error),
             "" if math.isnan(row.at_limits[0]) else shares,
         )
     console.print(table)

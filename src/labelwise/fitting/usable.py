@@ -183,7 +183,7 @@ def fit(
     noise: NoiseModel | None = None,
     mask: Bool[np.ndarray, "*shape"] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    intervals: float | None = None,
+    intervals: float | None = 0.95,
 ) -> Estimate:
     """Fit a signal model to every voxel by bounded maximum likelihood.
 
@@ -199,7 +199,7 @@ def fit(
         mask: (*shape) the voxels to fit; all of them if None.
         bounds: replaces the bounds of parameters by name.
         intervals: the confidence of intervals by profile likelihood, such as 0.95, in the stats
-            `low` and `high`; no intervals if None.
+            `low` and `high`; None for no intervals, which take most of the time.
 
     Returns:
         See `MaximumLikelihood`; and the stat `left_out` (*shape, M): 0 for a measurement that was

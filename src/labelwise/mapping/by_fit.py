@@ -45,9 +45,9 @@ class ByFit:
         """The volumes that are averaged into each of the G measurements that are fitted."""
         return request.equal_volumes if self.average else request.single_volumes
 
-    def maps(self, parameters: tuple[Parameter, ...]):
+    def maps(self, request: Request, parameters: tuple[Parameter, ...]):
         """The maps that are written."""
-        return maps_of_fit(parameters)
+        return maps_of_fit(parameters, request.level is not None, request.standard_errors)
 
     def check(self, request: Request) -> list[str]:
         """Notes on averaging and bounds."""
@@ -125,7 +125,7 @@ class ByFit:
                 return Estimate(
                     part.values,
                     np.where(good, part.status, raw),
-                    with_scatter(part.stats, excess(scatter, sigma)),
+                    with_scatter(part, excess(scatter, sigma)),
                     part.parameters,
                 )
 
@@ -154,6 +154,7 @@ class ByFit:
             bounds=self.bounds,
             max_iterations=self.max_iterations,
             threads=request.threads,
+            intervals=request.level,
         )
 
 

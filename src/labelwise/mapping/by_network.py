@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from labelwise.mapping.summary import NetworkUse, beyond_ranges, outside_trainin
 from labelwise.models.find import name_of, refuse_other_model
 from labelwise.networks.blend import noise_levels, trained_blend
 from labelwise.networks.card import Card
+from labelwise.networks.intervals import LEVEL
 from labelwise.networks.network import (
     OUTSIDE_SIGNAL,
     OUTSIDE_VERIFIED,
@@ -50,6 +52,7 @@ NETWORK = "net.safetensors"
 _ENDS = (2, 98)  # percentiles of the noise levels in a report
 _COMPATIBLE = 0.999  # of true parameters are as likely as an estimate that is kept
 _COMPATIBLE_FIT = 0.95  # the same for an estimate that stands for the most likely parameters
+_ADDED = ("standard_error", "low", "high", "sd")  # all are due to the same noise
 _MISSED = 3.0  # a residual above this is not noise: about 1 is expected
 
 
@@ -89,9 +92,20 @@ class ByNetwork:
         """Each volume is a measurement of its own, as in training."""
         return request.single_volumes
 
-    def maps(self, parameters: tuple[Parameter, ...]):
+    def maps(self, request: Request, parameters: tuple[Parameter, ...]):
         """The maps that are written."""
-        return maps_of_network(parameters)
+        return maps_of_network(parameters, self._kinds(request), request.standard_errors)
+
+    def _kinds(self, request: Request) -> Mapping[str, str]:
+        """The kind of interval of each parameter; empty if there are no intervals."""
+        if request.level is None:
+            return {}
+        if self.loaded is not None:
+            return self.loaded.interval_kinds
+        names = [parameter.name for parameter in request.model.parameters]
+        alphas = alpha_of(1.0 if self.alpha is None else self.alpha, names)
+        kinds = {1.0: "confidence", 0.0: "credible"}  # of the blend that is trained
+        return {name: kinds.get(a, "blend") for name, a in zip(names, alphas, strict=True)}
 
     def check(self, request: Request) -> list[str]:
         """Refuse contradictory options; note b-values unlike those of the network's training.
@@ -131,6 +145,14 @@ class ByNetwork:
                     "so it has no alpha; leave --alpha out"
                 )
             network = network.with_alpha(self.alpha)
+        if request.level is None:
+            network = replace(network, intervals=False)
+        elif not network.interval_kinds:
+            warnings.warn(
+                f"{place.name}: has no networks of intervals for this alpha, so that standard "
+                "errors are written; a network that labelwise map trains has them",
+                stacklevel=4,
+            )
         return replace(self, loaded=network)
 
     def prepare(
@@ -161,19 +183,17 @@ class ByNetwork:
                 use = replace(use, advice=advice_on_alpha(network, level))
         clock.lap("train")
 
-        fitter = fits.fitter if fits else _fitter(request)
+        fitter = (
+            fits.fitter if fits else _fitter(request, LEVEL if network.interval_kinds else None)
+        )
 
         def by_network(signal, sigma, beyond):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))
             part = fits(signal, sigma, beyond) if fits else network(signal, sigma)
             nll, residual = goodness(request.model, request.noise, signal, sigma, part.values)
-            stats = {
-                "standard_error": part.stats["standard_error"],
-                "outside": part.stats["outside"],
-                "nll": nll,
-                "residual": residual,
-            }
-            stats = with_scatter(stats, beyond)
+            stats = {**part.stats, "nll": nll, "residual": residual}
+            part = Estimate(part.values, part.status, stats, request.model.parameters)
+            stats = with_scatter(part, beyond)
             predicted = np.isin(part.status, (Status.PREDICTED, Status.EXTRAPOLATED))
             missed = (stats["residual"] > _MISSED) & predicted
             stats["outside"] = stats["outside"] | OUTSIDE_SIGNAL * missed.astype(np.uint8)
@@ -187,7 +207,8 @@ class ByNetwork:
                 if left.any():  # a network needs all measurements
                     part = fitter(signal[left], sigma[left])
                     beyond = excess(scatter, sigma[left])
-                    by_fit = with_scatter(part.stats, beyond) | {"outside": np.uint8(0)}
+                    by_fit = with_scatter(part, beyond) | {"outside": np.uint8(0)}
+                    by_fit["sd"] = by_fit["standard_error"]
                     found.values[left], found.status[left] = part.values, part.status
                     for name, rows in found.stats.items():
                         rows[left] = by_fit[name]
@@ -231,6 +252,7 @@ class ByNetwork:
             levels,
             prior,
             b_tolerance=request.b_tolerance,
+            intervals=request.level is not None,
             cache=self.cache,
             progress=progress,
         )
@@ -276,8 +298,10 @@ def _noise_levels(request: Request, signal, sigma) -> tuple[float, float]:
     return noise_levels(request.model, signal, sigma, request.b_tolerance)
 
 
-def _fitter(request: Request) -> MaximumLikelihood:
-    return MaximumLikelihood(request.model, request.noise, threads=request.threads)
+def _fitter(request: Request, network: Network) -> MaximumLikelihood:
+    """Fits that replace estimates of a network, with intervals if it has them."""
+    level = LEVEL if network.interval_kinds else None
+    return MaximumLikelihood(request.model, request.noise, threads=request.threads, intervals=level)
 
 
 class _Fits:
@@ -289,7 +313,7 @@ class _Fits:
     """
 
     def __init__(self, request: Request, network: Network) -> None:
-        self.fitter = _fitter(request)
+        self.fitter = _fitter(request, network)
         self.network = network
         pairs = zip(network.ends, network.shares, strict=True)
         self.used = [(end, share) for end, share in pairs if share.any()]
@@ -327,22 +351,23 @@ class _Fits:
     def _replace(self, found: Estimate, rows, doubtful, signal, sigma) -> None:
         fits = self.fitter(signal, sigma)
         fitted = has_values(fits.status)
-        values, errors = (np.zeros_like(fits.values) for _ in range(2))
+        names = [name for name in _ADDED if name in found.stats]
+        total = {name: np.zeros_like(fits.values) for name in ("values", *names)}
+        by_fit = {"values": fits.values, "sd": fits.stats["standard_error"], **fits.stats}
         for (end, share), replaced in zip(self.used, doubtful, strict=True):
             own = end(signal, sigma)
-            for total, one, other in (
-                (values, fits.values, own.values),
-                (errors, fits.stats["standard_error"], own.stats["standard_error"]),
-            ):  # errors add up, since all are due to the same noise
-                member = np.where(replaced[:, None], one, other)
-                total += np.where(share > 0, share * member, 0)
+            by_network = {"values": own.values, "sd": np.nan, **own.stats}
+            for name, sums in total.items():
+                member = np.where(replaced[:, None], by_fit[name], by_network[name])
+                sums += np.where(share > 0, share * member, 0)
         whole = doubtful.all(axis=0)
         before = found.stats["outside"][rows]
         outside = np.where(whole, 0, before & ~np.uint8(OUTSIDE_VERIFIED))
         status = np.where(outside > 0, Status.EXTRAPOLATED, Status.PREDICTED)
         status = np.where(whole, fits.status, status)
-        found.values[rows[fitted]] = values[fitted]
-        found.stats["standard_error"][rows[fitted]] = errors[fitted]
+        found.values[rows[fitted]] = total["values"][fitted]
+        for name in names:
+            found.stats[name][rows[fitted]] = total[name][fitted]
         found.stats["outside"][rows] = np.where(
             fitted, outside, before | np.uint8(OUTSIDE_VERIFIED)
         )

@@ -11,7 +11,7 @@ from labelwise.io.files import cache_folder
 from labelwise.io.nifti import paths_of
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
-from labelwise.mapping.request import METHODS, Request, without_volumes
+from labelwise.mapping.request import METHODS, Request, Uncertainty, without_volumes
 from labelwise.mapping.run import run
 from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
@@ -37,6 +37,7 @@ def fit_image(
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
     b_scale: PathLike | None = None,
+    uncertainty: Uncertainty = "interval",
     b_tolerance: float = 0.001,
     max_iterations: int = 200,
     threads: int | None = None,
@@ -49,10 +50,11 @@ def fit_image(
 ) -> Report:
     """Fit a signal model to every voxel of a series by maximum likelihood, and write the maps.
 
-    Writes a map and a standard error for each parameter; maps of the status, the parameters on a
-    bound, the negative log-likelihood, the residual and the iterations; a JSON sidecar for each
-    map; `run.json`, the record of the run; the page `report.html`; and the figure `maps.png`. All
-    files appear together at the end. A failed voxel is NaN, and its status holds the reason.
+    Writes a map and the ends of a confidence interval for each parameter; maps of the status, the
+    parameters on a bound, the negative log-likelihood, the residual and the iterations; a JSON
+    sidecar for each map; `run.json`, the record of the run; the page `report.html`; and the figure
+    `maps.png`. All files appear together at the end. A failed voxel is NaN, and its status holds
+    the reason.
 
     A measurement far below what the others of its voxel predict (a signal dropout, zero padding) is
     left out, and so is a clipped one. The map `left_out` marks them, if there are any.
@@ -75,6 +77,8 @@ def fit_image(
         b_scale: an image of the factor by which gradients change b in each voxel, or of nine
             volumes, their deviation (FSL's `grad_dev`). Diffusivities are corrected for it; their
             bounds and ranges hold for the product of diffusivity and factor.
+        uncertainty: `"interval"` for the maps `NAME_low` and `NAME_high`, the ends of an interval
+            of 95 %, and `NAME_uncertainty`, half its width; `"standard_error"`; or `"both"`.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
         max_iterations: a voxel that needs more becomes NOT_CONVERGED.
         threads: cores to use; all if None.
@@ -113,6 +117,7 @@ def fit_image(
         excluded=excluded,
         exclude_map=None if exclude_map is None else Path(exclude_map),
         b_scale=None if b_scale is None else Path(b_scale),
+        uncertainty=uncertainty,
     )
     return run(request, ByFit(bounds or {}, average, max_iterations), progress)
 
@@ -131,6 +136,7 @@ def map_image(
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
     b_scale: PathLike | None = None,
+    uncertainty: Uncertainty = "interval",
     b_tolerance: float = 0.001,
     threads: int | None = None,
     overwrite: bool = False,
@@ -160,6 +166,7 @@ def map_image(
         exclude: see `fit_image`.
         exclude_map: see `fit_image`; a fit is used where measurements of a voxel are left out.
         b_scale: see `fit_image`.
+        uncertainty: see `fit_image`; the kind of interval follows alpha (`Network.interval_kinds`).
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.
@@ -196,6 +203,7 @@ def map_image(
         excluded=excluded,
         exclude_map=None if exclude_map is None else Path(exclude_map),
         b_scale=None if b_scale is None else Path(b_scale),
+        uncertainty=uncertainty,
     )
     loaded = net if isinstance(net, Network) else None
     method = ByNetwork(

@@ -19,6 +19,8 @@ from labelwise.io.nifti import Series
 from labelwise.io.noise_level import NoiseLevel
 from labelwise.io.results import Output
 from labelwise.mapping.request import Request
+from labelwise.mapping.summary import half_width
+from labelwise.networks.intervals import LEVEL
 from labelwise.networks.network import (
     OUTSIDE_NOISE,
     OUTSIDE_RANGE,
@@ -26,7 +28,17 @@ from labelwise.networks.network import (
     OUTSIDE_VERIFIED,
 )
 from labelwise.plots.maps import parameter_maps
-from labelwise.types import STANDARD_ERROR, Estimate, Parameter, Status, has_values
+from labelwise.types import (
+    HIGH,
+    LOW,
+    SD,
+    STANDARD_ERROR,
+    UNCERTAINTY,
+    Estimate,
+    Parameter,
+    Status,
+    has_values,
+)
 
 PICTURE = "maps.png"
 
@@ -50,8 +62,11 @@ class Map:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
-    """The maps of a fit."""
+def maps_of_fit(
+    parameters: Sequence[Parameter], intervals: bool = True, errors: bool = False
+) -> list[Map]:
+    """The maps of a fit, with confidence intervals, standard errors or both."""
+    kinds = {parameter.name: "confidence" for parameter in parameters if intervals}
     on_bound = {
         "volumes": [parameter.name for parameter in parameters],
         "codes": {-1: "on the lower bound", 0: "between the bounds", 1: "on the upper bound"},
@@ -62,6 +77,8 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
             "maximum-likelihood estimate of {}",
             "standard error of {} from the Fisher information; NaN on a bound, and where the bound "
             "of another parameter, which the measurements reject, shifts the estimate",
+            kinds,
+            errors,
         ),
         Map(
             "on_bound",
@@ -82,8 +99,10 @@ def maps_of_fit(parameters: Sequence[Parameter]) -> list[Map]:
     ]
 
 
-def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
-    """The maps of a network."""
+def maps_of_network(
+    parameters: Sequence[Parameter], kinds: Mapping[str, str], errors: bool = False
+) -> list[Map]:
+    """The maps of a network, with intervals of some kinds by parameter, standard errors or both."""
     codes = {
         0: "inside what the network was trained for",
         OUTSIDE_NOISE: "the noise level is outside",
@@ -98,6 +117,8 @@ def maps_of_network(parameters: Sequence[Parameter]) -> list[Map]:
             "standard error of {}: the noise of the measurements, propagated to first order "
             "through the network; NaN on a bound; the network's bias is not in it, and below SNR "
             "10 it can be several times too small",
+            kinds,
+            errors,
         ),
         Map(
             "outside",
@@ -176,13 +197,15 @@ def picture(
     numbers = f"slice{'s' * (len(slices) > 1)} {', '.join(str(z + 1) for z in reversed(slices))}"
     x, y = (float(zoom) or 1.0 for zoom in series.header.get_zooms()[:2])
     columns = {parameter.name: column for column, parameter in enumerate(parameters)}
-    errors = estimate.stats["standard_error"]
+    intervals = "low" in estimate.stats
+    widths = half_width(estimate) if intervals else estimate.stats["standard_error"]
     return parameter_maps(
         {name: volume(estimate.values[:, column]) for name, column in columns.items()},
         parameters,
         status,
         slices=slices,
-        standard_errors={name: volume(errors[:, column]) for name, column in columns.items()},
+        uncertainty={name: volume(widths[:, column]) for name, column in columns.items()},
+        measure="95 % interval: ±" if intervals else "standard error",
         residual=volume(estimate.stats["residual"]),
         zooms=(x, y),
         orientation=nib.aff2axcodes(series.affine)[:2] if oriented(series.header) else "",
@@ -194,19 +217,50 @@ def picture(
     )
 
 
-def _values_and_errors(parameters: Sequence[Parameter], value: str, error: str) -> list[Map]:
-    """For each parameter its map and its standard error; then the status."""
+def _values_and_errors(
+    parameters: Sequence[Parameter],
+    value: str,
+    error: str,
+    kinds: Mapping[str, str],
+    errors: bool,
+) -> list[Map]:
+    """For each parameter its map, its interval and its standard error; then the status."""
     maps = []
-    errors = _stat("standard_error")
     for column, parameter in enumerate(parameters):
         name, unit, bounds = parameter.name, parameter.unit, {"bounds": parameter.bounds}
-        get, get_error = _column(lambda e: e.values, column), _column(errors, column)
-        maps.append(Map(name, get, value.format(name), unit, bounds))
         maps.append(
-            Map(f"{name}{STANDARD_ERROR}", get_error, error.format(name), unit, bounds),
+            Map(name, _column(lambda e: e.values, column), value.format(name), unit, bounds)
         )
+        if kind := kinds.get(name):
+            details = {**bounds, "interval": kind, "level": LEVEL}
+            promise = _PROMISES[kind]
+            for ending, stat, words in (
+                (LOW, "low", f"low end of an interval of {name}: {promise}"),
+                (HIGH, "high", f"high end of an interval of {name}: {promise}"),
+                (SD, "sd", f"half the width of the central 68 % of the posterior of {name}"),
+            ):
+                if ending != SD or kind == "credible":
+                    get = _column(_stat(stat), column)
+                    maps.append(Map(f"{name}{ending}", get, words, unit, details))
+            words = f"half the width of the interval of {name}, which need not be symmetric"
+            get = _column(half_width, column)
+            maps.append(Map(f"{name}{UNCERTAINTY}", get, words, unit, details))
+        if errors or not kind:
+            get = _column(_stat("standard_error"), column)
+            maps.append(Map(f"{name}{STANDARD_ERROR}", get, error.format(name), unit, bounds))
     codes = {"codes": {int(code): code.reason for code in Status}}
     return [*maps, Map("status", lambda e: e.status, "what became of each voxel", "1", codes)]
+
+
+_PROMISES = {
+    "confidence": "by likelihood; it holds the truth in 95 % of repeats, whatever the truth within "
+    "the bounds; an end on a bound means that the measurements set no limit there",
+    "credible": "the truth is in it with a probability of 95 %, if tissue is like what was "
+    "simulated; on average, not for every tissue",
+    "blend": "the ends of a confidence and of a credible interval, blended as the estimates are; "
+    "how often it holds the truth is not known",
+}
+"""What an interval of each kind means."""
 
 
 def _goodness() -> list[Map]:

@@ -97,7 +97,7 @@ class Method(Protocol):
         """The method's part of the provenance."""
         ...
 
-    def maps(self, parameters: tuple[Parameter, ...]) -> list[Map]:
+    def maps(self, request: Request, parameters: tuple[Parameter, ...]) -> list[Map]:
         """The maps that are written."""
         ...
 
@@ -126,23 +126,33 @@ class Method(Protocol):
 
 
 def with_scatter(
-    stats: Mapping[str, np.ndarray], excess: Float[np.ndarray, "#n 1"] | None
+    estimate: Estimate, excess: Float[np.ndarray, "#n 1"] | None
 ) -> dict[str, np.ndarray]:
-    """Errors, residuals and ambiguity of measurements that scatter by more than the noise floor.
+    """The stats of measurements that scatter by more than the noise floor.
 
     An estimate moves in proportion to the scatter of the measurements, whatever its cause.
 
     Args:
-        stats: of n voxels, computed with sigma, the noise floor.
+        estimate: of n voxels, computed with sigma, the noise floor.
         excess: the scatter over sigma, at least 1; None where they are the same.
     """
+    stats = estimate.stats
     if excess is None:
         return dict(stats)
+    widths = {name: stats[name] * excess for name in ("standard_error", "sd") if name in stats}
+    if "low" in stats:  # the distance of an end is in proportion, too, up to a bound
+        lower, upper = np.array([p.bounds for p in estimate.parameters], np.float32).T
+        ends = {
+            name: np.clip(estimate.values + (stats[name] - estimate.values) * excess, lower, upper)
+            for name in ("low", "high")
+        }
+        unlimited = {"low": lower, "high": upper}
+        widths |= {n: np.where(stats[n] == unlimited[n], stats[n], ends[n]) for n in ends}
     ambiguity = {name: stats[name] / excess[:, 0] ** 2 for name in ("runner_up",) if name in stats}
     return {
         **stats,
         **ambiguity,
-        "standard_error": stats["standard_error"] * excess,
+        **widths,
         "residual": stats["residual"] / excess[:, 0],
     }
 

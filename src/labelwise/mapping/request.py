@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,11 +18,16 @@ from labelwise.io.acquisition import group_equal
 from labelwise.limits import check_whole
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements, settings_of
+from labelwise.networks.intervals import LEVEL
 from labelwise.noise import NoiseModel
 from labelwise.types import SETTINGS, InputError
 
 METHODS = ("repeats", "mppca", "background", "residuals")
 """The methods that estimate sigma, in the order in which `"auto"` tries them."""
+
+Uncertainty = Literal["interval", "standard_error", "both"]
+UNCERTAINTIES = get_args(Uncertainty)
+"""What may be written about the uncertainty of maps."""
 
 Groups = list[Int[np.ndarray, " n"]]
 """The volumes that make up each of the G measurements of a voxel."""
@@ -55,9 +60,10 @@ class Request:
         excluded: the volumes that are not used, numbered from 0.
         exclude_map: the path of a 4D image: a measurement is left out where it is above 0.5.
         b_scale: the path of the factors of b in each voxel, or of a gradient deviation.
+        uncertainty: which maps of it are written: intervals, standard errors, or both.
 
     Raises:
-        InputError: if `threads` is no possible number.
+        InputError: if `threads` is no possible number, or `uncertainty` is no such word.
     """
 
     image: Path | Sequence[Path]
@@ -76,10 +82,26 @@ class Request:
     excluded: tuple[int, ...] = ()
     exclude_map: Path | None = None
     b_scale: Path | None = None
+    uncertainty: Uncertainty = "interval"
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             check_whole("threads", self.threads)
+        if self.uncertainty not in UNCERTAINTIES:
+            raise InputError(
+                f"uncertainty: expected {' or '.join(map(repr, UNCERTAINTIES))}, got "
+                f"{self.uncertainty!r}"
+            )
+
+    @property
+    def level(self) -> float | None:
+        """The probability of the intervals; None if there are none."""
+        return None if self.uncertainty == "standard_error" else LEVEL
+
+    @property
+    def standard_errors(self) -> bool:
+        """Whether standard errors are written."""
+        return self.uncertainty != "interval"
 
     @property
     def volumes(self) -> list[int]:

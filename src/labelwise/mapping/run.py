@@ -137,7 +137,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
 
 def _maps(request: Request, method: Method, parameters: tuple[Parameter, ...]) -> list[Map]:
     """The maps that are written."""
-    return [*method.maps(parameters), *maps_of_derived(request.model.derived)]
+    return [*method.maps(request, parameters), *maps_of_derived(request.model.derived)]
 
 
 def usable_voxels(

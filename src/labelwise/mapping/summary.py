@@ -37,6 +37,8 @@ class ParameterSummary:
         parameter: its name, unit and bounds; for a fit, those that were used.
         quartiles: the 25th, 50th and 75th percentile, in its unit.
         standard_error: the median of its standard errors, in its unit.
+        half_width: the median of half the widths of its intervals, in its unit; NaN if there are
+            none.
         at_limits: for a fit, the shares of voxels on its lower and on its upper bound; for a
             network, those below and above the range that it was trained for; NaN if not known.
     """
@@ -44,6 +46,7 @@ class ParameterSummary:
     parameter: Parameter
     quartiles: tuple[float, float, float]
     standard_error: float
+    half_width: float
     at_limits: tuple[float, float]
 
 
@@ -154,6 +157,7 @@ class Report:
                     "median": summary.quartiles[1],
                     "quartiles": [summary.quartiles[0], summary.quartiles[2]],
                     "median_standard_error": summary.standard_error,
+                    "median_uncertainty": summary.half_width,
                     **{
                         f"share_{limit}{end}": share
                         for limit, share in zip(limits, summary.at_limits, strict=True)
@@ -196,11 +200,14 @@ def summarise(
             where it is at the upper one, else 0; no entry where that is unknown.
     """
     fitted = np.flatnonzero(has_values(estimate.status))
+    none = np.full(estimate.values.shape, np.nan)
+    widths = half_width(estimate) if "low" in estimate.stats else none
     return tuple(
         ParameterSummary(
             parameter,
             _quartiles(estimate.values[fitted, column]),
             _median_error(estimate.stats["standard_error"][fitted, column]),
+            _median_error(widths[fitted, column]),
             _shares(beyond[parameter.name][fitted]) if parameter.name in beyond else _UNKNOWN,
         )
         for column, parameter in enumerate(parameters)
@@ -232,6 +239,11 @@ def _quartiles(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     low, median, high = (float(value) for value in np.percentile(finite, [25, 50, 75]))
     return low, median, high
+
+
+def half_width(estimate: Estimate) -> Float[np.ndarray, "N P"]:
+    """Half the width of the intervals."""
+    return (estimate.stats["high"] - estimate.stats["low"]) / 2
 
 
 def _median_error(errors: Float[np.ndarray, " n"]) -> float:
@@ -382,8 +394,8 @@ def ambiguous(estimate: Estimate) -> list[str]:
     return [
         f"{count} voxels ({_percent(count / fitted.sum())}) are ambiguous: a second optimum far "
         f"from the estimate is nearly as likely (map runner_up below {SIGNIFICANT:.2f}"
-        "). Their standard errors hold for one of the two only; more measurements or "
-        "narrower --bounds can decide between them"
+        "). Their intervals hold both where the other is likely enough, their standard errors one; "
+        "more measurements or narrower --bounds can decide between them"
     ]
 
 

@@ -65,6 +65,7 @@ def blend_plan(
     *,
     seed: int = 0,
     b_tolerance: float = B_TOLERANCE,
+    intervals: bool = True,
 ) -> TrainingPlan:
     """The training plan of `labelwise map`: two networks of a blend, for a range of noise levels.
 
@@ -75,6 +76,7 @@ def blend_plan(
         prior: of the simulated parameters; the typical range of each if None.
         seed: of all random numbers.
         b_tolerance: in ms/µm²; b-values this close are equal.
+        intervals: whether to train networks of intervals, too.
 
     Raises:
         InputError: if no parameter of the model scales the signal.
@@ -95,6 +97,7 @@ def blend_plan(
         seed=seed,
         on_bound="keep",  # at low SNR most labels are on a bound: docs/decisions/0007
         b_tolerance=b_tolerance,
+        intervals=intervals,
     )
 
 
@@ -106,6 +109,7 @@ def trained_blend(
     *,
     seed: int = 0,
     b_tolerance: float = B_TOLERANCE,
+    intervals: bool = True,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Network, dict[str, Any]]:
@@ -118,13 +122,16 @@ def trained_blend(
         prior: see `blend_plan`.
         seed: see `blend_plan`.
         b_tolerance: see `blend_plan`.
+        intervals: see `blend_plan`.
         cache: folder of cached networks and labels; nothing is cached if None.
         progress: called during the training.
 
     Returns:
         The blend at alpha = 1, and a record: `cached`, `path` and `seconds` of each stage.
     """
-    plan = blend_plan(model, noise, levels, prior, seed=seed, b_tolerance=b_tolerance)
+    plan = blend_plan(
+        model, noise, levels, prior, seed=seed, b_tolerance=b_tolerance, intervals=intervals
+    )
     path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
     begin = time.perf_counter()
     if path is not None:

@@ -64,17 +64,18 @@ def parameter_maps(
     status: Int[np.ndarray, "X Y Z"],
     *,
     slices: Sequence[int],
-    standard_errors: Mapping[str, Float[np.ndarray, "X Y Z"]],
+    uncertainty: Mapping[str, Float[np.ndarray, "X Y Z"]],
     residual: Float[np.ndarray, "X Y Z"],
     zooms: tuple[float, float] = (1.0, 1.0),
     orientation: Sequence[str] = "",
     title: str = "",
+    measure: str = "standard error",
 ) -> Figure:
-    """Slices of every parameter map, standard errors beneath; then residual and status.
+    """Slices of every parameter map, its uncertainty beneath; then residual and status.
 
     The first array axis points right and the second up. Colours run from the 2nd percentile of
     the voxels off all bounds, or within what a network was trained for (from 0 for amplitudes), to
-    the 98th; for standard errors, which have a long tail, to the 90th. A voxel inside the mask
+    the 98th; for uncertainties, which have a long tail, to the 90th. A voxel inside the mask
     without a value is dark grey, one outside light grey. Slices are cropped to the mask.
 
     Args:
@@ -82,7 +83,8 @@ def parameter_maps(
         parameters: which to show, in which order, with unit and symbol.
         status: (X, Y, Z) codes of `Status`.
         slices: which to show, along the third axis, the first on top.
-        standard_errors: by parameter name, (X, Y, Z) maps, shown beneath the values.
+        uncertainty: by parameter name, (X, Y, Z) maps, shown beneath the values.
+        measure: what they are, for their titles.
         residual: (X, Y, Z) map of the residual.
         zooms: width and height of a voxel, in any unit.
         orientation: what the first and the second array axis point to, of L, R, A, P, S and I;
@@ -100,7 +102,7 @@ def parameter_maps(
         ...     [adc],
         ...     ones.astype(int),
         ...     slices=[0],
-        ...     standard_errors={"D": ones},
+        ...     uncertainty={"D": ones},
         ...     residual=ones,
         ... )
         >>> [axes.get_title("left") for axes in figure.axes if axes.get_title("left")]
@@ -116,7 +118,7 @@ def parameter_maps(
     whole = len(slices) * (height + _GAP) - _GAP
     codes = status[window][:, :, slices]
     outside = codes == Status.NOT_FITTED
-    both = (values, standard_errors)
+    both = (values, uncertainty)
     shown = [maps[p.name][window][:, :, slices] for p in parameters for maps in both]
     missing = ~outside & np.isnan(shown).any(axis=0)
     entries = [(STATUS_COLOURS[code], _reason(code)) for code in Status if np.any(codes == code)]
@@ -170,7 +172,7 @@ def parameter_maps(
         unit = in_unit(parameter)
         draw(panel, 0, f"{symbol(parameter)}{unit}", image, colours, (low, high))
         limits = colour_range(error, codes > 0, top=90)
-        draw(panel, 1, f"standard error{unit}", error, "magma", limits)
+        draw(panel, 1, f"{measure}{unit}", error, "magma", limits)
     image = residual[window][:, :, slices]
     limits = 0.0, max(2.0, colour_range(image, codes > 0, top=98)[1])
     draw(panels - 2, 0, "residual", image, "inferno", limits)
