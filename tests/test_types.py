@@ -39,7 +39,18 @@ def test_parameter_refuses(name, unit, bounds, message):
     "name",
     [
         *("status", "nll", "residual", "iterations", "on_bound", "outside", "sigma", "Sigma"),
-        *("run", "maps", "net", "S0_standard_error", "STATUS", "D_Standard_Error", "all", "name"),
+        *(
+            "run",
+            "maps",
+            "net",
+            "S0_standard_error",
+            "STATUS",
+            "D_Standard_Error",
+            "D_low",
+            "D_High",
+            "all",
+            "name",
+        ),
         *("estimator", "parameter", "ſtatus"),
     ],
 )

@@ -399,3 +399,41 @@ def test_progress_is_told_after_each_block():
     told = []
     line({"x": Affine()}, repeats=10, block=60, progress=lambda *it: told.append(it))
     assert told == [(60, 200), (120, 200), (180, 200), (200, 200)]
+
+
+class Fixed:
+    """Estimates 1 everywhere, with the same interval."""
+
+    parameters = lw.ADC.parameters
+
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+    def __call__(self, signal, sigma):
+        ones = np.ones((len(signal), 2))
+        stats = {"low": self.low * ones, "high": self.high * ones}
+        return Estimate(ones, np.full(len(signal), Status.PREDICTED), stats, self.parameters)
+
+
+def test_coverage_and_interval_score_are_those_of_the_intervals():
+    model, grid = lw.ADC([0.0, 0.5, 1.0]), lw.Grid({"S0": [1.0], "ADC": [0.5, 1.0, 2.0]})
+    fit = lw.MaximumLikelihood(model, lw.Gaussian())
+    given = {"fixed": Fixed(0.8, 1.2), "MLE": fit}
+    result = evaluate(given, model, lw.Gaussian(), 0.05, grid, 40, jax.random.key(0))
+    adc = result.sel(parameter="ADC", S0=1.0)
+    assert adc.coverage.sel(estimator="fixed").values.tolist() == [0, 1, 0]
+    score = adc.interval_score.sel(estimator="fixed").values
+    np.testing.assert_allclose(score, [0.4 + 40 * 0.3, 0.4, 0.4 + 40 * 0.8])
+    assert adc.coverage.sel(estimator="MLE").isnull().all()
+    means = summary(result).sel(estimator="fixed", parameter="ADC")
+    assert float(means.coverage_least) == 0
+    assert float(means.coverage) == pytest.approx(1 / 3)
+    alone = evaluate({"MLE": fit}, model, lw.Gaussian(), 0.05, grid, 4, jax.random.key(0))
+    assert "coverage" not in alone
+
+
+def test_intervals_of_fits_hold_the_truth_in_95_percent_of_repeats():
+    model, grid = lw.ADC([0.0, 0.5, 1.0]), lw.Grid({"S0": [1.0], "ADC": [0.7, 1.5]})
+    fit = lw.MaximumLikelihood(model, lw.Rician(), intervals=0.95)
+    result = evaluate({"fit": fit}, model, lw.Rician(), 0.05, grid, 4000, jax.random.key(0))
+    assert (abs(result.coverage - 0.95) < 4 * 0.0035).all()

@@ -14,7 +14,7 @@ from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.request import Request
 from labelwise.models import ADC, IVIM, T1InversionRecovery
 from labelwise.noise import Gaussian, Rician
-from labelwise.types import Status
+from labelwise.types import ENDINGS, Status
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0, -120], [0, 0, 3.0, -70], [0, 0, 0, 1]])
 DIPY = Path(dipy.data.__file__).parent / "files"
@@ -39,6 +39,7 @@ def ask(tmp_path, data):
             sigma=SIGMA,
             folder=tmp_path / "maps",
             mask=save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
+            uncertainty="standard_error",
         )
         return asked.replaced(**options)
 
@@ -70,6 +71,7 @@ def fitted(tmp_path_factory, data):
         mask=save(folder / "mask.nii.gz", inside().astype(np.uint8)),
         sources={"b": bvals},
         command="labelwise fit ...",
+        uncertainty="both",
     )
     report = request.run(lambda *progress: seen.append(progress))
     return request, report, seen
@@ -78,7 +80,7 @@ def fitted(tmp_path_factory, data):
 def test_every_map_is_there_with_a_sidecar(fitted):
     folder = fitted[0].folder
     names = [
-        *("S0", "S0_standard_error", "ADC", "ADC_standard_error"),
+        *(f"{name}{end}" for name in ("S0", "ADC") for end in ("", *ENDINGS) if end != "_sd"),
         *("status", "on_bound", "nll", "residual", "runner_up", "iterations"),
     ]
     written = {path.name for path in folder.iterdir()}
@@ -94,6 +96,18 @@ def test_the_truth_comes_back(fitted):
     values, errors = load(request.folder, "ADC"), load(request.folder, "ADC_standard_error")
     z = (values - TRUTH[1])[inside()] / errors[inside()]
     assert 0.6 < z.std() < 1.5
+
+
+def test_the_ends_of_intervals_are_written(fitted):
+    folder = fitted[0].folder
+    low, high, values, width = (
+        load(folder, f"ADC{end}")[inside()] for end in ("_low", "_high", "", "_uncertainty")
+    )
+    assert np.all((low < values) & (values < high))
+    np.testing.assert_allclose(width, (high - low) / 2, rtol=1e-5)
+    assert np.mean((low <= TRUTH[1]) & (TRUTH[1] <= high)) > 0.8
+    entries = sidecar(folder, "ADC_low")
+    assert (entries["interval"], entries["level"]) == ("confidence", 0.95)
 
 
 def test_mended_geometry_of_every_image_is_noted(ask, tmp_path):

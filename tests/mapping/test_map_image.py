@@ -54,6 +54,7 @@ def ask(tmp_path, data):
             sigma=SIGMA,
             folder=tmp_path / "maps",
             mask=save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
+            uncertainty="standard_error",
         )
         return asked.replaced(**options)
 

@@ -25,7 +25,7 @@ def draw(count=4, shape=SHAPE, status=None, **options):
 
 def pictured(maps, parameters, status, slices=(0,), **options):
     """Each map is its own standard error, and the first one the residual."""
-    options = {"standard_errors": maps, "residual": next(iter(maps.values())), **options}
+    options = {"uncertainty": maps, "residual": next(iter(maps.values())), **options}
     return parameter_maps(maps, parameters, status, slices=slices, **options)
 
 

@@ -74,6 +74,7 @@ def evaluate(
     from labelwise.io.results import as_json
     from labelwise.io.staging import staged
     from labelwise.models.find import find_model, rebuild
+    from labelwise.networks.intervals import LEVEL
     from labelwise.plots.curves import performance
 
     kind = find_model(model) if model else None
@@ -86,7 +87,9 @@ def evaluate(
         estimators, first = _estimators(nets, b_tolerance / 1000)
         made = rebuild(first.card.model, kind, nets[0])
         if mle:
-            estimators[MLE_NAME] = MaximumLikelihood(made, first.noise)
+            estimators[MLE_NAME] = MaximumLikelihood(
+                made, first.noise, intervals=LEVEL if first.interval_kinds else None
+            )
         sigma = options.sigma_for(first.card.sigma, snr, nets[0])
         grid = _grid(first, points)
         dataset = grids.evaluate(

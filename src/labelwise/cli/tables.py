@@ -413,6 +413,9 @@ def show_evaluation(
         "retained": "information",
         "mutual_information": "bits",
     }
+    intervals = "coverage" in summary
+    if intervals:
+        columns |= {"coverage": "95 % covers", "coverage_least": "at least"}
     for parameter in several:
         unit = _unit(evaluation[parameter].unit)
         table = Table(f"{parameter} {unit}".strip(), **_PLAIN)
@@ -420,14 +423,27 @@ def show_evaluation(
             table.add_column(title, justify="right", no_wrap=True)
         for estimator in summary["estimator"].values:
             row = summary.sel(estimator=estimator, parameter=parameter)
-            table.add_row(str(estimator), *(number(float(row[name])) for name in columns))
+            cells = (_cell(float(row[name]), name) for name in columns)
+            table.add_row(str(estimator), *cells)
         console.print("", table)
     console.print(
         "\nbias slope: 0 preserves differences, -1 removes them; information: share of the Fisher "
         "information\nin the signal (linear); bits: mutual information of truth and estimate. All "
         "are means over\nthe grid; their standard errors are in evaluation.json.",
     )
+    if intervals:
+        console.print(
+            "95 % covers: the share of 95 % intervals that hold the truth; at least: at the point "
+            "of the\ngrid where it is smallest."
+        )
     console.print(f"{folder} (look at curves.png first)", soft_wrap=True)
+
+
+def _cell(value: float, name: str) -> str:
+    """A share of intervals in per cent, another number as it is; empty if it is not known."""
+    if not name.startswith("coverage"):
+        return number(value)
+    return "" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:

@@ -26,6 +26,7 @@ from labelwise.evaluation.information import (
     retained_information,
 )
 from labelwise.evaluation.methods import methods_of
+from labelwise.evaluation.scores import interval_score
 from labelwise.fitting import available_cores
 from labelwise.fitting.batching import blocks
 from labelwise.limits import check_memory, check_whole
@@ -38,6 +39,8 @@ from labelwise.types import Estimate, Estimator, InputError, LabelSource, Voxels
 
 _BINS = 200  # of the estimates, for mutual information; fewer would lose information
 _PILOT = 20_000  # signals for the bin edges
+_ENDS, _BOTH = ("coverage", "interval_score"), ("", "_error")
+_ROUNDING = 1e-6
 _OWN_DIMENSIONS = ("estimator", "parameter", "other")
 
 
@@ -89,6 +92,9 @@ def evaluate(
         - `mutual_information`, `mutual_information_error`: bits between each true parameter and
           its estimate over the whole grid, in up to 200 bins; at most log2 of the number of
           grid values of the parameter; see `labelwise.evaluation.information.mutual_information`
+        - `coverage`, `interval_score` and their standard errors: the share of intervals that hold
+          the truth, and their mean score; see `labelwise.evaluation.scores.interval_score`. NaN for
+          estimators without intervals, and absent if none has them
 
     Raises:
         InputError: if there is no estimator, a name is used twice, or grid, estimators and model
@@ -122,10 +128,14 @@ def evaluate(
     table |= {name: np.full_like(table["bias"], np.nan) for name in ("retained", "retained_error")}
     table["covariance"] = np.full((len(sources), points, size, size), np.nan)
     table["failed"] = np.full((len(sources), points), np.nan)
+    ends = {f"{name}{end}": np.full_like(table["bias"], np.nan) for name in _ENDS for end in _BOTH}
     counts = [[np.zeros((n, bins), np.int64) for n in grid.shape] for _ in sources]
 
-    def reduce(row: int, index, values, score) -> list[np.ndarray]:
+    def reduce(row: int, index, values, limits, score) -> list[np.ndarray]:
         """Reduce the estimates (g, R, P) of some grid points; each call writes its own rows."""
+        if limits is not None:
+            for name, moment in _of_intervals(*limits, simulator.truth[index]).items():
+                ends[name][row, index] = moment
         good = np.all(np.isfinite(values), axis=-1)
         errors = np.where(good[..., None], values - simulator.truth[index][:, None], 0.0)
         for name, moment in _moments(errors, good).items():
@@ -143,8 +153,8 @@ def evaluate(
     with ThreadPoolExecutor(available_cores()) as pool:
         for index, voxels, score in simulator.blocks(np.arange(points), repeats, block):
             for row, source in enumerate(sources.values()):
-                values = _values(source, voxels, simulator.truth[index].shape, repeats)
-                pending.append((row, pool.submit(reduce, row, index, values, score)))
+                values, limits = _values(source, voxels, simulator.truth[index].shape, repeats)
+                pending.append((row, pool.submit(reduce, row, index, values, limits, score)))
                 while len(pending) > 2 * available_cores():  # limits memory to a few blocks
                     _add(counts, *pending.popleft())
             if progress:
@@ -152,6 +162,8 @@ def evaluate(
         while pending:
             _add(counts, *pending.popleft())
 
+    if np.isfinite(ends["coverage"]).any():
+        table |= ends
     bits = np.array([[mutual_information(table) for table in row] for row in counts])
     of_parameters = ("estimator", "parameter")
     return xr.Dataset(
@@ -207,7 +219,8 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
         - `abs_bias`: mean of |bias| over the marginal bias curve of the parameter
         - `abs_bias_grid`: mean of |bias| over all grid points. Both are positive: for an unbiased
           estimator, noise alone gives about 0.8 standard errors of one bias
-        - `std`, `rmse`, `retained`: means over the grid
+        - `std`, `rmse`, `retained`: means over the grid; `coverage` and `interval_score`, too, if
+          they are in the dataset, and `coverage_least`: the smallest of the grid
         - `slope`: of a straight line through the marginal bias curve, unit per unit; 1 + slope is
           the slope of the mean estimate. -1 is an estimator with the same mean for every truth.
           NaN for a parameter with one value
@@ -225,6 +238,9 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
             for end in ("", "_error")
         }
     )
+    if "coverage" in dataset:
+        result = result.assign({f"{n}{end}": whole[f"{n}{end}"] for n in _ENDS for end in _BOTH})
+        result["coverage_least"] = dataset.coverage.min(names)
     over_grid = _average(
         xr.Dataset({"it": abs(dataset.bias), "it_error": dataset.bias_error}), names
     )
@@ -354,12 +370,40 @@ def refuse_large(model: SignalModel, grid: Grid, repeats: int, estimators: int) 
 
 
 def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int):
-    """The estimates (g, R, P) of a source in float64."""
-    values = np.asarray(source(voxels).values, float)
+    """The estimates (g, R, P) of a source in float64, and the ends of intervals if it has them."""
+    estimate = source(voxels)
+    values = np.asarray(estimate.values, float)
     expected = (len(voxels), shape[1])
     if values.shape != expected:
         raise InputError(f"estimates: expected values of shape {expected}, got {values.shape}")
-    return values.reshape(shape[0], repeats, shape[1])
+    shape = (shape[0], repeats, shape[1])
+    limits = None
+    if {"low", "high"} <= set(estimate.stats):
+        limits = [
+            np.asarray(estimate.stats[name], float).reshape(shape) for name in ("low", "high")
+        ]
+    return values.reshape(shape), limits
+
+
+def _of_intervals(
+    low: Float[np.ndarray, "g R P"],
+    high: Float[np.ndarray, "g R P"],
+    truth: Float[np.ndarray, "g P"],
+) -> dict[str, np.ndarray]:
+    """Coverage and interval score of each point, over the voxels with an interval."""
+    truth = truth[:, None]
+    slack = _ROUNDING * np.abs(truth)  # a truth on a bound, in float32
+    known = np.isfinite(low) & np.isfinite(high)
+    held = (low - slack <= truth) & (truth <= high + slack)
+    found = {}
+    n = np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+    for name, rows in (("coverage", held), ("interval_score", interval_score(low, high, truth))):
+        rows = np.where(known, rows, 0.0)
+        mean = rows.sum(axis=1) / n
+        square = (rows**2).sum(axis=1) / n
+        found[name] = mean
+        found[f"{name}_error"] = np.sqrt(np.maximum(square - mean**2, 0) / n)
+    return found
 
 
 def _pilot_edges(
@@ -373,7 +417,7 @@ def _pilot_edges(
     estimates_of = {name: [] for name in sources}
     for index, voxels, _ in simulator.blocks(points, few, block, stream=1):
         for name, source in sources.items():
-            values = _values(source, voxels, simulator.truth[index].shape, few)
+            values, _ = _values(source, voxels, simulator.truth[index].shape, few)
             estimates_of[name].append(values.reshape(-1, values.shape[-1]))
     together = [np.concatenate(parts) for parts in estimates_of.values()]
     return [[quantile_edges(column, bins) for column in values.T] for values in together]

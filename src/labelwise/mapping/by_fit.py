@@ -45,7 +45,7 @@ class ByFit:
         """The volumes that are averaged into each of the G measurements that are fitted."""
         return request.equal_volumes if self.average else request.single_volumes
 
-    def maps(self, request: Request, parameters: tuple[Parameter, ...]):
+    def maps(self, request: Request, parameters: tuple[Parameter, ...], network=None):
         """The maps that are written."""
         return maps_of_fit(parameters, request.level is not None, request.standard_errors)
 

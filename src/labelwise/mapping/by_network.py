@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,16 +91,22 @@ class ByNetwork:
         """Each volume is a measurement of its own, as in training."""
         return request.single_volumes
 
-    def maps(self, request: Request, parameters: tuple[Parameter, ...]):
+    def maps(
+        self,
+        request: Request,
+        parameters: tuple[Parameter, ...],
+        network: Network | None = None,
+    ):
         """The maps that are written."""
-        return maps_of_network(parameters, self._kinds(request), request.standard_errors)
+        kinds = self._kinds(request, network or self.loaded)
+        return maps_of_network(parameters, kinds, request.standard_errors)
 
-    def _kinds(self, request: Request) -> Mapping[str, str]:
+    def _kinds(self, request: Request, network: Network | None) -> Mapping[str, str]:
         """The kind of interval of each parameter; empty if there are no intervals."""
         if request.level is None:
             return {}
-        if self.loaded is not None:
-            return self.loaded.interval_kinds
+        if network is not None:
+            return network.interval_kinds
         names = [parameter.name for parameter in request.model.parameters]
         alphas = alpha_of(1.0 if self.alpha is None else self.alpha, names)
         kinds = {1.0: "confidence", 0.0: "credible"}  # of the blend that is trained
@@ -147,12 +152,6 @@ class ByNetwork:
             network = network.with_alpha(self.alpha)
         if request.level is None:
             network = replace(network, intervals=False)
-        elif not network.interval_kinds:
-            warnings.warn(
-                f"{place.name}: has no networks of intervals for this alpha, so that standard "
-                "errors are written; a network that labelwise map trains has them",
-                stacklevel=4,
-            )
         return replace(self, loaded=network)
 
     def prepare(

@@ -167,6 +167,7 @@ def map_image(
         exclude_map: see `fit_image`; a fit is used where measurements of a voxel are left out.
         b_scale: see `fit_image`.
         uncertainty: see `fit_image`; the kind of interval follows alpha (`Network.interval_kinds`).
+            A network that has no intervals gives standard errors.
         b_tolerance: see `fit_image`.
         threads: see `fit_image`.
         overwrite: see `fit_image`.

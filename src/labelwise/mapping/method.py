@@ -97,8 +97,13 @@ class Method(Protocol):
         """The method's part of the provenance."""
         ...
 
-    def maps(self, request: Request, parameters: tuple[Parameter, ...]) -> list[Map]:
-        """The maps that are written."""
+    def maps(
+        self,
+        request: Request,
+        parameters: tuple[Parameter, ...],
+        network: Network | None = None,
+    ) -> list[Map]:
+        """The maps that are written, once `network` is prepared, or expected before."""
         ...
 
     def begin(self, request: Request) -> Method:

@@ -22,6 +22,7 @@ from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
 from labelwise.mapping.derived import maps_of_derived, with_derived
+from labelwise.mapping.diagnostics import systematic_residuals, unlike_simulated
 from labelwise.mapping.gradients import corrected, read_factors, scaled_by_b
 from labelwise.mapping.maps import PICTURE, Map, file_names, picture, writing
 from labelwise.mapping.method import Clock, Method, Prepared, Step
@@ -38,8 +39,10 @@ from labelwise.mapping.summary import (
     quality_notes,
     summarise,
 )
+from labelwise.networks.network import Network
 from labelwise.types import Estimate, InputError, Parameter, Progress, Status, no_progress
 
+_CHECKED = 5_000  # voxels to check the assumptions of intervals in
 _SAMPLE = 50_000  # voxels to find the range of noise levels in
 
 
@@ -100,7 +103,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             if prepared.use is not None:
                 record["network"] = prepared.use.as_dict()
             left = estimate.stats.get("left_out")
-            maps = _maps(request, method, prepared.parameters)
+            maps = _maps(request, method, prepared.parameters, prepared.network)
             maps = [each for each in maps if each.name != "left_out" or left is not None]
             with _writing(out, scan, maps, estimate, prepared, record):
                 residual = median_residual(estimate, len(method.groups(request)))
@@ -111,6 +114,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 later += method.notes(estimate, summary, prepared)
                 later += left_out_notes(left, scan.top, estimate.status, request.volumes)
                 later += negative_notes(negative, estimate.status[inside], request)
+                later += _assumptions(scan, estimate, prepared)
                 _warn(later)
             if prepared.network is not None:
                 for name in method.files:
@@ -135,9 +139,15 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
     return report
 
 
-def _maps(request: Request, method: Method, parameters: tuple[Parameter, ...]) -> list[Map]:
+def _maps(
+    request: Request,
+    method: Method,
+    parameters: tuple[Parameter, ...],
+    network: Network | None = None,
+) -> list[Map]:
     """The maps that are written."""
-    return [*method.maps(request, parameters), *maps_of_derived(request.model.derived)]
+    own = method.maps(request, parameters, network)
+    return [*own, *maps_of_derived(request.model.derived)]
 
 
 def usable_voxels(
@@ -270,6 +280,32 @@ def _usable_voxels(
     sigma = np.broadcast_to(sigma, (len(index), sigma.shape[1]))
     good = check_input(signal, sigma, scan.request.noise) == Status.CONVERGED
     return signal[good], sigma[good]
+
+
+def _assumptions(scan: _Scan, estimate: Estimate, prepared: Prepared) -> list[str]:
+    """Notes on the assumptions of intervals, from some voxels that have values."""
+    if "low" not in estimate.stats:
+        return []
+    good = np.flatnonzero(np.isfinite(estimate.values).all(axis=1))
+    few = np.zeros_like(scan.inside)
+    few[good[:: math.ceil(len(good) / _CHECKED) or 1]] = True
+    if not few.any():
+        return []
+    ((index, signal),) = scan.series.blocks(few, size=_CHECKED)
+    sigma = scan.sigma_of(index)
+    level = np.broadcast_to(sigma, (len(index), sigma.shape[1]))
+    left = estimate.stats.get("left_out")
+    whole = np.ones(len(index), bool)
+    if left is not None:
+        whole = ~np.any(left[index] > 0, axis=1)
+    given = signal[whole], level[whole]
+    notes = []
+    if scan.factors is None:
+        rows, scatter = estimate.values[index[whole]], scan.noise.level.scatter
+        notes += systematic_residuals(scan.request, *given, rows, scatter)
+    if prepared.network is not None:
+        notes += unlike_simulated(prepared.network, given[0], given[1][:, 0])
+    return notes
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from labelwise.noise import NoiseModel, chi2_quantile, evaluate
 from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
+_EXACT = (0.85, 1.3)  # squared residuals: with 0.8 of sigma, intervals of 95 % cover 90 %
 _PEAK = 1.5  # sigma: without signal, the largest of four magnitudes is 1.9 in the median
 _CLEAR = 3.75  # sigma above the noise floor: of 300 volumes without signal, the largest is below
 _SOME = 0.05  # of the voxels: a smaller share that a bound shifts may be chance, and gets no note
@@ -326,6 +327,13 @@ def quality_notes(
         notes.append(
             f"residuals are {residual:.1f} times what sigma predicts: sigma is too small, or the "
             "model does not describe the signal"
+        )
+    elif "low" in estimate.stats and not _EXACT[0] <= residual**2 <= _EXACT[1]:
+        small = residual < 1
+        notes.append(
+            f"residuals are {residual:.2g} of what sigma predicts, so intervals are too "
+            + ("wide: sigma is somewhat too large" if small else "narrow: sigma is somewhat too ")
+            + ("" if small else "small, or the model does not describe all of the signal")
         )
     return notes
 
