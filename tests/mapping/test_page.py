@@ -13,11 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import SHAPE, SIGMA, B, Job, inside
+from helpers import MODELS, SHAPE, SIGMA, B, Job, inside
 from labelwise.mapping import by_network, page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
 from labelwise.models import ADC
+from labelwise.models.base import settings_of, within
+from labelwise.models.evaluate import signals
 from labelwise.networks.network import blend
 from labelwise.noise import Rician
 from labelwise.types import Status
@@ -190,15 +192,36 @@ def test_a_curve_is_what_its_estimate_predicts(job):
     np.testing.assert_allclose(curves, expected + SIGMA**2 / (2 * expected), atol=SIGMA / 10)
 
 
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_a_curve_is_drawn_where_the_model_describes_all_of_it(model):
+    varying = [name for name, values in settings_of(model).items() if np.ptp(values) > 0]
+    finer = page._along(model, varying)
+    dashes = {"T2EPG", "T2MultiEcho", "T2MultiEchoB1", "IVIMSimplified", "DTI", "Verdict"}
+    assert (finer is None) == (type(model).__name__ in dashes)
+    if finer is not None:
+        params = np.array([[within(each.bounds, 0.3) for each in model.parameters]])
+        assert np.isfinite(signals(finer, params)).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_sigma_of_zero_in_most_voxels_is_no_bug(job, tmp_path):
+    sigma = SIGMA * np.eye(9, 8)[:, :, None] * np.ones(2)
+    nib.save(nib.Nifti1Image(sigma, AFFINE), tmp_path / "s.nii")
+    fit = job(ByFit(), sigma=tmp_path / "s.nii")
+    assert Status.BAD_SIGMA in fit.run().voxels
+    assert stored(fit.request.folder)["sample"]["rows"].size == 40
+
+
 def test_a_series_of_too_many_voxels_is_thinned_and_says_so(job, monkeypatch):
     monkeypatch.setattr(page, "_VALUES", 100)
     fit = job(ByFit())
     fit.run()
     held = stored(fit.request.folder)
     assert held["thinned"] == 2
-    assert held["shape"] == [5, 4, 1]
+    assert (held["first"], held["shape"]) == ([2, 2, 0], [4, 3, 1])
+    np.testing.assert_allclose(np.array(held["affine"])[:3, 3], (AFFINE @ [2, 2, 0, 1])[:3])
     lattice = np.zeros(SHAPE, bool)
-    lattice[::2, ::2, ::2] = True
+    lattice[2::2, 2::2, ::2] = True
     kept = ordered(lattice)
     adc = held["maps"][1]
     np.testing.assert_allclose(

@@ -325,7 +325,7 @@ function selectVoxel(voxel) {
   const [X, Y, Z] = data.shape;
   const inGrid = x >= 0 && y >= 0 && z >= 0 && x < X && y < Y && z < Z;
   state.row = inGrid ? data.rowOf[x + X * (y + Y * z)] : -1;
-  state.voxel = voxel.map((n) => n * data.thinned);
+  state.voxel = voxel.map((n, k) => n * data.thinned + data.first[k]);
   drawVoxel();
 }
 
@@ -458,7 +458,7 @@ function saveRating(event) {
   event.preventDefault();
   const form = new FormData($("rating"));
   const record = {
-    schema: "labelwise rating 1", image: data.image, run: data.date, labelwise: data.labelwise, command: data.command,
+    schema: "labelwise rating 1", image: data.path, labelwise: data.labelwise, command: data.command,
     rating: form.get("rating"), rater: form.get("rater"), comment: form.get("comment"),
     alpha: state.alpha, map: state.map, voxel: state.voxel ?? null, rated: new Date().toISOString(),
   };
@@ -478,7 +478,7 @@ async function start() {
   const regions = ["all voxels", ...(data.regions?.labels ?? []).map((label) => `label ${label} of the mask`)];
   $("region").append(...regions.map((textContent, value) => element("option", { textContent, value })));
   $("command").textContent = data.command || "from Python";
-  $("made").textContent = `labelwise ${data.labelwise}, ${data.date}.`;
+  $("made").textContent = `Made by labelwise ${data.labelwise}.`;
   $("map").addEventListener("change", () => { state.map = $("map").value; refresh(); });
   $("opacity").addEventListener("input", refresh);
   $("region").addEventListener("change", () => { state.region = Number($("region").value); refresh(); });
