@@ -109,7 +109,6 @@ def page(
         "image": series.name,
         "labelwise": version("labelwise"),
         "path": str(series.path),
-        "command": request.command,
         "shape": thinned.shape,
         "affine": thinned.affine,
         "inverse": np.linalg.pinv(thinned.affine),
