@@ -368,7 +368,7 @@ function drawPlot(at) {
   const s = data.sample;
   if (at === undefined) {
     $("plot").replaceChildren();
-    $("plotted").textContent = `This page holds the measurements of ${s.rows.length.toLocaleString("en")} voxels, slice ${s.slices}; this voxel is not among them.`;
+    $("plotted").textContent = `This page holds the measurements of ${s.rows.length.toLocaleString("en")} voxels, ${/\D/.test(s.slices) ? "slices" : "slice"} ${s.slices}; this voxel is not among them.`;
     return;
   }
   const M = s.measured_at.length, G = s.curve_at.length;
@@ -407,7 +407,7 @@ function drawPlot(at) {
   });
   $("plot").replaceChildren(svg(width, height, ...parts));
   const gone = s.left_out && measured.some((_, k) => s.left_out[at * M + k] > 0) ? " Crosses: left out." : "";
-  $("plotted").textContent = `Circles: the measurements. ${s.smooth ? "Lines" : "Dashes"}: what the estimate predicts, the mean of the noise (sigma ${number(s.sigma[at])}) included.${gone} In this page for ${s.rows.length.toLocaleString("en")} voxels, slice ${s.slices}.`;
+  $("plotted").textContent = `Circles: the measurements. ${s.smooth ? "Lines" : "Dashes"}: what the estimate predicts, the mean of the noise (sigma ${number(s.sigma[at])}) included.${gone} In this page for ${s.rows.length.toLocaleString("en")} voxels, ${/\D/.test(s.slices) ? "slices" : "slice"} ${s.slices}.`;
 }
 
 /* ---- the dial */
