@@ -17,6 +17,7 @@ from helpers import MODELS, SHAPE, SIGMA, B, Job, inside
 from labelwise.mapping import by_network, page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
+from labelwise.mapping.maps import Map
 from labelwise.models import ADC
 from labelwise.models.base import settings_of, within
 from labelwise.models.evaluate import signals
@@ -190,6 +191,29 @@ def test_a_curve_is_what_its_estimate_predicts(job):
     b = np.array(sample["curve_at"]) / 1000
     expected = s0 * np.exp(-b * adc)  # at an SNR of 20 and more, the noise adds sigma²/2S
     np.testing.assert_allclose(curves, expected + SIGMA**2 / (2 * expected), atol=SIGMA / 10)
+
+
+def test_an_interval_goes_before_a_standard_error():
+    low, high = np.linspace(0.1, 0.5, 9), np.linspace(0.3, 0.9, 9)
+    rows = {"D_low": low, "D_high": high, "D_standard_error": low, "K_standard_error": high}
+    named = {name: Map(name, lambda estimate: estimate, f"{name}.", "1") for name in rows}
+    entry, width = page._uncertainty("D", named, rows.__getitem__)
+    assert entry["kind"] == "interval"
+    np.testing.assert_allclose(width, (high - low) / 2)
+    for found, wanted in zip(unpacked(entry["values"]), (low, high), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=width.max() / page._FINE)
+    entry, width = page._uncertainty("K", named, rows.__getitem__)
+    assert entry["kind"] == "standard error"
+    np.testing.assert_allclose(unpacked(entry["values"])[0], high, rtol=page._RELATIVE)
+
+
+def test_a_page_asks_for_nothing_and_has_every_note(job):
+    fit = job(ByFit(), notes=["<b>a note</b> & more"])
+    fit.run()
+    text = (fit.request.folder / page.PAGE).read_text()
+    assert "default-src 'none'; img-src data: blob:; style-src" in text
+    assert re.findall(r"(?:src|href)=\"(?!data:)[^\"]*", text) == []
+    assert "<li>&lt;b&gt;a note&lt;/b&gt; &amp; more</li>" in text
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
