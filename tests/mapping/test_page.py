@@ -13,11 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import SHAPE, SIGMA, B, Job, inside
+from helpers import MODELS, SHAPE, SIGMA, B, Job, inside
 from labelwise.mapping import by_network, page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
+from labelwise.mapping.maps import Map
 from labelwise.models import ADC
+from labelwise.models.base import settings_of, within
+from labelwise.models.evaluate import signals
 from labelwise.networks.network import blend
 from labelwise.noise import Rician
 from labelwise.types import Status
@@ -190,15 +193,59 @@ def test_a_curve_is_what_its_estimate_predicts(job):
     np.testing.assert_allclose(curves, expected + SIGMA**2 / (2 * expected), atol=SIGMA / 10)
 
 
+def test_an_interval_goes_before_a_standard_error():
+    low, high = np.linspace(0.1, 0.5, 9), np.linspace(0.3, 0.9, 9)
+    rows = {"D_low": low, "D_high": high, "D_standard_error": low, "K_standard_error": high}
+    named = {name: Map(name, lambda estimate: estimate, f"{name}.", "1") for name in rows}
+    entry, width = page._uncertainty("D", named, rows.__getitem__)
+    assert entry["kind"] == "interval"
+    np.testing.assert_allclose(width, (high - low) / 2)
+    for found, wanted in zip(unpacked(entry["values"]), (low, high), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=width.max() / page._FINE)
+    entry, width = page._uncertainty("K", named, rows.__getitem__)
+    assert entry["kind"] == "standard error"
+    np.testing.assert_allclose(unpacked(entry["values"])[0], high, rtol=page._RELATIVE)
+
+
+def test_a_page_asks_for_nothing_and_has_every_note(job):
+    fit = job(ByFit(), notes=["<b>a note</b> & more"])
+    fit.run()
+    text = (fit.request.folder / page.PAGE).read_text()
+    assert "default-src 'none'; img-src data: blob:; style-src" in text
+    assert re.findall(r"(?:src|href)=\"(?!data:)[^\"]*", text) == []
+    assert "<li>&lt;b&gt;a note&lt;/b&gt; &amp; more</li>" in text
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_a_curve_is_drawn_where_the_model_describes_all_of_it(model):
+    varying = [name for name, values in settings_of(model).items() if np.ptp(values) > 0]
+    finer = page._along(model, varying)
+    dashes = {"T2EPG", "T2MultiEcho", "T2MultiEchoB1", "IVIMSimplified", "DTI", "Verdict"}
+    assert (finer is None) == (type(model).__name__ in dashes)
+    if finer is not None:
+        params = np.array([[within(each.bounds, 0.3) for each in model.parameters]])
+        assert np.isfinite(signals(finer, params)).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_sigma_of_zero_in_most_voxels_is_no_bug(job, tmp_path):
+    sigma = SIGMA * np.eye(9, 8)[:, :, None] * np.ones(2)
+    nib.save(nib.Nifti1Image(sigma, AFFINE), tmp_path / "s.nii")
+    fit = job(ByFit(), sigma=tmp_path / "s.nii")
+    assert Status.BAD_SIGMA in fit.run().voxels
+    assert stored(fit.request.folder)["sample"]["rows"].size == 40
+
+
 def test_a_series_of_too_many_voxels_is_thinned_and_says_so(job, monkeypatch):
     monkeypatch.setattr(page, "_VALUES", 100)
     fit = job(ByFit())
     fit.run()
     held = stored(fit.request.folder)
     assert held["thinned"] == 2
-    assert held["shape"] == [5, 4, 1]
+    assert (held["first"], held["shape"]) == ([2, 2, 0], [4, 3, 1])
+    np.testing.assert_allclose(np.array(held["affine"])[:3, 3], (AFFINE @ [2, 2, 0, 1])[:3])
     lattice = np.zeros(SHAPE, bool)
-    lattice[::2, ::2, ::2] = True
+    lattice[2::2, 2::2, ::2] = True
     kept = ordered(lattice)
     adc = held["maps"][1]
     np.testing.assert_allclose(

@@ -325,12 +325,13 @@ function selectVoxel(voxel) {
   const [X, Y, Z] = data.shape;
   const inGrid = x >= 0 && y >= 0 && z >= 0 && x < X && y < Y && z < Z;
   state.row = inGrid ? data.rowOf[x + X * (y + Y * z)] : -1;
-  state.voxel = voxel.map((n) => n * data.thinned);
+  state.voxel = voxel.map((n, k) => n * data.thinned + data.first[k]);
   drawVoxel();
 }
 
 function drawVoxel() {
   const row = state.row;
+  $("moved").hidden = !data.alpha || Object.entries(data.alpha).every(([name, alpha]) => state.alpha[name] === alpha);
   $("where").textContent = state.voxel ? state.voxel.join(", ") : "";
   if (row < 0) {
     $("state").textContent = state.voxel ? "Outside the mask." : "Click a voxel of the map.";
@@ -367,7 +368,7 @@ function drawPlot(at) {
   const s = data.sample;
   if (at === undefined) {
     $("plot").replaceChildren();
-    $("plotted").textContent = `This page holds the measurements of ${s.rows.length.toLocaleString("en")} voxels, slice ${s.slices}; this voxel is not among them.`;
+    $("plotted").textContent = `This page holds the measurements of ${s.rows.length.toLocaleString("en")} voxels, ${/\D/.test(s.slices) ? "slices" : "slice"} ${s.slices}; this voxel is not among them.`;
     return;
   }
   const M = s.measured_at.length, G = s.curve_at.length;
@@ -406,7 +407,7 @@ function drawPlot(at) {
   });
   $("plot").replaceChildren(svg(width, height, ...parts));
   const gone = s.left_out && measured.some((_, k) => s.left_out[at * M + k] > 0) ? " Crosses: left out." : "";
-  $("plotted").textContent = `Circles: the measurements. ${s.smooth ? "Lines" : "Dashes"}: what the estimate predicts, the mean of the noise (sigma ${number(s.sigma[at])}) included.${gone} In this page for ${s.rows.length.toLocaleString("en")} voxels, slice ${s.slices}.`;
+  $("plotted").textContent = `Circles: the measurements. ${s.smooth ? "Lines" : "Dashes"}: what the estimate predicts, the mean of the noise (sigma ${number(s.sigma[at])}) included.${gone} In this page for ${s.rows.length.toLocaleString("en")} voxels, ${/\D/.test(s.slices) ? "slices" : "slice"} ${s.slices}.`;
 }
 
 /* ---- the dial */
@@ -438,27 +439,33 @@ function drawDials() {
   setAlpha(names[0] === "all" ? Object.fromEntries(Object.keys(data.alpha).map((each) => [each, first])) : state.alpha);
 }
 
-/* ---- all together; a drawing waits for the next frame, so that a slider stays smooth */
-let waiting = false;
+/* ---- all together; a slider draws once a frame, and sorts values for the table when it rests */
+let waiting = false, resting = 0;
 function refresh() {
+  clearTimeout(resting);
+  resting = setTimeout(drawStatistics, 120);
   if (waiting) return;
   waiting = true;
-  requestAnimationFrame(() => { waiting = false; draw(); });
+  requestAnimationFrame(() => { waiting = false; drawMaps(); });
 }
 
-function draw() {
+function drawMaps() {
   drawMap();
   drawLegend();
   drawHistogram();
-  drawStatistics();
   drawVoxel();
+}
+
+function draw() {
+  drawMaps();
+  drawStatistics();
 }
 
 function saveRating(event) {
   event.preventDefault();
   const form = new FormData($("rating"));
   const record = {
-    schema: "labelwise rating 1", image: data.image, run: data.date, labelwise: data.labelwise, command: data.command,
+    schema: "labelwise rating 1", image: data.path, labelwise: data.labelwise,
     rating: form.get("rating"), rater: form.get("rater"), comment: form.get("comment"),
     alpha: state.alpha, map: state.map, voxel: state.voxel ?? null, rated: new Date().toISOString(),
   };
@@ -477,8 +484,7 @@ async function start() {
   $("map").value = state.map;
   const regions = ["all voxels", ...(data.regions?.labels ?? []).map((label) => `label ${label} of the mask`)];
   $("region").append(...regions.map((textContent, value) => element("option", { textContent, value })));
-  $("command").textContent = data.command || "from Python";
-  $("made").textContent = `labelwise ${data.labelwise}, ${data.date}.`;
+  $("made").textContent = `Made by labelwise ${data.labelwise} from ${data.path}; run.json has the command and all settings.`;
   $("map").addEventListener("change", () => { state.map = $("map").value; refresh(); });
   $("opacity").addEventListener("input", refresh);
   $("region").addEventListener("change", () => { state.region = Number($("region").value); refresh(); });

@@ -13,7 +13,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -29,12 +28,20 @@ from labelwise.mapping.maps import Map
 from labelwise.mapping.method import Prepared
 from labelwise.mapping.request import Request, describe_settings, equation
 from labelwise.mapping.summary import Report
-from labelwise.models.base import settings_of
+from labelwise.models.base import SignalModel, settings_of
 from labelwise.models.evaluate import signals
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE
 from labelwise.noise import describe_noise, evaluate
 from labelwise.plots.maps import STATUS_COLOURS, colour_range
-from labelwise.types import STANDARD_ERROR, Estimate, InputError, Parameter, Status, has_values
+from labelwise.types import (
+    STANDARD_ERROR,
+    Estimate,
+    InputError,
+    Parameter,
+    Status,
+    has_values,
+    is_built_in,
+)
 
 PAGE = "report.html"
 
@@ -101,14 +108,14 @@ def page(
     data = {
         "image": series.name,
         "labelwise": version("labelwise"),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": request.command,
+        "path": str(series.path),
         "shape": thinned.shape,
         "affine": thinned.affine,
         "inverse": np.linalg.pinv(thinned.affine),
         "thinned": thinned.every,
+        "first": thinned.first,
         "oriented": oriented(series.header),
-        "inside": _packed(thinned.inside_grid(), 1.0),
+        "inside": _packed(inside[thinned.lattice], 1.0),
         "background": _background(request, series, thinned),
         "regions": _regions(request, series, index),
         "alpha": alpha,
@@ -135,30 +142,30 @@ def page(
 
 @dataclass(frozen=True)
 class _Thinned:
-    """The voxels in the page: every k-th one along each axis, inside the mask."""
+    """The voxels in the page: every k-th one along each axis from the first inside the mask on."""
 
     every: int
+    first: list[int]
     shape: tuple[int, ...]
     affine: Float[np.ndarray, "4 4"]
     lattice: Bool[np.ndarray, " V"]
     shown: Bool[np.ndarray, " V"]
 
-    def inside_grid(self) -> Float[np.ndarray, " v"]:
-        """1 where a voxel of the thinned grid is shown, in flat order."""
-        return self.shown[self.lattice].astype(float)
-
 
 def _thinned(series: Series, inside: Bool[np.ndarray, " V"], maps: int) -> _Thinned:
-    every, lattice = 1, np.ones(series.voxels, bool)
-    while (lattice & inside).sum() * maps > _VALUES:
+    every, first, lattice = 1, [0, 0, 0], np.ones(series.shape, bool)
+    mask = inside.reshape(series.shape, order="F")
+    while (lattice & mask).sum() * maps > _VALUES:
         every += 1
-        grid = np.zeros(series.shape, bool)
-        grid[::every, ::every, ::every] = True
-        lattice = grid.ravel(order="F")
-    shape = tuple(math.ceil(length / every) for length in series.shape)
+        first = [int(each.min()) for each in np.nonzero(mask)]
+        lattice = np.zeros(series.shape, bool)
+        lattice[tuple(slice(each, None, every) for each in first)] = True
+    shape = [math.ceil((n - o) / every) for n, o in zip(series.shape, first, strict=True)]
     affine = series.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
     affine[:3, :3] *= every
-    return _Thinned(every, shape, affine, lattice, lattice & inside)
+    flat = lattice.ravel(order="F")
+    return _Thinned(every, first, tuple(shape), affine, flat, flat & inside)
 
 
 def _packed(values: Float[np.ndarray, " n"], step: float, log: bool = False) -> dict[str, Any]:
@@ -428,15 +435,13 @@ def _measured(
     settings = settings_of(request.model)
     varying = [name for name, values in settings.items() if np.ptp(values) > 0] or list(settings)
     name = varying[0]
-    grid = _grid(settings, varying)
     model, points = request.model, settings[name]
-    if grid is not None:
-        try:
-            model, points = replace(request.model, **grid), grid[name]
-        except InputError:  # of a model that needs its own settings
-            grid = None
+    finer = _along(request.model, varying)
+    if finer is not None:
+        model, points = finer, settings_of(finer)[name]
     described = describe_settings({name: settings[name]})
-    step = float(np.nanmedian(sigma))
+    good = sigma[np.isfinite(sigma) & (sigma > 0)]
+    step = float(np.median(good)) if good.size else 1.0
     expected = {}
     for words, params in curves.items():
         signal = signals(model, params[rows])
@@ -449,7 +454,7 @@ def _measured(
         "unit": described[name]["unit"],
         "measured_at": described[name]["values"],
         "curve_at": describe_settings({name: points})[name]["values"],
-        "smooth": grid is not None,
+        "smooth": finer is not None,
         "measured": _packed(measured.ravel(), step / 5),
         "left_out": None if left is None else _packed(left[index[rows]].ravel(), 1.0),
         "curves": expected,
@@ -468,15 +473,22 @@ def _spans(numbers: Int[np.ndarray, " n"]) -> str:
     return ", ".join(f"{p[0]} to {p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts if len(p))
 
 
-def _grid(
-    settings: Mapping[str, Float[np.ndarray, " M"]], varying: Sequence[str]
-) -> dict[str, Float[np.ndarray, " g"]] | None:
-    """Settings along the only one that varies, denser at its lower end; None if several vary."""
-    if len(varying) > 1:
+def _along(model: SignalModel, varying: Sequence[str]) -> SignalModel | None:
+    """The model at settings along the only one that varies, denser at its lower end.
+
+    None if several vary, or the model holds for its own settings only (equally spaced echoes, say).
+    """
+    if len(varying) > 1 or not is_built_in(type(model)):
         return None
+    settings = settings_of(model)
     low, high = settings[varying[0]].min(), settings[varying[0]].max()
     along = low + (high - low) * np.linspace(0, 1, _POINTS) ** 2
-    return {k: along if k == varying[0] else np.full(_POINTS, v[0]) for k, v in settings.items()}
+    grid = {k: along if k == varying[0] else np.full(_POINTS, v[0]) for k, v in settings.items()}
+    try:
+        finer = replace(model, **grid)
+    except InputError:
+        return None
+    return finer if finer.described().all() else None
 
 
 def _lead(request: Request, report: Report) -> str:

@@ -156,11 +156,14 @@ def parameter_maps(
         return stacked
 
     def draw(panel: int, row: int, title: str, image, colours: str, limits) -> None:
-        for k, axes in enumerate(stack(panel, row, title)):
-            shown = map_image(axes, image[:, :, k], colours, limits, outside[:, :, k])
+        stacked = stack(panel, row, title)
+        for k, axes in enumerate(stacked):
+            map_image(axes, image[:, :, k], colours, limits, outside[:, :, k])
             if panel == row == 0:
                 _mark(axes, orientation, f"{slices[k] + 1}" if len(slices) > 1 else "")
-        bar = figure.colorbar(shown, cax=add_axes(panel, row, width + 0.05, 0.0, _BAR, whole))
+        bar = figure.colorbar(
+            stacked[0].images[0], cax=add_axes(panel, row, width + 0.05, 0.0, _BAR, whole)
+        )
         bar.ax.tick_params(labelsize=8, length=2, pad=2)
         bar.outline.set_linewidth(0.5)  # pyright: ignore
 
