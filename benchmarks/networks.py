@@ -1,6 +1,6 @@
 """How fast networks are, by number of measurements, with standard errors and intervals.
 
-    python benchmarks/networks.py                      # half a minute on 2 cores
+    python benchmarks/networks.py                      # a minute on 2 cores
     python benchmarks/networks.py --before REVISION    # beside an older labelwise, in turns
 
 Blends of two networks as `labelwise map` trains them for IVIM (3 layers of 32 nodes, or of 48 for
