@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from labelwise.networks.mlp import ACTIVATIONS, Architecture, Scaling, elu, fit_scaling
+from labelwise.networks.mlp import ACTIVATIONS, Architecture, Scaling, apart, elu, fit_scaling
 
 NUMPY = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
@@ -138,3 +138,16 @@ def test_a_bad_voxel_changes_no_other():
 def test_a_parameter_that_is_always_zero_has_no_scale():
     with pytest.raises(ValueError, match="0 in every simulated voxel"):
         fitted(PARAMS * np.array([1, 0], np.float32))
+
+
+def test_a_product_apart_is_a_product_and_has_its_slopes():
+    rng = np.random.default_rng(0)
+    matrix, values, weights = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((5, 3), (3, 40), (5, 40))
+    )
+
+    def slopes(product):
+        return jax.grad(lambda x: jnp.sum(weights * jnp.tanh(product(matrix, x))))(values)
+
+    np.testing.assert_allclose(apart(matrix, values), matrix @ values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slopes(apart), slopes(jnp.matmul), rtol=1e-5, atol=1e-6)

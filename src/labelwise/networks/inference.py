@@ -18,10 +18,10 @@ from labelwise.fitting import available_cores
 from labelwise.fitting.batching import blocks
 from labelwise.fitting.compiler import plain_kernels
 from labelwise.networks.intervals import Heads, IntervalNetwork
-from labelwise.networks.mlp import Architecture, Scaling, Weights
+from labelwise.networks.mlp import Architecture, Scaling, Weights, apart
 from labelwise.noise import NoiseModel
 
-WIDTH = 8192
+WIDTH = 2048
 """Voxels in a block: always the same, so that estimates do not depend on their neighbours."""
 
 
@@ -100,7 +100,7 @@ def _program(
         def params(data):
             total = jnp.zeros((len(shares[0]), data.shape[1]), data.dtype)
             for (architecture, scaling), weight, share in zip(parts, weights, shares, strict=True):
-                outputs = architecture(weight, scaling.inputs(data, sigma))
+                outputs = architecture(weight, scaling.inputs(data, sigma), apart)
                 total += share[:, None] * scaling.params(outputs, scaling.reference_of(data))
             return total
 
@@ -110,7 +110,7 @@ def _program(
             ends = jnp.zeros((3, len(shares[0]), data.shape[1]), data.dtype)
             each = zip(heads, parts, interval_weights, shares, strict=True)
             for head, (_, scaling), weight, share in each:
-                found = head.ends(weight, scaling.inputs(data, sigma))
+                found = head.ends(weight, scaling.inputs(data, sigma), apart)
                 units = scaling.params(jnp.ones_like(found[0]), scaling.reference_of(data))
                 ends += share[:, None] * found * units
         if not errors:

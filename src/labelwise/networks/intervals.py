@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from labelwise.networks.mlp import Architecture, Scaling, Weights, inputs_and_references
+from labelwise.networks.mlp import Architecture, Product, Scaling, Weights, inputs_and_references
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.training import Examples, Objective, TrainingResult
@@ -83,15 +83,19 @@ class Heads:
         """Random weights; see `Architecture.initial`."""
         return self.architecture.initial(rng)
 
-    def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P E N"]:
-        """The shares of E ends for N voxels."""
-        raw = self.architecture.linear(weights, inputs)
+    def __call__(
+        self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
+    ) -> Float[Array, "P E N"]:
+        """The shares of E ends for N voxels; `product` as for `Architecture.linear`."""
+        raw = self.architecture.linear(weights, inputs, product)
         steps = jax.nn.softmax(raw.reshape(len(self.low), -1, raw.shape[-1]), axis=1)
         return jnp.cumsum(steps, axis=1)[:, :-1] * (1 + 2 * self.margin) - self.margin
 
-    def quantiles(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P E N"]:
+    def quantiles(
+        self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
+    ) -> Float[Array, "P E N"]:
         """E ends of N voxels, in the units of `Scaling.targets`."""
-        shares, column = jnp.clip(self(weights, inputs), 0, 1), (slice(None), None, None)
+        shares, column = jnp.clip(self(weights, inputs, product), 0, 1), (slice(None), None, None)
         if any(self.snapped):
             first, last, snapped = shares[:, 0], shares[:, -1], jnp.array(self.snapped)[:, None]
             shares = shares.at[:, 0].set(jnp.where(snapped & (first < SNAP), 0, first))
@@ -102,9 +106,11 @@ class Heads:
             ends = jnp.where(jnp.array(self.logarithmic)[column], jnp.exp(ends), ends)
         return ends
 
-    def ends(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "3 P N"]:
+    def ends(
+        self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
+    ) -> Float[Array, "3 P N"]:
         """Low end, high end and half the width of the central 68 % (0 of a confidence interval)."""
-        ends = self.quantiles(weights, inputs)
+        ends = self.quantiles(weights, inputs, product)
         central = (ends[:, 3] - ends[:, 1]) / 2 if self.kind == "credible" else 0 * ends[:, 0]
         return jnp.stack([ends[:, 0], ends[:, -1], central])
 

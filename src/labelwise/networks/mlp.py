@@ -49,6 +49,25 @@ def _elu_backward(h, gradient):
 
 elu.defvjp(_elu_forward, _elu_backward)
 
+Product = Callable[[Array, Array], Array]
+
+
+@jax.custom_vjp
+def apart(matrix: Float[Array, "to from"], values: Float[Array, "from N"]) -> Float[Array, "to N"]:
+    """matrix @ values, in an array that the next operation does not overwrite.
+
+    XLA does not vectorise plain kernels that overwrite their input: the activation of a layer takes
+    five times as long. A part of a larger array is not overwritten.
+    """
+    padded = jnp.concatenate([matrix, matrix[:1]])
+    return jax.lax.optimization_barrier(padded @ values)[: len(matrix)]
+
+
+apart.defvjp(
+    lambda matrix, values: (apart(matrix, values), matrix),
+    lambda matrix, gradient: (jnp.zeros_like(matrix), apart(matrix.T, gradient)),
+)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": elu,
     "relu": jax.nn.relu,
@@ -111,18 +130,28 @@ class Architecture:
 
         return tuple((draw(fan_in, to, fan_in), draw(fan_in, to, 1)) for to, fan_in in self.layers)
 
-    def __call__(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
-        """The outputs for N voxels."""
-        return jnp.abs(self.linear(weights, inputs))
+    def __call__(
+        self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
+    ) -> Float[Array, "P N"]:
+        """The outputs for N voxels; see `linear`."""
+        return jnp.abs(self.linear(weights, inputs, product))
 
-    def linear(self, weights: Weights, inputs: Float[Array, "I N"]) -> Float[Array, "P N"]:
-        """The outputs before their absolute value is taken."""
+    def linear(
+        self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
+    ) -> Float[Array, "P N"]:
+        """The outputs before their absolute value is taken.
+
+        Args:
+            weights: of the layers.
+            inputs: of N voxels.
+            product: of a matrix with the values of a layer; `apart` for plain kernels.
+        """
         activation = ACTIVATIONS[self.activation]
         hidden = inputs
         for matrix, bias in weights[:-1]:
-            hidden = activation(jnp.asarray(matrix) @ hidden + bias)
+            hidden = activation(product(jnp.asarray(matrix), hidden) + bias)
         matrix, bias = weights[-1]
-        return jnp.asarray(matrix) @ hidden + bias
+        return product(jnp.asarray(matrix), hidden) + bias
 
 
 @dataclass(frozen=True)
