@@ -13,17 +13,6 @@ from labelwise.networks.network import Member, Network
 from labelwise.noise import describe_noise
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_programs():
-    """Drops the compiled programs of a test file after it.
-
-    Each occupies many of the 65,530 pieces of memory that Linux lets a process map; beyond, the
-    compiler ends the process.
-    """
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture
 def random_network():
     """Makes networks with random weights, for four groups of measurements, b = 0 the first."""
