@@ -22,9 +22,9 @@ from labelwise.io.presets import find_preset
 USUAL = np.repeat([0, 10, 20, 30, 40, 50, 75, 100, 150, 200, 400, 800], 2) / 1000
 CASES = {
     "D_slow kept": (["D_slow"], None),
-    "f and D_slow kept": (None, None),
     "nothing kept": ([], None),
     "against a usual acquisition, f and D_slow kept": (None, lw.IVIM(USUAL)),
+    "f and D_slow kept": (None, None),
 }
 
 

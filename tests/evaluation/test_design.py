@@ -115,6 +115,16 @@ def test_the_prior_counts_for_a_network_taught_the_truth():
 QUICK = lw.Recipe.fast(signals=2000, epochs=1, restarts=1)
 
 
+def test_a_noise_level_near_0_and_a_poor_acquisition_leave_a_design():
+    model = lw.IVIM([0.0, 0.005, 0.02, 0.05, 0.2, 0.8])
+    prior = lw.Uniform.typical(model)
+    present = lw.IVIM([0.0, 0.8])  # does not determine the parameters
+    given = model, lw.Gaussian(), prior, 1e-5, 8
+    found = designed(*given, present=present, voxels=100)
+    assert len(counts(found.rows[0])) >= 4
+    assert found.rows[0].ratio[1:].max() < 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -125,6 +135,7 @@ QUICK = lw.Recipe.fast(signals=2000, epochs=1, restarts=1)
         ({"estimator": "best"}, "estimator: expected gt, mle, fit"),
         ({"voxels": 0}, "voxels: expected a whole number"),
         ({"prior": lw.Uniform.paper()}, "prior: expected the parameters S0, ADC"),
+        ({"present": lw.T2([10.0, 20.0])}, "present: expected the model ADC, got T2"),
         ({"model": lw.ADC([0.0, 0.0, 1.0])}, "candidates: expected two or more"),
         (
             {"model": lw.T2EPG([10, 20, 30, 40]), "prior": lw.Uniform.typical(lw.T2EPG([10]))},

@@ -43,10 +43,11 @@ WORSE = 1.02
 
 _DRAWS = 256  # of the prior, for the bound
 _STARTS = 4  # random designs
-_MARGINS = (1.06, 1.02, 0.97, 0.9)  # of kept parameters, by the bound: each gives a finalist
+_MARGINS = (1.04, 1.02, 1.01, 1.0, 0.98, 0.95, 0.9)  # of kept parameters, by the bound
 _PENALTY = 20.0  # on the logarithm of an RMSE beyond its limit
 _LEAST_GAIN = 1e-6  # of an exchange, in the logarithm of the criterion
 _SINGULAR = 1e-9  # precision of an unknown parameter, in units of 1 / its spread squared
+_ROUNDING = 1e-12  # of the largest information, below which an inverse is not precise
 
 Counts = Int[np.ndarray, " C"]
 Criterion = Callable[[Float[np.ndarray, "... P"]], Float[np.ndarray, "..."]]
@@ -84,7 +85,7 @@ class Design:
         reference: the name of the row that ratios and `kept` refer to.
         estimator: `"gt"`, `"mle"` or `"fit"`.
         sigma: noise of one channel.
-        voxels: number of fresh voxels behind the errors.
+        voxels: number of fresh voxels behind the errors: those with an estimate in all rows.
         search: for each start, the efficiency after each exchange by the bound: the share of
             its volumes with which the best design found would have the same criterion.
     """
@@ -190,7 +191,7 @@ def design(
         >>> [float(b) for b in found.model.b]
         [0.0, 0.0, 1.25, 1.25, 1.25, 1.25, 1.25, 1.25]
     """
-    _check(model, prior, sigma, volumes, voxels, seed, estimator)
+    _check(model, present, prior, sigma, volumes, voxels, seed, estimator)
     names = [parameter.name for parameter in model.parameters]
     scale = scale_parameter(model)
     free = [name for index, name in enumerate(names) if index != scale]
@@ -209,32 +210,20 @@ def design(
     reference = next(iter(fixed))
     draws = np.asarray(prior.sample(jax.random.key(seed), _DRAWS), np.float64)
     spread, known = _known(model, prior, draws, scale, estimator)
-    information = measurement_information(model, noise, draws, sigma)
-    information = information * (spread[:, None] * spread)
-    prior_free = np.eye(len(names)) * known
-    base = _variance(
-        measurement_information(fixed[reference], noise, draws, sigma).sum(axis=1)
-        * (spread[:, None] * spread)
-        + prior_free
-    )
-
-    def criterion(margin: float) -> Criterion:
-        def value(variance):
-            logs = 0.5 * np.log(variance / base)
-            beyond = np.maximum(0, logs[..., limit] - np.log(margin)).sum(axis=-1)
-            return logs[..., goal].mean(axis=-1) + _PENALTY * beyond
-
-        return value
+    information = _in_units(measurement_information(model, noise, draws, sigma), spread)
+    there = _in_units(measurement_information(fixed[reference], noise, draws, sigma), spread)
+    known = np.diag(np.maximum(known, _ROUNDING * volumes * information.max()))
+    base = _variance(there.sum(axis=1) + known)
 
     def searched(start: Counts, margin: float = WORSE) -> list[tuple[Counts, float]]:
-        return _exchange(information, prior_free, start, criterion(margin))
+        return _exchange(information, known, start, _criterion(goal, limit, base, margin))
 
     starts = [gaussian, *(_random(rng, len(gaussian), volumes) for _ in range(_STARTS))]
     paths = [searched(start) for start in starts]
     best, least = min((path[-1] for path in paths), key=lambda step: step[1])
     finalists = [best]
     if simulated:
-        finalists += [path[-1][0] for path in paths]
+        finalists += [paths[0][-1][0]]
         margins = _MARGINS if limit else ()
         finalists += [searched(at, m)[-1][0] for m in margins for at in (gaussian, best)]
     distinct = dict.fromkeys(tuple(map(int, each)) for each in finalists)
@@ -258,21 +247,26 @@ def design(
     if simulated:  # on other voxels than the table, whose errors would be too small
         tried = errors(made, seed + 1)
         squares = {name: np.square(each).mean(axis=1) for name, each in tried.items()}
-        base = squares[reference]
-        chosen = min(made, key=lambda name: criterion(WORSE)(squares[name]))
+        score = _criterion(goal, limit, squares[reference], WORSE)
+        chosen = min(made, key=lambda name: score(squares[name]))
     compared = {THIS: made[chosen], **fixed}
     trained[THIS] = trained[chosen]
     fresh = errors(compared, seed + 2)
     rows = [Row(name, compared[name], *_compared(e, fresh[reference])) for name, e in fresh.items()]
     search = [np.exp(2 * (least - np.array([value for _, value in path]))) for path in paths]
-    return Design(tuple(rows), minimised, kept, reference, estimator, sigma, voxels, tuple(search))
+    used = fresh[reference].shape[1]
+    return Design(tuple(rows), minimised, kept, reference, estimator, sigma, used, tuple(search))
 
 
-def _check(model, prior, sigma, volumes, voxels, seed, estimator) -> None:
+def _check(model, present, prior, sigma, volumes, voxels, seed, estimator) -> None:
     names = [parameter.name for parameter in model.parameters]
     if list(prior.names) != names:
         raise InputError(
             f"prior: expected the parameters {', '.join(names)}, got {', '.join(prior.names)}"
+        )
+    if present is not None and type(present) is not type(model):
+        raise InputError(
+            f"present: expected the model {type(model).__name__}, got {type(present).__name__}"
         )
     check_sigma(sigma)
     check_whole("voxels", voxels)
@@ -348,6 +342,25 @@ def _known(model, prior, draws, scale, estimator) -> tuple[np.ndarray, np.ndarra
     return spread, known
 
 
+def _criterion(
+    goal: list[int], limit: list[int], base: Float[np.ndarray, " P"], margin: float
+) -> Criterion:
+    """The mean logarithm of the minimised RMSE over the base, and a penalty on the kept ones."""
+
+    def value(variance: Float[np.ndarray, "... P"]) -> Float[np.ndarray, "..."]:
+        logs = 0.5 * np.log(variance / base)
+        beyond = np.maximum(0, logs[..., limit] - np.log(margin)).sum(axis=-1)
+        return logs[..., goal].mean(axis=-1) + _PENALTY * beyond
+
+    return value
+
+
+def _in_units(
+    information: Float[np.ndarray, "N M P P"], unit: Float[np.ndarray, " P"]
+) -> Float[np.ndarray, "N M P P"]:
+    return information * (unit[:, None] * unit)
+
+
 def _gaussian_optimum(model, prior, sigma, volumes, scale, rng) -> Counts:
     """The smallest sum of relative bounds for Gaussian noise at the centre of the prior.
 
@@ -356,8 +369,8 @@ def _gaussian_optimum(model, prior, sigma, volumes, scale, rng) -> Counts:
     centre = np.asarray(prior.ranges, np.float64).mean(axis=1)
     unit = np.where(centre != 0, np.abs(centre), 1.0)
     information = measurement_information(model, Gaussian(), centre[None], sigma)
-    information = information * (unit[:, None] * unit)
-    ridge = _SINGULAR * np.eye(len(unit))
+    information = _in_units(information, unit)
+    ridge = max(_SINGULAR, _ROUNDING * volumes * information.max()) * np.eye(len(unit))
     relative = [index for index in range(len(unit)) if index != scale]
 
     def value(variance):
@@ -399,8 +412,7 @@ def _exchange(
 
 def _variance(information: Float[np.ndarray, "N ... P P"]) -> Float[np.ndarray, "... P"]:
     """The diagonal of the inverse, averaged over the draws."""
-    inverse = np.linalg.inv(information)
-    return np.maximum(np.diagonal(inverse, axis1=-2, axis2=-1), 1e-300).mean(axis=0)
+    return np.diagonal(np.linalg.inv(information), axis1=-2, axis2=-1).mean(axis=0)
 
 
 def _estimator(model, noise, prior, sigma, estimator, recipe, seed) -> Estimator:
