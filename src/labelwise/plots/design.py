@@ -67,9 +67,8 @@ def _settings(axes: Axes, found: Design, setting: str) -> None:
     for height, row in enumerate(reversed(found.rows)):
         values, counts = np.unique(getattr(row.model, setting), return_counts=True)
         size = 160 * counts / max(len(getattr(row.model, setting)) / 2, 1) + 6
-        axes.scatter(
-            values * factor, np.full(len(values), height), s=size, clip_on=False, **_LOOKS[row.name]
-        )
+        look = {"s": size, "clip_on": False, "zorder": 5, **_LOOKS[row.name]}
+        axes.scatter(values * factor, np.full(len(values), height), **look)
         for value, count in zip(values * factor, counts, strict=True):
             axes.annotate(
                 str(count),
