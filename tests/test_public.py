@@ -27,6 +27,7 @@ INSTANCES = [
     lw.Estimate(ROWS, np.ones(1000, int), {}, MODEL.parameters),
     *(lw.Rmse(("f",), TISSUE), lw.Detection(TISSUE, TISSUE), MODEL.parameters[0]),
     lw.Status.CONVERGED,
+    lw.Design((), ("f",), ("D_slow",), "Gaussian optimum", "gt", 0.1, 9, ()),
 ]
 # A network comes from a fixture, and of the others there are no instances of their own.
 NO_INSTANCES = {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labelwise.evaluation.cramer_rao import cramer_rao as cramer_rao
+    from labelwise.evaluation.design import Design as Design
+    from labelwise.evaluation.design import design as design
     from labelwise.evaluation.grid import evaluate as evaluate
     from labelwise.evaluation.tuning import Detection as Detection
     from labelwise.evaluation.tuning import Rmse as Rmse
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "evaluation.cramer_rao": ("cramer_rao",),
+    "evaluation.design": ("Design", "design"),
     "evaluation.grid": ("evaluate",),
     "evaluation.tuning": ("Detection", "Rmse", "tune"),
     "fitting.compiler": ("use_fused_kernels",),

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from labelwise import interrupts
 from labelwise.cli import bids as bids_command
+from labelwise.cli import design as design_command
 from labelwise.cli import evaluation as evaluation_command
 from labelwise.cli import networks as network_commands
 from labelwise.cli import options
@@ -454,6 +455,10 @@ app.command(
     epilog="Example: `labelwise tune n.safetensors --snr 15 --from f=0.1:0.2 --to f=0.25:0.4 --out "
     "tuned`"
 )(tune_command.tune)
+app.command(
+    epilog="Example: `labelwise design --model ivim --preset liver --volumes 24 --snr 20 "
+    "--minimise rmse:D_fast --bvals dwi.bval --out design`"
+)(design_command.design)
 app.command(epilog="Example: `labelwise export onnx net.safetensors net.onnx`")(
     network_commands.export
 )

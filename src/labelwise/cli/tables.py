@@ -13,6 +13,7 @@ import math
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from labelwise import types
     from labelwise.bids.cohort import Outcome
+    from labelwise.evaluation.design import Design
     from labelwise.evaluation.tuning import Curve, Tuning
     from labelwise.io.noise_level import NoiseLevel
     from labelwise.mapping.summary import NetworkUse, Report
@@ -444,6 +446,37 @@ def _cell(value: float, name: str) -> str:
     if not name.startswith("coverage"):
         return number(value)
     return "" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def show_design(found: Design, setting: str, file: Path) -> None:
+    """The designed acquisition, and the RMSE of each parameter with it and with others."""
+    from labelwise.types import SETTINGS
+
+    console, known = stdout(), SETTINGS.get(setting)
+    factor = known.factor if known else 1.0
+    table = Table(f"{known.words} ({known.unit})" if known else setting, **_PLAIN)
+    for row in found.rows:
+        table.add_column(row.name, justify="right", no_wrap=True)
+    counts = [Counter(getattr(row.model, setting).tolist()) for row in found.rows]
+    for value in sorted(set().union(*counts)):
+        table.add_row(f"{value * factor:.6g}", *(str(each[value] or "") for each in counts))
+    console.print(table, "")
+    table = Table("RMSE", **_PLAIN)
+    for row in found.rows:
+        table.add_column(row.name, justify="right", no_wrap=True)
+    for index, parameter in enumerate(found.parameters):
+        title = f"{parameter.name} {_unit(parameter.unit)}".strip()
+        table.add_row(title, *(with_error(r.rmse[index], r.error[index]) for r in found.rows))
+    console.print(table, "")
+    first = found.rows[0]
+    for index, parameter in enumerate(found.parameters):
+        if parameter.name in (*found.minimised, *found.kept):
+            change = with_error(100 * (first.ratio[index] - 1), 100 * first.ratio_error[index])
+            aim = "minimised" if parameter.name in found.minimised else "kept"
+            console.print(f"{parameter.name} ({aim}): {change} % against the {found.reference}.")
+    snr = _short(1 / found.sigma)
+    console.print(f"\n±: one standard error, over {found.voxels:,} fresh voxels; SNR {snr}")
+    console.print(f"{file} (look at design.png first)", soft_wrap=True)
 
 
 def show_tuning(tuning: Tuning, net: Path, folder: Path) -> None:

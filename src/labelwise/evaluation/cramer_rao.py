@@ -80,6 +80,25 @@ def fisher_information(
         array([[[ 200., -100.],
                 [-100.,  100.]]])
     """
+    slopes, weight, finite = _slopes_and_weights(model, noise, params, sigma)
+    information = np.einsum("nmp,nm,nmq->npq", slopes, weight, slopes)
+    return np.where(finite[:, :, None], information, np.nan)
+
+
+def measurement_information(
+    model: SignalModel,
+    noise: NoiseModel,
+    params: Float[np.ndarray, "N P"],
+    sigma: Float[np.ndarray, "#N *#M"] | float,
+) -> Float[np.ndarray, "N M P P"]:
+    """The terms of the sum in `fisher_information`: of each measurement by itself."""
+    slopes, weight, finite = _slopes_and_weights(model, noise, params, sigma)
+    information = np.einsum("nmp,nm,nmq->nmpq", slopes, weight, slopes)
+    return np.where(finite[:, :, None, None], information, np.nan)
+
+
+def _slopes_and_weights(model, noise, params, sigma):
+    """d signal / d params (N, M, P), information about the signal (N, M), finite voxels (N, 1)."""
     params = validated_params(model, params)
     finite = np.asarray(np.isfinite(params).all(axis=1))[:, None]
     params = np.where(finite, params, [parameter.bounds[0] for parameter in model.parameters])
@@ -90,5 +109,4 @@ def fisher_information(
     with jax.enable_x64(True):
         used = jnp.asarray(np.where(gone, 1, level))
         weight = np.where(gone, 0, np.asarray(noise.information(jnp.asarray(signal), used)))
-    information = np.einsum("nmp,nm,nmq->npq", slopes, weight, slopes)
-    return np.where(finite[:, :, None], information, np.nan)
+    return slopes, weight, finite

@@ -1,0 +1,101 @@
+"""`labelwise design`, as a person types it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import labelwise as lw
+from commands import complaint, run
+from labelwise.io.acquisition import read_bvals, read_table
+
+ADC = ("design", "--model", "adc", "--snr", "30", "--out", "out", "--voxels", "400")
+QUICK = ("--estimator", "fit", "--minimise", "crlb", "--candidates", "0,200,500,800,1200")
+T2 = ("design", "--model", "t2", "--snr", "30", "--volumes", "8", *ADC[5:], *QUICK[:4])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the b-values of a present acquisition."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "dwi.bval").write_text("0 0 200 500")
+    return tmp_path
+
+
+def test_a_design_is_compared_with_the_present_acquisition(folder):
+    result = run(*ADC, *QUICK, "--bvals", "dwi.bval", "--prior", "ADC=0.9:1.1")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "design.bval",
+        "design.json",
+        "design.pdf",
+        "design.png",
+    ]
+    np.testing.assert_array_equal(read_bvals(folder / "out" / "design.bval"), [0, 1.2, 1.2, 1.2])
+    assert (folder / "out" / "design.bval").read_text() == "0 1200 1200 1200\n"
+    record = json.loads((folder / "out" / "design.json").read_text())
+    assert record["command"].startswith("labelwise design --model adc")
+    acquisitions = record["acquisitions"]
+    assert [*acquisitions] == ["this design", "present acquisition", "Gaussian optimum"]
+    assert acquisitions["present acquisition"]["settings"]["b"] == [0, 0, 0.2, 0.5]
+    assert acquisitions["this design"]["ratio"]["ADC"] < 0.8
+    assert "ADC (minimised): -" in result.stdout
+    assert "present acquisition" in result.stdout
+
+
+def test_the_settings_of_other_models_are_a_table(folder):
+    result = run(*T2, "--candidates", "10,20,40,80,120", "--quiet")
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    times = read_table(folder / "out" / "design.tsv")["te"]
+    assert len(times) == 8
+    assert set(times) <= {10, 20, 40, 80, 120}
+    lw.T2(times)
+
+
+def test_candidates_that_the_model_does_not_describe_are_left_out(folder):
+    given = ("--model", "ivim_simplified", "--volumes", "6", "--preset", "liver")
+    result = run(*ADC, *QUICK[:4], *given, "--candidates", "0,10,50,200,400,800", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert not {0.01, 0.05} & set(read_bvals(folder / "out" / "design.bval"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--minimise", "auc:f"), "--minimise auc:f: expected rmse, rmse:NAME"),
+        (("--minimise", "rmse:"), "--minimise rmse:: expected rmse"),
+        (("--minimise", "rmse"), "--minimise: crlb and rmse exclude each other"),
+        (("--volumes", "1"), "volumes: expected at least 2"),
+        (("--snr", "0"), "--snr 0: expected a positive number"),
+        (("--keep", "T2"), "keep: unknown parameter 'T2'; known are S0, ADC"),
+        (("--b-max", "900"), "--b-max: is for b-values by default, but candidates are given"),
+        (("--candidates", "200"), "candidates: expected two or more"),
+        (("--candidates", "0,x"), "b: expected"),
+        (("--preset", "bone"), "preset 'bone'"),
+        (("--prior", "ADC"), "--prior ADC: expected NAME=LOW:HIGH"),
+        (("--bvals", "none.bval"), "none.bval: No such file"),
+        (("--te", "10,20"), "model adc: needs b for each volume"),
+        (("--model", "dti"), "model dti: has 4 settings for each volume"),
+        (("--model", "t2"), "model t2"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(folder, options, words):
+    if options[:2] == ("--model", "t2"):
+        message = complaint(*ADC, "--volumes", "6", *options)
+        words = "--candidates: are missing; give the values of te to choose from"
+    else:
+        message = complaint(*ADC, "--volumes", "6", *QUICK, *options)
+    assert words in message
+    assert not (folder / "out").exists()
+
+
+def test_without_a_number_of_volumes_there_must_be_an_acquisition():
+    assert "--volumes: is missing" in complaint(*ADC, *QUICK)
+
+
+def test_an_earlier_design_is_not_replaced(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "design.json").write_text("{}")
+    assert "design.json" in complaint(*ADC, *QUICK, "--volumes", "4")
+    assert (folder / "out" / "design.json").read_text() == "{}"

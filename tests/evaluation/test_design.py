@@ -1,0 +1,148 @@
+"""Designs of acquisitions: against a known optimum, and their laws."""
+
+from itertools import combinations_with_replacement
+
+import jax
+import numpy as np
+import pytest
+
+import labelwise as lw
+from labelwise.evaluation.cramer_rao import fisher_information, measurement_information
+from labelwise.evaluation.design import GAUSSIAN, PRESENT, THIS
+from labelwise.io.results import as_json
+
+B = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.28, 1.4, 1.6, 2.0])
+NARROW = lw.Uniform({"S0": (0.99, 1.01), "ADC": (0.99, 1.01)})
+WIDE = lw.Uniform({"S0": (0.8, 1.2), "ADC": (0.3, 3.0)})
+
+
+def designed(model=None, noise=None, prior=NARROW, sigma=0.02, volumes=23, **options):
+    given = {"estimator": "fit", "voxels": 500, "simulated": False} | options
+    return lw.design(model or lw.ADC(B), noise or lw.Gaussian(), prior, sigma, volumes, **given)
+
+
+def counts(row):
+    return {
+        float(b): int(n) for b, n in zip(*np.unique(row.model.b, return_counts=True), strict=True)
+    }
+
+
+def test_an_adc_needs_two_b_values_that_differ_by_1_28_over_it():
+    """d/dx of (1 + exp(x)) / x is 0 at x = 1.278, where volumes are as 1 : exp(x) = 1 : 3.59.
+
+    Source: Jones et al. 1999, doi:10.1002/(SICI)1522-2594(199909)42:3<515::AID-MRM14>3.0.CO;2-Q.
+    """
+    for row in designed().rows:
+        assert counts(row) == {0.0: 5, 1.28: 18}
+
+
+def test_no_design_on_the_grid_has_a_smaller_bound():
+    model, draws = lw.ADC(B[::2]), WIDE.sample(jax.random.key(0), 256)
+    found = designed(model, lw.Rician(), WIDE, 0.1, 5)
+    each = measurement_information(model, lw.Rician(), draws, 0.1)
+
+    def bound(rows):
+        return np.linalg.inv(each[:, list(rows)].sum(axis=1) + np.diag([1e-9, 12 / 3.99**2]))[
+            :, 1, 1
+        ].mean()
+
+    mine = [int(np.flatnonzero(model.b == b)[0]) for b in found.model.b]
+    every = [
+        rows
+        for rows in combinations_with_replacement(range(len(model.b)), 5)
+        if rows[0] != rows[-1]
+    ]
+    assert bound(mine) == pytest.approx(min(map(bound, every)), rel=0.01)
+    assert all(np.all(path <= 1 + 1e-12) for path in found.search)
+    assert max(path[-1] for path in found.search) == 1
+
+
+def test_the_information_of_measurements_adds_up():
+    given = lw.ADC(B), lw.Rician(), WIDE.sample(jax.random.key(1), 20), 0.1
+    total = measurement_information(*given).sum(axis=1)
+    np.testing.assert_allclose(total, fisher_information(*given), rtol=1e-12)
+
+
+def test_the_table_has_the_errors_of_fresh_voxels():
+    present = lw.ADC([0.0, 0.2, 0.2, 0.4])
+    found = designed(present=present, volumes=8, voxels=4000)
+    assert [row.name for row in found.rows] == [THIS, PRESENT, GAUSSIAN]
+    assert found.reference == PRESENT
+    assert counts(found.rows[1]) == {0.0: 2, 0.2: 4, 0.4: 2}
+    for row in found.rows:
+        bound = lw.cramer_rao(row.model, lw.Gaussian(), np.array([[1.0, 1.0]]), 0.02)[0]
+        np.testing.assert_allclose(row.rmse, bound, atol=4 * row.error.max())
+        assert np.all(row.error < 0.05 * row.rmse)
+    assert found.rows[0].ratio[1] < 0.6
+    assert np.all(found.rows[1].ratio == 1)
+    assert np.all(found.rows[1].ratio_error < 1e-9)
+
+
+def test_what_is_kept_does_not_get_worse():
+    b = np.array([0, 5, 10, 20, 40, 80, 200, 400, 600, 800]) / 1000
+    prior = lw.Uniform.typical(lw.IVIM(b), f=(0.1, 0.4), D_slow=(0.6, 2.5), D_fast=(60, 300))
+    given = lw.IVIM(b), lw.Rician(), prior, 0.02, 16
+    alone, kept = (
+        designed(*given, minimise=["D_fast"], keep=keep, simulated=True, voxels=4000)
+        for keep in ([], ["D_slow"])
+    )
+    assert (alone.kept, kept.kept) == ((), ("D_slow",))
+    assert alone.rows[0].ratio[2] > 1.2
+    assert kept.rows[0].ratio[2] < 1.02 + 3 * kept.rows[0].ratio_error[2]
+
+
+@pytest.mark.parametrize("estimator", ["gt", "mle"])
+def test_a_network_is_trained_for_each_acquisition(estimator):
+    recipe = lw.Recipe.fast(signals=4000, epochs=5, restarts=1)
+    again = [
+        designed(prior=WIDE, volumes=6, estimator=estimator, recipe=recipe, seed=3)
+        for _ in range(2)
+    ]
+    assert len({as_json(each.describe()) for each in again}) == 1
+    adc = again[0].rows[0].rmse[1]
+    assert 0.01 < adc < WIDE.sample(jax.random.key(0), 1000)[:, 1].std()
+
+
+def test_the_prior_counts_for_a_network_taught_the_truth():
+    """Without it, parameters that cannot be measured would decide the design."""
+    bound = {}
+    for estimator in ("gt", "fit"):
+        found = designed(prior=WIDE, sigma=2.0, volumes=6, estimator=estimator, recipe=QUICK)
+        bound[estimator] = counts(found.rows[0])
+    assert bound["gt"] != bound["fit"]
+
+
+QUICK = lw.Recipe.fast(signals=2000, epochs=1, restarts=1)
+
+
+def test_a_noise_level_near_0_and_a_poor_acquisition_leave_a_design():
+    model = lw.IVIM([0.0, 0.005, 0.02, 0.05, 0.2, 0.8])
+    prior = lw.Uniform.typical(model)
+    present = lw.IVIM([0.0, 0.8])  # does not determine the parameters
+    given = model, lw.Gaussian(), prior, 1e-5, 8
+    found = designed(*given, present=present, voxels=100)
+    assert len(counts(found.rows[0])) >= 4
+    assert found.rows[0].ratio[1:].max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"volumes": 1}, "volumes: expected at least 2"),
+        ({"sigma": -1.0}, "sigma: expected noise"),
+        ({"minimise": ["T2"]}, "minimise: unknown parameter 'T2'; known are S0, ADC"),
+        ({"keep": ["ADC"]}, "keep: ADC is minimised"),
+        ({"estimator": "best"}, "estimator: expected gt, mle, fit"),
+        ({"voxels": 0}, "voxels: expected a whole number"),
+        ({"prior": lw.Uniform.paper()}, "prior: expected the parameters S0, ADC"),
+        ({"present": lw.T2([10.0, 20.0])}, "present: expected the model ADC, got T2"),
+        ({"model": lw.ADC([0.0, 0.0, 1.0])}, "candidates: expected two or more"),
+        (
+            {"model": lw.T2EPG([10, 20, 30, 40]), "prior": lw.Uniform.typical(lw.T2EPG([10]))},
+            "T2EPG",
+        ),
+    ],
+)
+def test_what_cannot_be_designed_is_refused(options, message):
+    with pytest.raises(lw.InputError, match=message):
+        designed(**options)
