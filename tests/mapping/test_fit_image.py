@@ -409,6 +409,9 @@ def test_a_full_disk_leaves_nothing(ask, monkeypatch):
     assert not ask().folder.exists()
 
 
+@pytest.mark.filterwarnings(
+    "ignore:residuals are", "ignore:volume .* sigma"
+)  # not mono-exponential
 def test_real_multi_shell_diffusion(tmp_path):
     """A 102-volume scan, b up to about 4000 s/mm², one b = 15: diffusivity of brain tissue."""
     b = read_bvals(DIPY / "small_101D.bval")
@@ -423,6 +426,9 @@ def test_real_multi_shell_diffusion(tmp_path):
     np.testing.assert_array_equal(nib.load(tmp_path / "maps/ADC.nii.gz").affine, series.affine)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:residuals are", "ignore:volume .* sigma"
+)  # the model is not all
 @pytest.mark.filterwarnings("ignore:measurements that are zero")  # volume 23, of b = 200
 @ON_BOUND
 @pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")
@@ -446,6 +452,7 @@ def test_real_abdomen(tmp_path):
     assert 0.6 < np.nanmedian(d_slow) < 1.6
 
 
+@pytest.mark.filterwarnings("ignore:residuals are", "ignore:volume .* sigma")  # air
 @pytest.mark.filterwarnings("ignore:measurements that are zero")  # at the null, and in air
 @ON_BOUND
 @pytest.mark.skipif(not SCANS.exists(), reason="the shared scans are not there")

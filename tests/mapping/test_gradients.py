@@ -52,8 +52,9 @@ def adc_of(folder):
 def test_a_map_of_factors_gives_the_true_diffusivity(tmp_path, series):
     scale = save(tmp_path / "scale.nii.gz", FACTORS)
     out = tmp_path / "out"
-    lw.fit_image(series, lw.ADC(B), sigma=5.0, out=tmp_path / "plain")
-    report = lw.fit_image(series, lw.ADC(B), sigma=5.0, out=out, b_scale=scale)
+    given = {"sigma": 5.0, "uncertainty": "both"}
+    lw.fit_image(series, lw.ADC(B), out=tmp_path / "plain", **given)
+    report = lw.fit_image(series, lw.ADC(B), out=out, b_scale=scale, **given)
     np.testing.assert_allclose(adc_of(out), 1.1, rtol=0.05)
     np.testing.assert_allclose(adc_of(out) * FACTORS, adc_of(tmp_path / "plain"), rtol=1e-5)
     errors = [

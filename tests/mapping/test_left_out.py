@@ -36,6 +36,7 @@ def fit(tmp_path, data):
             "out": tmp_path / "maps",
             "mask": save(tmp_path / "mask.nii.gz", inside().astype(np.uint8)),
             "overwrite": True,
+            "uncertainty": "both",
         } | options
         image = save(tmp_path / "dwi.nii.gz", values)
         return lw.fit_image(image, model or lw.ADC(B), **given)

@@ -69,6 +69,7 @@ class LogLinear:
     parameters = ADC.parameters
     conditioned = False
     is_blend = False
+    interval_kinds = {}
 
     def __call__(self, signal, sigma):
         status = check_input(signal, np.asarray(sigma)[:, None], Rician())

@@ -160,7 +160,7 @@ def test_both_ends_blend_to_the_maps_of_any_alpha(job, dial, alpha):
 
 
 def test_a_page_of_a_fit_has_no_dial_and_all_that_was_measured(job, data):
-    fit = job(ByFit())
+    fit = job(ByFit(), uncertainty="standard_error")
     fit.run()
     held = stored(fit.request.folder)
     assert held["alpha"] is None

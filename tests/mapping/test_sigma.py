@@ -249,7 +249,7 @@ def test_scatter_enters_errors_and_not_estimates(rng):
     data = np.hypot(moved + real, imaginary)
     scatter = np.sqrt(np.median(data[:, b == 0].var(axis=1, ddof=1)))
     estimate = fitter(data, floor)
-    stats = with_scatter(estimate.stats, np.full((1, 1), scatter / floor))
+    stats = with_scatter(estimate, np.full((1, 1), scatter / floor))
     good = estimate.status == Status.CONVERGED
     error = estimate.values[good, 2] - truth[2]
     covered = np.abs(error) < 1.96 * stats["standard_error"][good, 2]
@@ -273,7 +273,7 @@ def moving(tmp_path, rng):
 
 
 def test_scatter_is_in_the_maps_and_the_record(moving):
-    options = {"mask": moving / "mask.nii.gz", "model": ADC(b=B)}
+    options = {"mask": moving / "mask.nii.gz", "model": ADC(b=B), "uncertainty": "both"}
     with pytest.warns(UserWarning, match="multiplies the standard errors"):
         report = fit_image(moving / "dwi.nii.gz", sigma="repeats", out=moving / "maps", **options)
     record = json.loads((moving / "maps" / "run.json").read_text())
@@ -295,6 +295,10 @@ def test_scatter_is_in_the_maps_and_the_record(moving):
     for name, power in (("ADC_standard_error", 1), ("residual", -1)):
         ratio = load("maps", name)[inside] / load("plain", name)[inside]
         np.testing.assert_allclose(ratio, excess**power, rtol=1e-5)
+    for name in ("ADC_low", "ADC_high"):  # in proportion, within the bounds
+        far = (load("plain", name) - load("plain", "ADC"))[inside]
+        ends = np.clip(load("plain", "ADC")[inside] + excess * far, *ADC.parameters[1].bounds)
+        np.testing.assert_allclose(load("maps", name)[inside], ends, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

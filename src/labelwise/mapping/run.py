@@ -43,6 +43,7 @@ from labelwise.networks.network import Network
 from labelwise.types import Estimate, InputError, Parameter, Progress, Status, no_progress
 
 _CHECKED = 5_000  # voxels to check the assumptions of intervals in
+_CLEAR = 5.0  # sigma: there is signal in a voxel with a larger measurement
 _SAMPLE = 50_000  # voxels to find the range of noise levels in
 
 
@@ -114,7 +115,7 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 later += method.notes(estimate, summary, prepared)
                 later += left_out_notes(left, scan.top, estimate.status, request.volumes)
                 later += negative_notes(negative, estimate.status[inside], request)
-                later += _assumptions(scan, estimate, prepared)
+                later += _assumptions(scan, estimate, prepared, snr > _CLEAR)
                 _warn(later)
             if prepared.network is not None:
                 for name in method.files:
@@ -282,11 +283,13 @@ def _usable_voxels(
     return signal[good], sigma[good]
 
 
-def _assumptions(scan: _Scan, estimate: Estimate, prepared: Prepared) -> list[str]:
-    """Notes on the assumptions of intervals, from some voxels that have values."""
+def _assumptions(
+    scan: _Scan, estimate: Estimate, prepared: Prepared, clear: Bool[np.ndarray, " V"]
+) -> list[str]:
+    """Notes on the assumptions of intervals, from some voxels with a value and a clear signal."""
     if "low" not in estimate.stats:
         return []
-    good = np.flatnonzero(np.isfinite(estimate.values).all(axis=1))
+    good = np.flatnonzero(np.isfinite(estimate.values).all(axis=1) & clear)
     few = np.zeros_like(scan.inside)
     few[good[:: math.ceil(len(good) / _CHECKED) or 1]] = True
     if not few.any():
