@@ -4,7 +4,7 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib.image
 import nibabel as nib
@@ -69,7 +69,7 @@ class LogLinear:
     parameters = ADC.parameters
     conditioned = False
     is_blend = False
-    interval_kinds = {}
+    interval_kinds: ClassVar = {}
 
     def __call__(self, signal, sigma):
         status = check_input(signal, np.asarray(sigma)[:, None], Rician())

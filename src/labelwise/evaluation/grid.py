@@ -134,7 +134,7 @@ def evaluate(
     def reduce(row: int, index, values, limits, score) -> list[np.ndarray]:
         """Reduce the estimates (g, R, P) of some grid points; each call writes its own rows."""
         if limits is not None:
-            for name, moment in _of_intervals(*limits, simulator.truth[index]).items():
+            for name, moment in _of_intervals(limits[0], limits[1], simulator.truth[index]).items():
                 ends[name][row, index] = moment
         good = np.all(np.isfinite(values), axis=-1)
         errors = np.where(good[..., None], values - simulator.truth[index][:, None], 0.0)
@@ -376,13 +376,13 @@ def _values(source: Source, voxels: Voxels, shape: tuple[int, int], repeats: int
     expected = (len(voxels), shape[1])
     if values.shape != expected:
         raise InputError(f"estimates: expected values of shape {expected}, got {values.shape}")
-    shape = (shape[0], repeats, shape[1])
+    whole = (shape[0], repeats, shape[1])
     limits = None
     if {"low", "high"} <= set(estimate.stats):
         limits = [
-            np.asarray(estimate.stats[name], float).reshape(shape) for name in ("low", "high")
+            np.asarray(estimate.stats[name], float).reshape(whole) for name in ("low", "high")
         ]
-    return values.reshape(shape), limits
+    return values.reshape(whole), limits
 
 
 def _of_intervals(

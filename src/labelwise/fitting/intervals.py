@@ -14,7 +14,7 @@ Sources: Venzon & Moolgavkar 1988, doi:10.2307/2347496 (profile-likelihood inter
 der Vaart 2000, doi:10.1080/01621459.2000.10474219 (their coverage).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -63,25 +63,25 @@ END = Stop(-np.inf, 0)  # `step` does not end a fit
 class Lane(NamedTuple):
     """The search for W ends."""
 
-    held: Int[Array, " W"]
+    held: Int[Any, " W"]
     """Which parameter is held."""
-    side: Float[Array, " W"]
+    side: Float[Any, " W"]
     """-1 for a lower end, +1 for an upper one."""
-    lowest: Float[Array, " W"]
+    lowest: Float[Any, " W"]
     """The lowest nll."""
-    origin: Float[Array, " W"]
+    origin: Float[Any, " W"]
     """The estimate of the held parameter."""
-    q: Float[Array, "P W"]
+    q: Float[Any, "P W"]
     """The next point to evaluate."""
-    inside: Float[Array, "P W"]
+    inside: Float[Any, "P W"]
     """The farthest point known to be in the region."""
-    inside_nll: Float[Array, " W"]
-    outside: Float[Array, " W"]
+    inside_nll: Float[Any, " W"]
+    outside: Float[Any, " W"]
     """The nearest value known to be outside; the bound if none."""
-    outside_root: Float[Array, " W"]
+    outside_root: Float[Any, " W"]
     """Its √(2 Δnll); negative if no value is known to be outside."""
-    end: Float[Array, " W"]
-    done: Bool[Array, " W"]
+    end: Float[Any, " W"]
+    done: Bool[Any, " W"]
 
 
 def profile_ends(
@@ -416,7 +416,7 @@ def _widths(problem: Problem) -> Float[np.ndarray, "P N"]:
     return np.where(np.isfinite(width), width, 1)
 
 
-def _along(held: Int[np.ndarray, " N"], rows: Float[np.ndarray, "P N"]) -> Float[np.ndarray, " N"]:
+def _along(held: Int[np.ndarray, " N"], rows: Float[Any, "P N"]) -> Float[np.ndarray, " N"]:
     return np.take_along_axis(rows, held[None], axis=0)[0]
 
 

@@ -331,9 +331,10 @@ class MaximumLikelihood:
         }
         if not finished.any():
             return ends
-        solution, every, problem = (
-            type(rows)(*(row[..., finished] for row in rows)) for rows in (solution, every, problem)
+        solution, every = (
+            Solution(*(row[..., finished] for row in rows)) for rows in (solution, every)
         )
+        problem = Problem(*(row[..., finished] for row in problem))
         with jax.enable_x64(self.dtype == np.float64):
             errors = errors[:, finished]
             found = profile_ends(self._engine, solution, every, errors, problem, level)

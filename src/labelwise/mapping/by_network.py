@@ -182,9 +182,7 @@ class ByNetwork:
                 use = replace(use, advice=advice_on_alpha(network, level))
         clock.lap("train")
 
-        fitter = (
-            fits.fitter if fits else _fitter(request, LEVEL if network.interval_kinds else None)
-        )
+        fitter = fits.fitter if fits else _fitter(request, network)
 
         def by_network(signal, sigma, beyond):
             sigma = np.broadcast_to(sigma[:, 0], len(signal))

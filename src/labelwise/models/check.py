@@ -199,7 +199,8 @@ def _guess_problems(model: SignalModel) -> Iterator[str]:
         yield f"guess gives values of shape {guesses[0].shape}, expected {p} scalars"
         return
     none = np.isnan(guesses).all(axis=1)
-    if none.all() or not np.isfinite(guesses[~none]).all():
+    some = np.asarray(guesses)[~none]
+    if not len(some) or not np.isfinite(some).all():
         yield "guess is not finite for a noise-free signal"
 
 
