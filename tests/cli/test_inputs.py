@@ -289,7 +289,7 @@ def test_equal_sigma_of_each_measurement_is_one_sigma(scan, average):
     assert run(*FITTED, *average, "--sigma", "5", "--out", "one", "--quiet").exit_code == 0
     result = run(*FITTED, *average, "--sigma", "sigma.nii.gz", "--out", "each", "--quiet")
     assert result.exit_code == 0, result.stderr
-    for name in ("ADC", "ADC_standard_error"):
+    for name in ("ADC", "ADC_low", "ADC_high"):
         one, each = (np.asarray(nib.load(f"{f}/{name}.nii.gz").dataobj) for f in ("one", "each"))
         np.testing.assert_allclose(one, each, rtol=1e-4)
     assert nib.load("each/sigma.nii.gz").shape == (*SHAPE, len(B))

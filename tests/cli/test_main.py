@@ -80,7 +80,7 @@ def test_fit_ends_with_a_table(scan):
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split() == [
-        *("parameter", "median", "quartiles", "unit", "std.", "error", "on", "low,", "high"),
+        *("parameter", "median", "quartiles", "unit", "95", "%", "±", "on", "low,", "high"),
         "bound",
     ]
     (adc,) = [line.split() for line in lines if line.startswith("ADC")]
