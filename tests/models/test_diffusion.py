@@ -122,7 +122,7 @@ def test_verdict_refuses_impossible_pulses():
 
 
 def test_kurtosis_guesses_only_where_the_signal_rises_again():
-    model = lw.Kurtosis([0, 0.5, 1, 1.5, 2, 2.5])
+    model = Kurtosis([0, 0.5, 1, 1.5, 2, 2.5])
     guess = [float(x) for x in model.guess(model.signal(2.0, 2.5, 1.6))]
     np.testing.assert_allclose(guess, [2.0, 2.5, 1.6], rtol=1e-3)
     assert np.all(np.isnan(model.guess(model.signal(2.0, 1.0, 1.0))))

@@ -328,7 +328,11 @@ def quality_notes(
             f"residuals are {residual:.1f} times what sigma predicts: sigma is too small, or the "
             "model does not describe the signal"
         )
-    elif "low" in estimate.stats and not _EXACT[0] <= residual**2 <= _EXACT[1]:
+    elif (
+        "low" in estimate.stats
+        and used.scatter is None
+        and not _EXACT[0] <= residual**2 <= _EXACT[1]
+    ):
         small = residual < 1
         notes.append(
             f"residuals are {residual:.2g} of what sigma predicts, so intervals are too "
