@@ -132,7 +132,7 @@ def train(
         ),
     ] = False,
     intervals: Annotated[
-        bool, typer.Option("--intervals", help="Train networks of credible intervals, too.")
+        bool, typer.Option("--intervals", help="Train networks of 95 % intervals, too.")
     ] = False,
     b_tolerance: options.Tolerance = 1.0,
     seed: Annotated[
