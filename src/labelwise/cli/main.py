@@ -263,7 +263,7 @@ def fit(
     ] = None,
     exclude: options.Exclude = None,
     b_scale: options.BScale = None,
-    uncertainty: options.UncertaintyName = options.UncertaintyKind.interval,
+    uncertainty: options.UncertaintyName = options.UncertaintyKind.both,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     max_iterations: Annotated[
@@ -374,7 +374,7 @@ def map_(
     noise: options.Noise = None,
     exclude: options.Exclude = None,
     b_scale: options.BScale = None,
-    uncertainty: options.UncertaintyName = options.UncertaintyKind.interval,
+    uncertainty: options.UncertaintyName = options.UncertaintyKind.both,
     signed: options.Signed = False,
     b_tolerance: options.Tolerance = 1.0,
     threads: Annotated[

@@ -82,7 +82,7 @@ class Request:
     excluded: tuple[int, ...] = ()
     exclude_map: Path | None = None
     b_scale: Path | None = None
-    uncertainty: Uncertainty = "interval"
+    uncertainty: Uncertainty = "both"
 
     def __post_init__(self) -> None:
         if self.threads is not None:
