@@ -333,11 +333,11 @@ def quality_notes(
         and used.scatter is None
         and not _EXACT[0] <= residual**2 <= _EXACT[1]
     ):
-        small = residual < 1
+        wrong = "wide: sigma" if residual < 1 else "narrow: the model does not hold, or sigma"
+        size = "large" if residual < 1 else "small"
         notes.append(
-            f"residuals are {residual:.2g} of what sigma predicts, so intervals are too "
-            + ("wide: sigma is somewhat too large" if small else "narrow: sigma is somewhat too ")
-            + ("" if small else "small, or the model does not describe all of the signal")
+            f"residuals are {residual:.2g} times what sigma predicts, so intervals are too {wrong} "
+            f"is somewhat too {size}"
         )
     return notes
 
