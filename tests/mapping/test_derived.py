@@ -28,7 +28,7 @@ def fitted(sigma, voxels=4000, seed=0):
 
 def test_the_propagated_error_is_the_scatter_of_noisy_voxels():
     estimate = with_derived(fitted(0.003), MODEL, lw.Gaussian(), np.full((1, 1), 0.003))
-    values, errors = estimate.stats["derived"], estimate.stats["derived_error"]
+    values, errors = estimate.stats["derived_value"], estimate.stats["derived_standard_error"]
     expected = [VOXEL[3] + VOXEL[2], VOXEL[1] * (VOXEL[3] + VOXEL[2])]
     np.testing.assert_allclose(np.median(values, axis=0), expected, rtol=0.02)
     np.testing.assert_allclose(np.median(errors, axis=0), values.std(axis=0), rtol=0.05)
@@ -39,7 +39,7 @@ def test_without_the_correlations_it_would_not_be():
     estimate = with_derived(fitted(0.003, 500), MODEL, lw.Gaussian(), np.full((1, 1), 0.003))
     f, d = (estimate.stats["standard_error"][:, i] for i in (1, 3))
     independent = np.hypot(f * VOXEL[3], d * VOXEL[1])
-    assert np.median(estimate.stats["derived_error"][:, 1] / independent) < 0.9
+    assert np.median(estimate.stats["derived_standard_error"][:, 1] / independent) < 0.9
 
 
 def test_errors_of_a_network_are_scaled_not_replaced():
@@ -48,7 +48,7 @@ def test_errors_of_a_network_are_scaled_not_replaced():
     one, two = (
         with_derived(
             lw.Estimate(estimate.values, estimate.status, stats), MODEL, lw.Gaussian(), sigma
-        ).stats["derived_error"]
+        ).stats["derived_standard_error"]
         for stats, sigma in ((estimate.stats, np.full((1, 1), 0.003)), (doubled, np.ones((50, 1))))
     )
     np.testing.assert_allclose(two, 2 * one, rtol=1e-5)
@@ -63,10 +63,9 @@ def test_no_error_where_a_parameter_has_none():
         estimate.values, estimate.status, {**estimate.stats, "standard_error": errors}
     )
     found = with_derived(estimate, MODEL, lw.Gaussian(), np.full((1, 1), 0.003)).stats
-    np.testing.assert_array_equal(
-        np.isnan(found["derived_error"]), np.stack([np.zeros(20), np.arange(20) < 10], axis=1)
-    )
-    assert np.isfinite(found["derived"]).all()
+    expected = np.stack([np.zeros(20), np.arange(20) < 10], axis=1)
+    np.testing.assert_array_equal(np.isnan(found["derived_standard_error"]), expected)
+    assert np.isfinite(found["derived_value"]).all()
 
 
 def test_measurements_that_are_left_out_do_not_count():
@@ -76,7 +75,7 @@ def test_measurements_that_are_left_out_do_not_count():
     part = lw.IVIM(np.delete(B, np.s_[2:6]))
     sigma = np.full((1, 1), 0.003)
     found, expected = (
-        with_derived(each, model, lw.Gaussian(), sigma).stats["derived_error"]
+        with_derived(each, model, lw.Gaussian(), sigma).stats["derived_standard_error"]
         for each, model in ((estimate, MODEL), (fitted(0.003, 3), part))
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -94,8 +93,8 @@ def test_failed_voxels_stay_failed():
     nothing = np.full((2, 4), np.nan, np.float32)
     estimate = lw.Estimate(nothing, np.array([4, 4]), {"standard_error": nothing})
     found = with_derived(estimate, MODEL, lw.Rician(), np.ones((1, 1))).stats
-    assert np.isnan(found["derived"]).all()
-    assert np.isnan(found["derived_error"]).all()
+    assert np.isnan(found["derived_value"]).all()
+    assert np.isnan(found["derived_standard_error"]).all()
 
 
 def test_the_maps_are_written(tmp_path):
@@ -141,14 +140,38 @@ def test_two_maps_of_one_name_are_refused():
         Derived("status", "1", lambda s0: s0)
 
 
-def test_each_has_a_map_of_its_value_and_of_its_error():
-    names = [each.name for each in maps_of_derived(lw.IVIM.derived)]
-    assert names == [
-        "D_star",
-        "D_star_standard_error",
-        "f_D_star",
-        "f_D_star_standard_error",
-    ]
+def test_each_has_a_map_of_its_value_and_of_its_interval_or_error():
+    d_star = lw.IVIM.derived[:1]
+    names = [each.name for each in maps_of_derived(d_star, set(), errors=False)]
+    assert names == ["D_star", "D_star_standard_error"]
+    names = [each.name for each in maps_of_derived(d_star, {"confidence"}, errors=True)]
+    endings = ("", "_low", "_high", "_uncertainty", "_standard_error")
+    assert names == [f"D_star{ending}" for ending in endings]
+    mixed = maps_of_derived(d_star, {"confidence", "credible"}, errors=False)
+    assert mixed[1].details["interval"] == "blend"
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05])
+def test_intervals_hold_the_truth(sigma):
+    """At SNR 20 and 100; the ends of D_fast are far from symmetric in the former."""
+    rng = np.random.default_rng(1)
+    signal = signals(MODEL, VOXEL[None]) + rng.normal(0, sigma, (1000, len(B)))
+    fit = lw.MaximumLikelihood(MODEL, lw.Gaussian(), intervals=0.95)
+    found = with_derived(fit(signal, sigma), MODEL, lw.Gaussian(), np.full((1, 1), sigma)).stats
+    truth = [VOXEL[3] + VOXEL[2], VOXEL[1] * (VOXEL[3] + VOXEL[2])]
+    held = (found["derived_low"] <= truth) & (truth <= found["derived_high"])
+    assert (np.abs(held.mean(axis=0) - 0.95) < 0.03).all(), held.mean(axis=0)
+
+
+def test_a_function_of_one_parameter_has_its_interval():
+    """R2* = 1000 / T2* decreases: its low end is at the high end of T2*."""
+    model = lw.T2Star([5, 10, 20, 40, 60])
+    rng = np.random.default_rng(2)
+    signal = signals(model, np.array([[1.0, 30.0]])) + rng.normal(0, 0.03, (50, 5))
+    estimate = lw.MaximumLikelihood(model, lw.Gaussian(), intervals=0.95)(signal, 0.03)
+    found = with_derived(estimate, model, lw.Gaussian(), np.full((1, 1), 0.03)).stats
+    np.testing.assert_allclose(found["derived_low"][:, 0], 1000 / estimate.high["T2_star"], 1e-5)
+    np.testing.assert_allclose(found["derived_high"][:, 0], 1000 / estimate.low["T2_star"], 1e-5)
 
 
 def test_correlations_are_those_at_the_estimate_before_b_is_corrected():
@@ -157,7 +180,8 @@ def test_correlations_are_those_at_the_estimate_before_b_is_corrected():
     actual, sigma = lw.IVIM(factor * B), np.full((1, 1), 0.003)
     signal = signals(actual, voxels)
     fits = [lw.MaximumLikelihood(each, lw.Gaussian())(signal, 0.003) for each in (actual, MODEL)]
-    expected = with_derived(fits[0], actual, lw.Gaussian(), sigma).stats["derived_error"]
+    expected = with_derived(fits[0], actual, lw.Gaussian(), sigma).stats
     part = corrected(fits[1], scaled_by_b(MODEL), np.full(len(voxels), factor))
-    found = with_derived(part, MODEL, lw.Gaussian(), sigma, fits[1].values).stats["derived_error"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    found = with_derived(part, MODEL, lw.Gaussian(), sigma, fits[1].values).stats
+    name = "derived_standard_error"
+    np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)

@@ -1,8 +1,9 @@
-"""Maps of quantities that are calculated from the parameters, with propagated standard errors."""
+"""Maps of what is calculated from the parameters, with propagated intervals and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -12,34 +13,35 @@ import numpy as np
 from jaxtyping import Float
 
 from labelwise.evaluation.cramer_rao import fisher_information
-from labelwise.mapping.maps import Map
+from labelwise.mapping.maps import Map, maps_of_quantity
 from labelwise.models import SignalModel
 from labelwise.noise import NoiseModel
-from labelwise.types import STANDARD_ERROR, Derived, Estimate
+from labelwise.types import Derived, Estimate
 
 
-def maps_of_derived(derived: Sequence[Derived]) -> list[Map]:
-    """For each derived quantity its map and its standard error."""
+def maps_of_derived(derived: Sequence[Derived], kinds: Set[str], errors: bool) -> list[Map]:
+    """For each derived quantity its map, and its interval, standard error or both.
+
+    Args:
+        derived: the quantities.
+        kinds: of the intervals of the parameters; empty if there are none.
+        errors: whether standard errors are wanted.
+    """
+    kind = next(iter(kinds)) if len(kinds) == 1 else "blend"
     maps = []
     for column, each in enumerate(derived):
-        for ending, stat, words in (
-            ("", "derived", "{}, calculated from the parameters"),
-            (
-                STANDARD_ERROR,
-                "derived_error",
-                "standard error of {}: those of the parameters, with the correlations of the "
-                "Fisher information at the estimate, propagated to first order; NaN where it "
-                "depends on a parameter without standard error",
-            ),
-        ):
-            maps.append(
-                Map(
-                    f"{each.name}{ending}",
-                    lambda estimate, stat=stat, column=column: estimate.stats[stat][:, column],
-                    words.format(each.name),
-                    each.unit,
-                )
-            )
+        maps += maps_of_quantity(
+            each.name,
+            each.unit,
+            f"{each.name}, calculated from the parameters",
+            f"standard error of {each.name}: those of the parameters, with the correlations of the "
+            "Fisher information at the estimate, propagated to first order; NaN where it depends "
+            "on a parameter without standard error",
+            kind if kinds else None,
+            errors,
+            lambda estimate, stat, column=column: estimate.stats[f"derived_{stat}"][:, column],
+            origin="the intervals of the parameters, propagated to first order; ",
+        )
     return maps
 
 
@@ -50,11 +52,15 @@ def with_derived(
     sigma: Float[np.ndarray, "#n #M"],
     nominal: Float[np.ndarray, "n P"] | None = None,
 ) -> Estimate:
-    """The estimate with the values (n, K) of K derived quantities, and their standard errors.
+    """The estimate with the values (n, K) of K derived quantities, their errors and intervals.
 
     First order: the variance of a function with gradient g is Σ g_i g_j SE_i SE_j R_ij. The
     standard errors SE are those of the estimate, whether of a fit or a network; the correlations R
     are those of the inverse Fisher information of the parameters that have one.
+
+    An end of an interval is combined in the same way, from the changes of the function when one
+    parameter moves to an end of its own interval (method of variance estimates recovery, Zou &
+    Donner 2008, doi:10.1002/sim.3095). A function of one parameter has that parameter's interval.
 
     Args:
         estimate: of n voxels, with `standard_error`.
@@ -86,8 +92,37 @@ def with_derived(
     variance = np.einsum("nkp,npq,nkq->nk", weighted, covariance, weighted)
     determined = ~np.any((gradient != 0) & ~free[:, None], axis=-1)
     error = np.where(determined, np.sqrt(np.maximum(variance, 0)), np.nan)
-    found = {"derived": values.astype(np.float32), "derived_error": error.astype(np.float32)}
+    found = {"derived_value": values, "derived_standard_error": error}
+    if "low" in estimate.stats:
+        correlation = covariance / (spread[:, :, None] * spread[:, None, :])
+        ends = [np.asarray(estimate.stats[end], float) for end in ("low", "high")]
+        found |= _ends(model.derived, params, ends, values, correlation)
+    found = {name: rows.astype(np.float32) for name, rows in found.items()}
     return replace(estimate, stats={**estimate.stats, **found})
+
+
+def _ends(
+    derived: tuple[Derived, ...],
+    params: Float[np.ndarray, "n P"],
+    ends: Sequence[Float[np.ndarray, "n P"]],
+    values: Float[np.ndarray, "n K"],
+    correlation: Float[np.ndarray, "n P P"],
+) -> dict[str, Float[np.ndarray, "n K"]]:
+    """The ends of the intervals of derived quantities, from the parameters' ends."""
+    changes = np.empty((2, *values.shape, params.shape[1]))
+    for side, column in itertools.product((0, 1), range(params.shape[1])):
+        moved = params.copy()
+        moved[:, column] = ends[side][:, column]
+        with jax.enable_x64(True):
+            changes[side, ..., column] = np.asarray(_evaluate(derived, moved)[0]) - values
+    found = {}
+    for name, sign in (("low", -1), ("high", 1)):
+        outwards = np.maximum(sign * changes, 0)
+        by_upper = outwards[1] > outwards[0]
+        signed = np.where(by_upper, outwards[1], -outwards[0])
+        squared = np.einsum("nkp,npq,nkq->nk", signed, correlation, signed)
+        found[f"derived_{name}"] = values + sign * np.sqrt(np.maximum(squared, 0))
+    return found
 
 
 @partial(jax.jit, static_argnums=0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -227,29 +228,71 @@ def _values_and_errors(
     """For each parameter its map, its interval and its standard error; then the status."""
     maps = []
     for column, parameter in enumerate(parameters):
-        name, unit, bounds = parameter.name, parameter.unit, {"bounds": parameter.bounds}
-        maps.append(
-            Map(name, _column(lambda e: e.values, column), value.format(name), unit, bounds)
+        maps += maps_of_quantity(
+            parameter.name,
+            parameter.unit,
+            value.format(parameter.name),
+            error.format(parameter.name),
+            kinds.get(parameter.name),
+            errors,
+            lambda estimate, stat, column=column: (
+                estimate.values if stat == "value" else estimate.stats[stat]
+            )[:, column],
+            details={"bounds": parameter.bounds},
         )
-        if kind := kinds.get(name):
-            details = {**bounds, "interval": kind, "level": LEVEL}
-            promise = _PROMISES[kind]
-            for ending, stat, words in (
-                (LOW, "low", f"low end of an interval of {name}: {promise}"),
-                (HIGH, "high", f"high end of an interval of {name}: {promise}"),
-                (SD, "sd", f"half the width of the central 68 % of the posterior of {name}"),
-            ):
-                if ending != SD or kind == "credible":
-                    get = _column(_stat(stat), column)
-                    maps.append(Map(f"{name}{ending}", get, words, unit, details))
-            words = f"half the width of the interval of {name}, which need not be symmetric"
-            get = _column(half_width, column)
-            maps.append(Map(f"{name}{UNCERTAINTY}", get, words, unit, details))
-        if errors or not kind:
-            get = _column(_stat("standard_error"), column)
-            maps.append(Map(f"{name}{STANDARD_ERROR}", get, error.format(name), unit, bounds))
     codes = {"codes": {int(code): code.reason for code in Status}}
     return [*maps, Map("status", lambda e: e.status, "what became of each voxel", "1", codes)]
+
+
+def maps_of_quantity(
+    name: str,
+    unit: str,
+    value: str,
+    error: str,
+    kind: str | None,
+    errors: bool,
+    get: Callable[[Estimate, str], Shaped[np.ndarray, " V"]],
+    details: Mapping[str, Any] | None = None,
+    origin: str = "",
+) -> list[Map]:
+    """The map of a quantity, and those of its interval, its standard error or both.
+
+    Args:
+        name: of the quantity.
+        unit: of it.
+        value: describes its map.
+        error: describes its standard error.
+        kind: of its interval; without one it has none, but its standard error.
+        errors: whether the standard error is wanted beside an interval.
+        get: `value`, `low`, `high`, `sd` or `standard_error` of all voxels.
+        details: further entries of the sidecars.
+        origin: what an interval is made of.
+    """
+    details = details or {}
+    maps = [Map(name, partial(get, stat="value"), value, unit, details)]
+    if kind:
+        both = {**details, "interval": kind, "level": LEVEL}
+        promise = f"{origin}{_PROMISES[kind]}"
+        for ending, stat, words in (
+            (LOW, "low", f"low end of an interval of {name}: {promise}"),
+            (HIGH, "high", f"high end of an interval of {name}: {promise}"),
+            (SD, "sd", f"half the width of the central 68 % of the posterior of {name}"),
+        ):
+            if ending != SD or (kind == "credible" and not origin):
+                maps.append(Map(f"{name}{ending}", partial(get, stat=stat), words, unit, both))
+        maps.append(
+            Map(
+                f"{name}{UNCERTAINTY}",
+                lambda estimate: (get(estimate, "high") - get(estimate, "low")) / 2,
+                f"half the width of the interval of {name}, which need not be symmetric",
+                unit,
+                both,
+            )
+        )
+    if errors or not kind:
+        get_error = partial(get, stat="standard_error")
+        maps.append(Map(f"{name}{STANDARD_ERROR}", get_error, error, unit, details))
+    return maps
 
 
 _PROMISES = {
@@ -282,7 +325,3 @@ def _goodness() -> list[Map]:
 
 def _stat(name: str) -> Callable[[Estimate], np.ndarray]:
     return lambda estimate: estimate.stats[name]
-
-
-def _column(rows: Callable[[Estimate], np.ndarray], index: int) -> Callable[[Estimate], np.ndarray]:
-    return lambda estimate: rows(estimate)[:, index]

@@ -148,7 +148,8 @@ def _maps(
 ) -> list[Map]:
     """The maps that are written."""
     own = method.maps(request, parameters, network)
-    return [*own, *maps_of_derived(request.model.derived)]
+    kinds = {each.details["interval"] for each in own if "interval" in each.details}
+    return [*own, *maps_of_derived(request.model.derived, kinds, request.standard_errors)]
 
 
 def usable_voxels(
