@@ -58,6 +58,7 @@ def by_block(body: Callable[[Any], Any], blocks: Int[Array, ""], arrays: Any) ->
             body(block(index)),
         )
 
+    body = jax.jit(body, inline=True)  # traced once, not for its shapes and again for its program
     shapes = jax.eval_shape(lambda: body(block(0)))
     empty = jax.tree.map(lambda s: jnp.zeros((*s.shape[:-1], CHUNK), s.dtype), shapes)
     return jax.lax.fori_loop(0, blocks, fill, empty)

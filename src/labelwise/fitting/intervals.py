@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.stats import chi2
 
 from labelwise.fitting.batching import WIDTH, Solution, by_block, in_chunks
 from labelwise.fitting.engines import BlackBox, Compiled, Engine
@@ -39,6 +38,7 @@ from labelwise.fitting.newton import (
     solve_symmetric,
     step,
 )
+from labelwise.noise import chi2_quantile
 
 CLOSE = 0.02
 """An end is found if √(2 Δnll) is this share from its target; a last Newton step follows."""
@@ -108,7 +108,7 @@ def profile_ends(
     """
     size, voxels = solution.q.shape
     dtype = solution.q.dtype
-    target = np.sqrt(chi2.ppf(level, 1)).astype(dtype)
+    target = np.sqrt(chi2_quantile(level, 1)).astype(dtype)
     errors = np.where(np.isnan(errors), np.inf, errors / _widths(problem))
     order = np.argsort(-errors, axis=0, kind="stable")
     known = every.converged & np.isfinite(every.nll)
