@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,15 @@ from labelwise.io.files import canonical, digest
 from labelwise.models.base import SignalModel, detached, scale_parameter
 from labelwise.networks.cache import cached
 from labelwise.networks.card import Card
-from labelwise.networks.intervals import LEVEL, Heads, Kind, confidence, credible, pinball
+from labelwise.networks.intervals import (
+    LEVEL,
+    Heads,
+    IntervalNetwork,
+    Kind,
+    confidence,
+    credible,
+    pinball,
+)
 from labelwise.networks.labels import MLE, GroundTruth, label_report, usable
 from labelwise.networks.mlp import (
     Architecture,
@@ -90,11 +100,7 @@ def train_networks(
             checkpoint belongs to another plan.
     """
     training_set = _TrainingSet(plan, cache, progress or no_progress)
-    targets = [training_set.targets(*each) for each in zip(plan.labels, plan.rows, strict=True)]
-    if plan.conditioned:
-        training_set.weigh(targets)
-    results: dict[int, TrainingResult] = {}
-    start, checkpoints = plan.start, []
+    checkpoints = []
 
     def path_of(name: str) -> Path | None:
         if checkpoint is None:
@@ -102,46 +108,24 @@ def train_networks(
         checkpoints.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
         return at
 
-    def train_together(stage: str, name: str, together: list[_Targets], start: Weights | None):
-        return training_set.train(together, start, stage, path_of(name), resume)
-
-    if plan.recipe.shared_start and start is None:
-        truth = training_set.targets(GroundTruth())
-        (first,) = train_together("choosing first weights", "first", [truth], None)
-        start = _weights_of(first, truth)
-        # this training also gave the network for the ground truth
-        results = {
-            i: first
-            for i, each in enumerate(targets)
-            if (each.label, each.weights) == (truth.label, truth.weights)
-        }
-    for kind in dict.fromkeys(each.kind for each in targets):
-        alike = [i for i, each in enumerate(targets) if each.kind == kind and i not in results]
-        if alike:
-            results_of_kind = train_together("training", kind, [targets[i] for i in alike], start)
-            results |= dict(zip(alike, results_of_kind, strict=True))
-    networks = [training_set.network(each, results[i]) for i, each in enumerate(targets)]
-    if plan.conditioned:
-        networks = training_set.verified(networks, targets)
-    if plan.intervals:
-
-        def train_intervals(examples: Examples, heads: Heads, recipe: Recipe) -> TrainingResult:
-            stage, at = f"training {heads.kind} intervals", path_of(heads.kind)
-            fixed = pinball(heads.kind), recipe, stage, at, resume
-            return training_set.optimise(examples, heads, *fixed)[0]
-
-        given = plan, training_set.scaling, training_set.voxels, train_intervals
-        which = [_interval_kind(label, plan) for label in plan.labels]
-        made = {}
-        if "credible" in which:
-            made["credible"] = credible(*given)
-        if "confidence" in which:
-            ends = ends or MaximumLikelihood(plan.model, plan.noise, intervals=LEVEL)
-            made["confidence"] = confidence(*given, ends)
-        networks = [
-            each if kind is None else with_interval(each, made[kind])
-            for each, kind in zip(networks, which, strict=True)
-        ]
+    kinds = [_interval_kind(label, plan) if plan.intervals else None for label in plan.labels]
+    beside = {
+        kind: partial(training_set.intervals, kind, ends, path_of, resume)
+        for kind in dict.fromkeys(kinds)
+        if kind is not None
+    }
+    with ThreadPoolExecutor(max(1, len(beside))) as pool:
+        made = {kind: pool.submit(train) for kind, train in beside.items()}
+        try:
+            networks = training_set.networks(path_of, resume)
+            training_set.first = False
+            networks = [
+                each if kind is None else with_interval(each, made[kind].result())
+                for each, kind in zip(networks, kinds, strict=True)
+            ]
+        except BaseException:
+            training_set.stopped = True
+            raise
     for path in checkpoints:
         path.unlink(missing_ok=True)
     return networks
@@ -164,6 +148,11 @@ class _Targets:
 
 class _TrainingSet:
     """The simulated voxels of a plan and their scaling, shared by its networks."""
+
+    stopped = False
+    """Whether the trainings of intervals, which are in other threads, shall end."""
+    first = True
+    """Whether the networks of labels are not ready; only their training reports its progress."""
 
     def __init__(self, plan: TrainingPlan, cache: Path | None, progress: Progress) -> None:
         self.plan, self.cache, self.progress = plan, cache, progress
@@ -193,6 +182,61 @@ class _TrainingSet:
             depth=recipe.depth,
             activation=recipe.activation,
         )
+
+    def networks(self, path_of: Callable[[str], Path | None], resume: bool) -> list[Network]:
+        """The network of each label, without intervals."""
+        plan = self.plan
+        targets = [self.targets(*each) for each in zip(plan.labels, plan.rows, strict=True)]
+        if plan.conditioned:
+            self.weigh(targets)
+        results: dict[int, TrainingResult] = {}
+        start = plan.start
+        if plan.recipe.shared_start and start is None:
+            truth = self.targets(GroundTruth())
+            at = path_of("first")
+            (first,) = self.train([truth], None, "choosing first weights", at, resume)
+            start = _weights_of(first, truth)
+            # this training also gave the network for the ground truth
+            results = {
+                i: first
+                for i, each in enumerate(targets)
+                if (each.label, each.weights) == (truth.label, truth.weights)
+            }
+        for kind in dict.fromkeys(each.kind for each in targets):
+            alike = [i for i, each in enumerate(targets) if each.kind == kind and i not in results]
+            if alike:
+                together = [targets[i] for i in alike]
+                found = self.train(together, start, "training", path_of(kind), resume)
+                results |= dict(zip(alike, found, strict=True))
+        networks = [self.network(each, results[i]) for i, each in enumerate(targets)]
+        return self.verified(networks, targets) if plan.conditioned else networks
+
+    def intervals(
+        self,
+        kind: Kind,
+        ends: Estimator | None,
+        path_of: Callable[[str], Path | None],
+        resume: bool,
+    ) -> IntervalNetwork:
+        """The network of intervals of one kind; see `train_networks`."""
+        plan = self.plan
+        stage, at = f"training {kind} intervals", path_of(kind)
+
+        def report(*args: Any) -> None:
+            if self.stopped:
+                raise KeyboardInterrupt  # which saves the checkpoint
+            if not self.first:
+                self.progress(*args)
+
+        def train(examples: Examples, heads: Heads, recipe: Recipe) -> TrainingResult:
+            fixed = pinball(kind), recipe, stage, at, resume
+            return self.optimise(examples, heads, *fixed, progress=report)[0]
+
+        given = plan, self.scaling, self.voxels, train
+        if kind == "credible":
+            return credible(*given)
+        ends = ends or MaximumLikelihood(plan.model, plan.noise, intervals=LEVEL)
+        return confidence(*given, ends)
 
     def targets(
         self, label: LabelSource | SelfSupervised, weights: tuple[float, ...] | None = None
@@ -333,9 +377,11 @@ class _TrainingSet:
         checkpoint: Path | None,
         resume: bool,
         start: Weights | None = None,
+        progress: Progress | None = None,
     ) -> list[TrainingResult]:
         """The training loop with the seed, fingerprint and progress of the plan."""
-        self.progress(stage, 0, recipe.epochs, "compiling")
+        progress = progress or self.progress
+        progress(stage, 0, recipe.epochs, "compiling")
         return optimise(
             examples,
             architecture,
@@ -346,7 +392,7 @@ class _TrainingSet:
             checkpoint=checkpoint,
             resume=resume,
             fingerprint=self.plan.fingerprint,
-            progress=lambda epoch, loss: self.progress(
+            progress=lambda epoch, loss: progress(
                 stage, epoch, recipe.epochs, f"validation loss {loss:.5f}"
             ),
         )
