@@ -104,6 +104,23 @@ def test_estimates_lie_inside_and_ends_within_the_bounds(ivim):
     np.testing.assert_array_equal(high[on_bound], np.broadcast_to(bounds[1], high.shape)[on_bound])
 
 
+@pytest.mark.parametrize(
+    ("model", "truth", "bounds"),
+    [
+        (lw.IVIM(B), (1.0, 0.0, 1.2, 50.0), {"f": (0.0, 1.0)}),
+        (lw.T2Biexponential(np.arange(8, 328, 16.0)), (1.0, 0.0, 15.0, 90.0), {}),
+    ],
+    ids=["ivim", "t2_biexponential"],
+)
+def test_where_a_bound_takes_the_effect_of_another_parameter(model, truth, bounds):
+    """Where f is 0, its compartment has no effect: the ends of S0 were 0 and infinity."""
+    signal = repeats(model, truth, 0.1, 200)
+    estimate = MaximumLikelihood(model, lw.Rician(), bounds=bounds, intervals=0.95)(signal, 0.1)
+    assert (estimate["f"] == 0).mean() > 0.1
+    assert (estimate.low["S0"] > 0.3).all()
+    assert (estimate.high["S0"] < 4).all()
+
+
 def test_intervals_do_not_change_the_fit(ivim):
     fitter, voxels, estimate = ivim
     plain = MaximumLikelihood(fitter.model, fitter.noise)(voxels.signal, voxels.sigma)

@@ -328,7 +328,8 @@ def advance(
     bound = jnp.where(lanes.side < 0, lower, upper)
     is_in, at_bound = root <= target, value == bound
     found_in, found_out = settled & is_in, settled & ~is_in
-    points = [jnp.where(found_in, x, old) for x, old in zip(state.trial, lanes.inside, strict=True)]
+    # not the next trial: where the likelihood is flat, it may be far away and not as likely
+    points = [jnp.where(found_in, x, old) for x, old in zip(state.q, lanes.inside, strict=True)]
     inside, inside_nll = at_held(points), jnp.where(found_in, nll, lanes.inside_nll)
     outside = jnp.where(found_out, value, lanes.outside)
     outside_root = jnp.where(found_out, root, lanes.outside_root)
@@ -393,7 +394,7 @@ def advance(
 def _curvature(hessian, free, chosen, at_held) -> Array:
     """The second derivative of the profile, in the quadratic model with the free parameters."""
     matrix = {
-        (i, j): jnp.where(free[i], value, 1.0)
+        (i, j): jnp.where(free[i], jnp.maximum(value, 1e-20), 1.0)  # 0 if it has no effect
         if i == j
         else jnp.where(free[i] & free[j], value, 0.0)
         for (i, j), value in hessian.items()
