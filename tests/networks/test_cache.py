@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -221,3 +222,11 @@ def test_an_error_of_the_source_is_the_callers(tmp_path):
 def test_a_key_that_is_no_json_is_refused(tmp_path, source, key):
     with pytest.raises(InputError, match="cached labels: expected JSON data"):
         cached(source, VOXELS, tmp_path, key)
+
+
+def test_the_code_is_read_in_several_threads():
+    """Python 3.11 raises a SystemError where two threads parse at a time."""
+    read = label_cache.code_of.__wrapped__
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(lambda _: read("labelwise.networks.train"), range(12)))
+    assert len(set(digests)) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import BlackBox
-from labelwise import ADC, Gaussian, train
+from labelwise import ADC, IVIM, Gaussian, train
 from labelwise.evaluation.posterior import posterior_quantiles
 from labelwise.evaluation.scores import interval_score
 from labelwise.io.files import read_arrays, write_arrays
@@ -138,7 +138,7 @@ def test_confidence_intervals_hold_any_truth_in_95_percent_of_repeats(ends, adc)
 def test_estimates_are_inside_their_intervals(ends, voxels):
     for alpha in (0.0, 0.5, 1.0):
         found = blend(*ends, alpha=alpha)(voxels.signal, voxels.sigma)
-        assert np.all(share_inside(found, found.values) >= 0.985)
+        assert np.all(share_inside(found, found.values) >= (1 if alpha == 1 else 0.985))
 
 
 def test_a_black_box_has_credible_intervals(voxels):
@@ -156,6 +156,22 @@ def test_without_normalisation_and_for_one_noise_level():
 
 
 # --- ends near bounds
+
+
+def test_an_end_on_a_bound_is_exactly_the_bound():
+    """The logarithm of a bound in float32 gave 2.0000002 for 2, above an estimate of 2."""
+    model = IVIM(np.array([0, 10, 20, 30, 50, 80, 100, 200, 400, 800]) / 1000)
+    recipe = Recipe.every_level(signals=4000, epochs=3)
+    network = train(model, snr=(10, 40), label="mle-rician", recipe=recipe, intervals=True)
+    drawn = simulate(
+        model, network.noise, Uniform.typical(model), (1 / 40, 1 / 10), 4000, jax.random.key(3)
+    )
+    found = network(drawn.signal, drawn.sigma)
+    for ends, side in ((found.low, 0), (found.high, 1)):
+        bound = np.float32(model.parameters[3].bounds[side])
+        near = np.abs(ends["D_fast"] - bound) < 1e-4 * bound
+        assert near.any()
+        np.testing.assert_array_equal(ends["D_fast"][near], bound)
 
 
 def test_an_end_near_a_bound_is_on_it():

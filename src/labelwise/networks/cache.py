@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -16,6 +17,9 @@ from safetensors import SafetensorError
 
 from labelwise.io.files import canonical, digest, read_arrays, write_arrays
 from labelwise.types import Estimate, LabelSource, Parameter, Voxels
+
+_PARSING = threading.Lock()
+"""Python 3.11 raises a SystemError where two threads parse (CPython issue 106905)."""
 
 
 @cache
@@ -65,7 +69,9 @@ def _file(name: str, root: Path) -> Path | None:
 
 def _imports(file: Path) -> Iterator[str]:
     """All imports of a file, at any level; imported names may be modules, too."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    with _PARSING:
+        tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -35,6 +35,7 @@ from labelwise.types import (
 Alpha = float | Sequence[float] | Mapping[str, float]
 """One alpha, one for each parameter, or alpha by parameter name (1 for those not named)."""
 
+_ROUNDING = 1e-5  # relative; an end on a bound, which is calculated as a logarithm, is the bound
 _SLACK = 0.1  # estimates may exceed the range of the labels by this share of its width
 _NOISE_SLACK = 1.05  # noise levels may exceed the training range by this factor
 OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL, OUTSIDE_VERIFIED = 1, 2, 4, 8
@@ -120,7 +121,8 @@ class Network:
               and 8 where the noise is lower than in training, or the network was found to be less
               precise than a fit at that noise level (`Card.verification`); use `fit` there
             - `low`, `high` (*shape, P): the ends of an interval of 95 %, within the bounds; of the
-              kinds in `interval_kinds`, and absent if there is none
+              kinds in `interval_kinds`, and absent if there is none. A confidence interval always
+              holds the estimate
             - `sd` (*shape, P): half the width of the central 68 % of the posterior, where alpha is
               0, else NaN; absent if no alpha is 0 or there are no credible intervals
 
@@ -319,6 +321,12 @@ class Network:
                 stats["standard_error"][rows] = np.where(clipped == found, error, np.nan)
             if ends is not None:
                 np.clip(ends[:2], *bounds, out=ends[:2])
+                lowest, highest = bounds[0] * (1 + _ROUNDING), bounds[1] * (1 - _ROUNDING)
+                np.copyto(ends[0], bounds[0], where=ends[0] <= lowest)
+                np.copyto(ends[1], bounds[1], where=ends[1] >= highest)
+                sure = [kind == "confidence" for kind in kinds.values()]  # they hold the estimate
+                np.minimum(ends[0], clipped, out=ends[0], where=sure)
+                np.maximum(ends[1], clipped, out=ends[1], where=sure)
                 ends[:, ~finite] = np.nan
                 ends[2][:, [kind != "credible" for kind in kinds.values()]] = np.nan
                 for name, limits in zip(("low", "high", "sd"), ends, strict=True):

@@ -69,7 +69,14 @@ def export_onnx(network: Network, path: str | Path) -> None:
             name: graph.node("Sum", *each)
             for name, each in zip(("low", "high"), zip(*ends, strict=True), strict=True)
         }
+    ends_of = {"low": ("Min", np.inf), "high": ("Max", -np.inf)}
     for name, value in outputs.items():
+        if name in ends_of:  # a confidence interval holds the estimate
+            operation, never = ends_of[name]
+            free = [
+                0 if kind == "confidence" else never for kind in network.interval_kinds.values()
+            ]
+            value = graph.node(operation, value, graph.node("Add", "params", np.float32(free)))
         graph.node("Min", graph.node("Max", value, lower), upper, name=name)
     measurements = network.members[0].scaling.measurements
     model = onnx.helper.make_model(
