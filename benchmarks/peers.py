@@ -218,7 +218,9 @@ def search_side_by_side(options, rng, folder):
         for noise in NOISES:
             mine = {name: values for name, values in found.items() if name.endswith(noise)}
             scores = {
-                name: np.nan_to_num(nll(noise, values, data[noise], 1 / snr), nan=np.inf)
+                name: np.where(
+                    within_bounds(values), nll(noise, values, data[noise], 1 / snr), np.inf
+                )
                 for name, values in mine.items()
             }
             best = np.min(list(scores.values()), axis=0)
@@ -227,6 +229,12 @@ def search_side_by_side(options, rng, folder):
     for contestant in (osipy, ours, before):
         if contestant:
             contestant.close()
+
+
+def within_bounds(params):
+    """Whether parameters (N, 4) are in labelwise's bounds: osipy has wider ones of its own."""
+    lower, upper = np.array(list(BOUNDS.values())).T
+    return np.all((lower * 0.999 <= params) & (params <= upper * 1.001), axis=1)
 
 
 def timed(function, *args):

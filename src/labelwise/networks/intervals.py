@@ -45,7 +45,7 @@ SNAP = 0.01
 """Of the range: ends this close to a bound are set onto it."""
 
 _VOXELS = {"credible": 200_000, "confidence": 131_072}
-_EPOCHS = {"credible": 28, "confidence": 60}
+_EPOCHS = {"credible": 20, "confidence": 60}
 _WIDTH = 48
 _MARGIN = 0.05  # small steps of a softmax hardly learn: without it, 96.3 % for 95 at low SNR
 _BATCH, _WARMUP = 500, 500
