@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import MODELS, SHAPE, SIGMA, B, Job, inside
+from helpers import MODELS, SHAPE, SIGMA, B, Job, inside, valid
 from labelwise.mapping import by_network, page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
@@ -354,6 +354,6 @@ def test_a_browser_shows_it_without_a_complaint(job, dial, tmp_path, width):
     assert found["same"] == "labelwise map --alpha S0=1 --alpha ADC=0.7"
     assert (found["points"], found["curves"], found["bars"]) == (8, 2, 48)
     assert "residual" in found["state"]
-    rating = found["rating"]
+    rating = valid("rating", json.dumps(found["rating"]))
     assert (rating["rating"], rating["comment"]) == ("fail", "<b>ghosting</b>")
     assert rating["alpha"] == {"S0": 1, "ADC": 0.7}
