@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from labelwise.formatting import in_words, json_text, number, plain, printable
 from labelwise.io.geometry import oriented
 from labelwise.io.nifti import Series, read_map
+from labelwise.io.pages import template
 from labelwise.mapping.maps import Map
 from labelwise.mapping.method import Prepared
 from labelwise.mapping.request import Request, describe_settings, equation
@@ -127,7 +127,7 @@ def page(
         "start": _middle(series, index, sample, status),
         "sample": _measured(request, series, index, sample, curves, sigma_of, left),
     }
-    return _template().render(
+    return template(__name__).render(
         title=printable(f"{type(request.model).__name__} maps of {series.name}"),
         lead=_lead(request, report),
         facts=[
@@ -568,16 +568,3 @@ def _viewer() -> str:
     """NiiVue, deflated, in base64."""
     script = files("labelwise.mapping").joinpath("viewer/niivue.umd.js").read_bytes()
     return base64.b64encode(zlib.compress(script, 9)).decode()
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("labelwise.mapping.page", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html.jinja")
