@@ -48,10 +48,11 @@ PAGE = "report.html"
 SigmaOf = Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, "#n #M"]]
 """The sigma of voxels by their flat index."""
 
-_VALUES = 11_500_000  # in all maps; a larger series is thinned
+_LARGEST = 15_000_000  # bytes; a page that would be larger is thinned
+_LEAST = 0.3  # bytes of a value: packed values never take less, so no page is packed in vain
 _MEASURED = 1_500_000  # measurements and points of curves in the page
 _POINTS = 16  # of a curve
-_FINE, _RELATIVE = 20, 0.05  # steps in a median standard error; step of logarithms
+_FINE, _RELATIVE = 10, 0.05  # steps in a median standard error; step of logarithms
 _REGIONS = 30  # a mask of more values has no labels
 _MISSED = 3.0  # a residual above this is not noise
 _COLOURS = ("#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#f0e442", "#8c510a")
@@ -83,8 +84,30 @@ def page(
         report: what the run found.
         sigma_of: gives the sigma of voxels.
     """
+    every = 1
+    while True:
+        thinned = _thinned(series, inside, every)
+        if thinned.shown.sum() * len(maps) * _LEAST <= _LARGEST:
+            given = (request, series, inside, estimate, maps, prepared, report, sigma_of)
+            text = _page(*given, thinned)
+            if len(text.encode()) <= _LARGEST or max(thinned.shape) == 1:
+                return text
+        every += 1
+
+
+def _page(
+    request: Request,
+    series: Series,
+    inside: Bool[np.ndarray, " V"],
+    estimate: Estimate,
+    maps: Sequence[Map],
+    prepared: Prepared,
+    report: Report,
+    sigma_of: SigmaOf,
+    thinned: _Thinned,
+) -> str:
+    """The page with some of the voxels; see `page`."""
     named = {each.name: each for each in maps}
-    thinned = _thinned(series, inside, len(named))
     index = np.flatnonzero(thinned.shown)
 
     def rows(name: str) -> np.ndarray:
@@ -152,11 +175,10 @@ class _Thinned:
     shown: Bool[np.ndarray, " V"]
 
 
-def _thinned(series: Series, inside: Bool[np.ndarray, " V"], maps: int) -> _Thinned:
-    every, first, lattice = 1, [0, 0, 0], np.ones(series.shape, bool)
-    mask = inside.reshape(series.shape, order="F")
-    while (lattice & mask).sum() * maps > _VALUES:
-        every += 1
+def _thinned(series: Series, inside: Bool[np.ndarray, " V"], every: int) -> _Thinned:
+    first, lattice = [0, 0, 0], np.ones(series.shape, bool)
+    if every > 1:
+        mask = inside.reshape(series.shape, order="F")
         first = [int(each.min()) for each in np.nonzero(mask)]
         lattice = np.zeros(series.shape, bool)
         lattice[tuple(slice(each, None, every) for each in first)] = True
@@ -192,7 +214,7 @@ def _packed(values: Float[np.ndarray, " n"], step: float, log: bool = False) -> 
 
 
 def _step(values: np.ndarray, errors: np.ndarray) -> float:
-    """1, 2 or 5 times a power of 10: about a twentieth of the median standard error."""
+    """1, 2 or 5 times a power of 10: at most a tenth of the median standard error."""
     good = errors[np.isfinite(errors) & (errors > 0)]
     finite = np.abs(values[np.isfinite(values)])
     if good.size:
