@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -264,6 +265,13 @@ def test_measurements_are_those_of_whole_slices_from_the_fullest_one(job, monkey
     sample = stored(fit.request.folder)["sample"]
     assert sample["slices"] == "1"
     np.testing.assert_array_equal(sample["rows"], np.arange(20))
+
+
+def test_without_a_mask_measurements_are_those_of_the_middle(monkeypatch):
+    monkeypatch.setattr(page, "_MEASURED", 12)
+    series = SimpleNamespace(shape=(2, 2, 7))
+    rows = page._sample(series, np.arange(28), 1)
+    assert rows.tolist() == list(range(8, 20))  # slices 2, 3 and 4
 
 
 def test_a_voxel_without_a_value_stays_without_one(job, data, dial):

@@ -407,7 +407,9 @@ def _sample(series: Series, index: Int[np.ndarray, " n"], numbers: int) -> Int[n
     """
     slices = index // (series.shape[0] * series.shape[1])
     counts = np.bincount(slices, minlength=series.shape[2])
-    order = np.argsort(np.abs(np.arange(len(counts)) - np.argmax(counts)), kind="stable")
+    fullest = np.flatnonzero(counts == counts.max())
+    away = np.abs(np.arange(len(counts)) - fullest[(len(fullest) - 1) // 2])
+    order = np.argsort(away, kind="stable")
     rows, room = [], _MEASURED // numbers
     for each in order:
         mine = np.flatnonzero(slices == each)
