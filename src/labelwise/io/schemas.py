@@ -138,6 +138,7 @@ class _Provenance(_Entries):
     """As typed; empty from Python."""
     model: Equation
     noise: str
+    """The noise model, in words."""
     acquisition: Acquisition
     inputs: dict[str, str]
     """By path, the SHA-256 of each file that was read."""
@@ -174,6 +175,7 @@ class Run(_Provenance):
     """By reason."""
     parameters: list[Summary]
     median_residual: Number
+    """√(Σ (data - expected)² / variance / (M - P)); 1 if model and sigma are right."""
     other_sigma: list[Sigma]
     """By the other methods, where possible."""
     refused_sigma: dict[str, str]
@@ -181,6 +183,7 @@ class Run(_Provenance):
     seconds: dict[str, float]
     """Wall time by part of the work."""
     voxels_per_second: float
+    """Of the fit, or of mapping by the network."""
     notes: list[str]
     """On possible mistakes."""
     labelwise_files: list[str]
@@ -192,8 +195,11 @@ class Map(_Provenance):
 
     schema_: Literal["labelwise map 1"] = Field(alias="schema")
     description: str
+    """What the map holds."""
     unit: str
+    """Of its values; `1` if they have none."""
     bounds: Span | None = None
+    """Of the parameter."""
     interval: Literal["confidence", "credible", "blend"] | None = None
     """The kind of interval, of maps of its ends or width."""
     level: float | None = None
@@ -256,8 +262,11 @@ class BidsSeries(_Entries):
     key: str
     """The digest of all that decides the maps."""
     series: str
+    """The name of the series."""
     model: str
+    """As in `labelwise models`."""
     references: list[str]
+    """The sources of the model, as links."""
     statistics: list[Statistic]
     run: Run
     levels: Any = None
@@ -272,6 +281,7 @@ class BidsParticipant(_Entries):
 
     schema_: Literal["labelwise bids-participant 1"] = Field(alias="schema")
     subject: str
+    """Its label."""
     mapped: list[str]
     """Done now."""
     kept: list[str]
@@ -279,6 +289,7 @@ class BidsParticipant(_Entries):
     failed: dict[str, str]
     """By series, why it has no maps."""
     references: list[str]
+    """The sources of the models, as links."""
 
 
 class Evaluation(_Entries):
@@ -286,11 +297,15 @@ class Evaluation(_Entries):
 
     schema_: Literal["labelwise evaluation 1"] = Field(alias="schema")
     command: str
+    """As typed."""
     networks: list[str]
+    """Their files."""
     snr: float
+    """Of the simulated signals."""
     repeats: int
     """Noisy signals of each point of the grid."""
     seed: int
+    """Of the random numbers."""
     grid: dict[str, list[float]]
     """The true values, by parameter."""
     summary: dict[str, dict[str, dict[str, Number]]]
@@ -339,15 +354,23 @@ class Tuning(_Entries):
 
     schema_: Literal["labelwise tuning 1"] = Field(alias="schema")
     command: str
+    """As typed."""
     network: str
+    """Its file."""
     seed: int
+    """Of the random numbers."""
     model: Identity
+    """What identifies the model of the network."""
     noise: str
+    """The noise model, in words."""
     task: dict[str, Any]
     """`kind` (`rmse` or `detect`) and its tissues."""
     measure: str
+    """`AUC` or `RMSE`."""
     snr: float
+    """Of the simulated signals."""
     voxels: int
+    """How many alpha was chosen on, and as many to evaluate it."""
     alphas: dict[str, float]
     """The choice, by parameter."""
     parameters: dict[str, Tuned]
@@ -371,16 +394,27 @@ class Design(_Entries):
 
     schema_: Literal["labelwise design 1"] = Field(alias="schema")
     command: str
+    """As typed."""
     model: str
+    """As in `labelwise models`."""
     noise: str
+    """The noise model."""
     prior: dict[str, Any]
+    """Of the simulated parameters."""
     seed: int
+    """Of the random numbers."""
     estimator: str
+    """`gt`, `mle` or `fit`."""
     minimised: list[str]
+    """The parameters whose RMSE was minimised."""
     kept: list[str]
+    """Those that may get 2 % worse at most."""
     reference: str
+    """The acquisition that others are compared with."""
     snr: float
+    """Of the simulated signals."""
     voxels: int
+    """How many fresh ones the errors are from."""
     acquisitions: dict[str, Acquired]
     search: list[list[float]]
     """From each start, the efficiency along the search."""
@@ -433,12 +467,16 @@ class Study(_Entries):
 
     schema_: Literal["labelwise study 1"] = Field(alias="schema")
     command: str
+    """As typed."""
     settings: dict[str, str]
+    """Of the study, in words."""
     claims: list[Claim]
     tables: list[Table]
     stage_times: list[Stage]
     notes: list[str]
+    """On possible mistakes."""
     versions: dict[str, str]
+    """Of the software."""
 
 
 class Rating(_Entries):
@@ -446,15 +484,20 @@ class Rating(_Entries):
 
     schema_: Literal["labelwise rating 1"] = Field(alias="schema")
     image: str
+    """The path of the series."""
     labelwise: str
     """Version."""
     rating: Literal["pass", "fail"] | None
     rater: str
+    """Who rated, as typed."""
     comment: str
+    """As typed."""
     alpha: dict[str, float] | None
     """Of the maps on the page when it was saved."""
     map: str
+    """The map that was shown."""
     voxel: list[int] | None
+    """Its indices, if one was chosen."""
     rated: str
     """In UTC."""
 
