@@ -1,5 +1,6 @@
 """Classes and data that several test files use."""
 
+import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 import labelwise as lw
 from labelwise import ADC, Parameter, SignalModel, per_measurement
 from labelwise.io.noise_level import from_repeats, repeated_volumes
+from labelwise.io.schemas import SCHEMAS
 from labelwise.mapping.request import Request
 from labelwise.mapping.run import run
 from labelwise.noise import Rician
@@ -24,6 +26,13 @@ DIRECTIONS = np.stack(
     ]
 )
 """Thirty directions, (3, 30)."""
+
+
+def valid(schema, text):
+    """The record in a JSON text, which must have the entries of its schema and no others."""
+    record = json.loads(text)
+    SCHEMAS[schema].validate_python(record, extra="forbid")
+    return record
 
 
 def shells(*b, zeros=2):

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from labelwise.errors import InputError as InputError
 from labelwise.formatting import plain
+from labelwise.volumes import html, save
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, amount done, total amount, details)."""
@@ -293,6 +294,9 @@ class Voxels:
 class Estimate:
     """The estimated parameters of voxels; `estimate["D_slow"]` is one of them.
 
+    So is `estimate.D_slow`, if no other attribute has that name. A notebook shows a table and the
+    middle slice.
+
     Args:
         values: (*shape, P) in each parameter's unit; NaN where `status` is a failure.
         status: (*shape) codes of `Status`.
@@ -318,6 +322,13 @@ class Estimate:
             KeyError: if there is no such parameter.
         """
         return self._column(self.values, name)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Float[np.ndarray, "*shape"]:
+            if not name.startswith("_") and name in self.names:
+                return self[name]
+            raise AttributeError(f"an estimate of {', '.join(self.names)} has no {name!r}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -346,11 +357,45 @@ class Estimate:
             )
         return rows[..., self.names.index(name)]
 
+    def save(
+        self, folder: str | Path, affine: Float[np.ndarray, "4 4"], overwrite: bool = False
+    ) -> None:
+        """Write the estimates of an image of up to three axes as NIfTI files.
+
+        `NAME.nii.gz` for each parameter, `NAME_low`, `NAME_high` and `NAME_standard_error` where
+        they are known, and `status`. `lw.fit_image` and `lw.map_image` write further maps, and a
+        record of the run.
+
+        Args:
+            folder: made if missing.
+            affine: of the image, from the indices of voxels to mm.
+            overwrite: replace files.
+
+        Raises:
+            InputError: if a file is there, or the affine or the voxels have another shape.
+            OSError: if a file cannot be written.
+        """
+        units = {parameter.name: parameter.unit for parameter in self.parameters}
+        maps = {name: (self[name], unit) for name, unit in units.items()}
+        for stat, ending in (("low", LOW), ("high", HIGH), ("standard_error", STANDARD_ERROR)):
+            if stat in self.stats:
+                columns = {name: self._column(self.stats[stat], name) for name in units}
+                maps |= {f"{name}{ending}": (columns[name], unit) for name, unit in units.items()}
+        save(folder, maps | {"status": (self.status, "codes")}, affine, overwrite)
+
     def __repr__(self) -> str:
+        return f"Estimate({', '.join(self.names)}; {self._outcome()})"[:400]
+
+    def _outcome(self) -> str:
         counts = np.bincount(np.ravel(self.status).astype(int), minlength=1 + max(Status))
         outcome = ", ".join(f"{counts[code]} {code.reason}" for code in Status if counts[code])
         shape = " x ".join(map(str, self.status.shape)) or "1"
-        return f"Estimate({', '.join(self.names)}; {shape} voxels: {outcome})"[:400]
+        return f"{shape} voxels: {outcome}"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        maps = {each.name: (self[each.name], each.unit) for each in self.parameters}
+        return html(self._outcome(), maps)
 
 
 def estimate_voxels(

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import labelwise as lw
+from helpers import valid
 from labelwise.bids.cohort import Levels, Plan, begin, map_cohort, train
 from labelwise.bids.derivatives import Roots
 from labelwise.bids.workers import workers
@@ -52,7 +53,7 @@ def run(cohort, out, *options):
 
 def outcomes(cohort, out, *options):
     result = run(cohort, out, *(options or FEW), "--json")
-    return json.loads(result.stdout)
+    return [valid("bids-participant", json.dumps(each)) for each in json.loads(result.stdout)]
 
 
 def files(out):
@@ -110,13 +111,13 @@ def test_other_settings_are_done_again_and_leave_no_stale_file(cohort, out):
     stale = out / f"{DWI}_desc-old_dwimap.nii.gz"
     stale.write_bytes(b"of an earlier version")
     record = out / "sub-04" / "logs" / "sub-04_ses-1_acq-b_model-adc_dwi.json"
-    entries = json.loads(record.read_text())
+    entries = valid("bids-series", record.read_text())
     entries["files"][str(stale.relative_to(out / "sub-04"))] = file_hash(stale)
     record.write_text(json.dumps(entries))
     found = outcomes(cohort, out, *FEW, "--sigma", "11")
     assert [len(each["mapped"]) for each in found] == [1, 1]
     assert not stale.exists()
-    sidecar = json.loads((out / f"{DWI}_param-ADC_dwimap.json").read_text())
+    sidecar = valid("bids-map", (out / f"{DWI}_param-ADC_dwimap.json").read_text())
     assert sidecar["Sigma"]["sigma"] == 11
 
 

@@ -1,12 +1,11 @@
 """`labelwise design`, as a person types it."""
 
-import json
-
 import numpy as np
 import pytest
 
 import labelwise as lw
 from commands import complaint, run
+from helpers import valid
 from labelwise.io.acquisition import read_bvals, read_table
 
 ADC = ("design", "--model", "adc", "--snr", "30", "--out", "out", "--voxels", "400")
@@ -34,7 +33,7 @@ def test_a_design_is_compared_with_the_present_acquisition(folder):
     ]
     np.testing.assert_array_equal(read_bvals(folder / "out" / "design.bval"), [0, 1.2, 1.2, 1.2])
     assert (folder / "out" / "design.bval").read_text() == "0 1200 1200 1200\n"
-    record = json.loads((folder / "out" / "design.json").read_text())
+    record = valid("design", (folder / "out" / "design.json").read_text())
     assert record["command"].startswith("labelwise design --model adc")
     acquisitions = record["acquisitions"]
     assert [*acquisitions] == ["this design", "present acquisition", "Gaussian optimum"]

@@ -1,11 +1,10 @@
 """`labelwise evaluate`, as a person types it."""
 
-import json
-
 import pytest
 import xarray as xr
 
 from commands import complaint, run, trained
+from helpers import valid
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +29,7 @@ def test_an_evaluation_holds_every_estimator(folder):
     with xr.open_dataset(folder / "found" / "evaluation.nc", engine="scipy") as dataset:
         assert dataset.estimator.values.tolist() == names
         assert dict(dataset.sizes)["ADC"] == 3
-    record = json.loads((folder / "found" / "evaluation.json").read_text())
+    record = valid("evaluation", (folder / "found" / "evaluation.json").read_text())
     assert (record["snr"], record["repeats"]) == (20.0, 20)
     assert record["summary"]["gt"]["ADC"]["slope"] < 0
     assert (folder / "found" / "curves.png").stat().st_size > 10_000

@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from helpers import valid
 from labelwise.cli.main import app
 from labelwise.models import ADC
 from labelwise.networks.network import blend
@@ -108,8 +109,11 @@ def test_without_sigma_every_method_is_shown(scan):
 
 def test_the_command_is_written_down(scan):
     run(*USUAL)
-    record = json.loads((scan / "maps" / "run.json").read_text())
+    record = valid("run", (scan / "maps" / "run.json").read_text())
     assert record["command"] == f"labelwise {' '.join(USUAL)}"
+    sidecars = [path for path in (scan / "maps").glob("*.json") if path.name != "run.json"]
+    assert all(valid("map", path.read_text()) for path in sidecars)
+    assert len(sidecars) == len([*(scan / "maps").glob("*.nii.gz")])
 
 
 def test_json_is_the_only_thing_on_stdout(scan):
@@ -328,7 +332,8 @@ def test_map_can_be_quiet_or_say_json_only(net):
     assert (quiet.exit_code, quiet.stdout) == (0, "")
     result = run(*MAP, "--net", "single.safetensors", "--json", "--overwrite")
     assert json.loads(result.stdout) == json.loads((net / "maps" / "run.json").read_text())
-    assert json.loads(result.stdout)["network"]["alpha"] is None
+    assert valid("run", result.stdout)["network"]["alpha"] is None
+    assert valid("map", (net / "maps" / "ADC.json").read_text())["network"]["origin"] == "file"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +425,7 @@ def test_a_model_of_ones_own(scan):
 
 
 def test_models_are_listed_with_what_they_need():
-    listed = json.loads(run("models", "--json").stdout)
+    listed = valid("models", run("models", "--json").stdout)
     assert {"adc", "ivim", "kurtosis", "t1_ir", "t2", "t2_biexponential", "t2_epg"} <= set(listed)
     assert listed["ivim"]["acquisition"] == ["b"]
     assert listed["ivim"]["parameters"][1] == {"name": "f", "unit": "1", "bounds": [0.01, 0.5]}

@@ -8,6 +8,7 @@ import pytest
 
 import labelwise as lw
 from commands import complaint, run
+from helpers import valid
 from labelwise.models.evaluate import signals
 
 MODELS = {
@@ -125,7 +126,7 @@ def test_a_preset_is_the_prior_of_a_training(folder):
 
 
 def test_presets_are_listed():
-    listed = json.loads(run("presets", "--json").stdout)
+    listed = valid("presets", run("presets", "--json").stdout)
     assert listed["liver"][0]["bounds"] == [0.0, 1.0]
     shown = run("presets").stdout
     assert "f  typically 0.125 to 0.5, bounds 0 to 1" in shown

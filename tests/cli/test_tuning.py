@@ -1,6 +1,5 @@
 """`labelwise tune`, as a person types it."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -8,6 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from helpers import valid
 from labelwise.cli.main import app
 from labelwise.cli.tuning import _in_tissue, distributions
 from labelwise.evaluation.tuning import Detection, Rmse
@@ -75,7 +75,7 @@ def folder(networks, tmp_path, monkeypatch):
 
 
 def record(folder):
-    return json.loads((folder / "tuned" / "tune.json").read_text())
+    return valid("tuning", (folder / "tuned" / "tune.json").read_text())
 
 
 # --- tasks

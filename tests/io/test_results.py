@@ -70,7 +70,7 @@ def test_a_run_leaves_its_files_and_nothing_else(folder, series):
     run(folder, series)
     assert listing(folder) == WHOLE
     record = json.loads((folder / "run.json").read_text())
-    assert record == {"model": "test", "labelwise_files": WHOLE}
+    assert record == {"schema": "labelwise run 1", "model": "test", "labelwise_files": WHOLE}
 
 
 def test_flat_values_come_back_as_the_image_they_are(folder, series):
@@ -448,8 +448,9 @@ def test_sidecars_are_valid_json_in_their_own_order_and_utf_8(folder, series):
         out.write_map("D", np.ones(VOXELS), sidecar)
     text = (folder / "D.json").read_text(encoding="utf-8")
     assert "µm²/ms" in text
-    assert list(json.loads(text)) == list(sidecar)
+    assert list(json.loads(text)) == ["schema", *sidecar]
     assert json.loads(text, parse_constant=pytest.fail) == {
+        "schema": "labelwise map 1",
         "unit": "µm²/ms",
         "bounds": [0, "inf"],
         "lowest": "-inf",

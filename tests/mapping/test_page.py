@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers import MODELS, SHAPE, SIGMA, B, Job, inside
+from helpers import MODELS, SHAPE, SIGMA, B, Job, inside, valid
 from labelwise.mapping import by_network, page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
@@ -237,9 +238,13 @@ def test_a_sigma_of_zero_in_most_voxels_is_no_bug(job, tmp_path):
 
 
 def test_a_series_of_too_many_voxels_is_thinned_and_says_so(job, monkeypatch):
-    monkeypatch.setattr(page, "_VALUES", 100)
     fit = job(ByFit())
     fit.run()
+    assert stored(fit.request.folder)["thinned"] == 1
+    size = (fit.request.folder / page.PAGE).stat().st_size
+    monkeypatch.setattr(page, "_LARGEST", size - 500)
+    fit.run()
+    assert (fit.request.folder / page.PAGE).stat().st_size <= size - 500
     held = stored(fit.request.folder)
     assert held["thinned"] == 2
     assert (held["first"], held["shape"]) == ([2, 2, 0], [4, 3, 1])
@@ -260,6 +265,13 @@ def test_measurements_are_those_of_whole_slices_from_the_fullest_one(job, monkey
     sample = stored(fit.request.folder)["sample"]
     assert sample["slices"] == "1"
     np.testing.assert_array_equal(sample["rows"], np.arange(20))
+
+
+def test_without_a_mask_measurements_are_those_of_the_middle(monkeypatch):
+    monkeypatch.setattr(page, "_MEASURED", 12)
+    series = SimpleNamespace(shape=(2, 2, 7))
+    rows = page._sample(series, np.arange(28), 1)
+    assert rows.tolist() == list(range(8, 20))  # slices 2, 3 and 4
 
 
 def test_a_voxel_without_a_value_stays_without_one(job, data, dial):
@@ -354,6 +366,6 @@ def test_a_browser_shows_it_without_a_complaint(job, dial, tmp_path, width):
     assert found["same"] == "labelwise map --alpha S0=1 --alpha ADC=0.7"
     assert (found["points"], found["curves"], found["bars"]) == (8, 2, 48)
     assert "residual" in found["state"]
-    rating = found["rating"]
+    rating = valid("rating", json.dumps(found["rating"]))
     assert (rating["rating"], rating["comment"]) == ("fail", "<b>ghosting</b>")
     assert rating["alpha"] == {"S0": 1, "ADC": 0.7}

@@ -367,7 +367,6 @@ def test_one_call_is_the_plan_carried_out():
         ("selfsup-gaussian", [{"kind": "self-supervised", "loss": "Gaussian"}]),
         ("mix:0.25", [{"kind": "mix", "alpha": 0.25}]),
         ("blend", [{"kind": "maximum likelihood", "noise": "Gaussian"}, {"kind": "ground truth"}]),
-        ("dial", [{"kind": "maximum likelihood", "noise": "Gaussian"}, {"kind": "ground truth"}]),
     ],
 )
 def test_labels_have_names(name, expected):
@@ -380,6 +379,13 @@ def test_labels_have_names(name, expected):
             assert found == value
         if record["kind"] == "maximum likelihood":
             assert record["start"] == "search"
+
+
+def test_an_outdated_label_works_with_a_warning_of_its_end():
+    with pytest.warns(UserWarning, match=r"label dial: is called 'blend' now.* until version 0\.3"):
+        old = labels_named("dial", MODEL, Gaussian(), "search")
+    new = labels_named("blend", MODEL, Gaussian(), "search")
+    assert [each.describe() for each in old] == [each.describe() for each in new]
 
 
 def test_the_mix_of_a_name_is_of_fits_and_truth():

@@ -63,10 +63,10 @@ def test_a_whole_number_stays_one(tmp_path):
 
 
 def test_the_former_name_of_blend_is_read(tmp_path):
-    former, present = (
-        read_study(written(tmp_path, f"{T2}[networks]\n{key} = [0.1, 0.9]\n"))
-        for key in ("dial", "blend")
-    )
+    text = f"{T2}[networks]\nblend = [0.1, 0.9]\n"
+    present = read_study(written(tmp_path, text))
+    with pytest.warns(UserWarning, match=r"networks\.dial: is called 'blend' now.*version 0\.3"):
+        former = read_study(written(tmp_path, text.replace("blend", "dial")))
     assert to_toml(former) == to_toml(present)
     assert "dial" not in to_toml(former)
 

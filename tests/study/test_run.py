@@ -1,12 +1,12 @@
 """A whole study, small: what it writes, and that it goes on where it stopped."""
 
-import json
 import re
 import shutil
 import sys
 
 import pytest
 
+from helpers import valid
 from labelwise.networks.network import load
 from labelwise.study import methods, run
 from labelwise.study.config import read_study
@@ -33,7 +33,7 @@ def test_the_page_has_every_figure_and_claim(outcome):
 
 
 def test_the_record_says_what_the_page_says(outcome):
-    said = json.loads((outcome.folder / "claims.json").read_text(encoding="utf-8"))
+    said = valid("study", (outcome.folder / "claims.json").read_text(encoding="utf-8"))
     assert [c["verdict"] for c in said["claims"]] == [c.verdict.value for c in outcome.claims]
     assert said["command"] == "labelwise study run tiny.toml out"
     rows = next(t for t in said["tables"] if t["key"] == "networks")["rows"]

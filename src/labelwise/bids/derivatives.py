@@ -44,7 +44,7 @@ _QUANTITIES = {"T1": "T1map", "T2": "T2map"}
 _GRADIENT_ECHOES = {"T2": "T2starmap"}
 _UNITS = {"ms": "s", "a.u.": "arbitrary", "that of the series": "arbitrary"}
 _KEYS = {"unit": "Units", "noise": "NoiseModel"}
-_NOT_OF_A_MAP = ("command", "inputs", "parameters", "network")
+_NOT_OF_A_MAP = ("schema", "command", "inputs", "parameters", "network")
 _DOI = re.compile(r"doi:(10\.\S+?)[.,;]?(?=\s|$|\))")
 
 
@@ -252,7 +252,7 @@ def write(
         record["files"] = {name: file_hash(staging / name) for name in files}
         shutil.rmtree(work)
         (staging / job.record).parent.mkdir(exist_ok=True)
-        (staging / job.record).write_text(as_json(record), encoding="utf-8")
+        (staging / job.record).write_text(as_json(record, "bids-series 1"), encoding="utf-8")
     return record
 
 
@@ -297,7 +297,7 @@ def _sidecar(
 ) -> dict[str, Any]:
     """The BIDS sidecar of a map: the same entries without what differs between two runs."""
     scan, unit = job.scan, given["unit"]
-    entries: dict[str, Any] = {
+    entries: dict[str, Any] = {"Schema": "labelwise bids-map 1"} | {
         _KEYS.get(key, _camel(key, first=str.upper)): value
         for key, value in given.items()
         if key not in _NOT_OF_A_MAP

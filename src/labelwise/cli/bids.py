@@ -211,7 +211,8 @@ def bids(
     ):
         outcomes = map_cohort(begin(plan), subjects, each, progress)
     if as_json:
-        print_json(json_text([vars(outcome) for outcome in outcomes], indent=2))
+        schema = {"schema": "labelwise bids-participant 1"}
+        print_json(json_text([schema | vars(outcome) for outcome in outcomes], indent=2))
     elif not quiet:
         show_cohort(outcomes, out)
     if any(outcome.failed for outcome in outcomes):

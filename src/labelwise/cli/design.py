@@ -257,4 +257,5 @@ def _write(folder: Path, found: Design, setting: str, file: str, record: Mapping
     figure.savefig(folder / "design.png")
     # without the time of day: the same command gives the same bytes
     figure.savefig(folder / "design.pdf", metadata={"CreationDate": None})
-    (folder / "design.json").write_text(as_json({**record, **found.describe()}), encoding="utf-8")
+    text = as_json({**record, **found.describe()}, "design 1")
+    (folder / "design.json").write_text(text, encoding="utf-8")

@@ -117,7 +117,7 @@ def evaluate(
         axes = performance(dataset, list(estimators), several, title)
         dataset.to_netcdf(staging / _FILES[0], engine="scipy")
         axes[0, 0].figure.savefig(staging / _FILES[1])
-        (staging / _FILES[2]).write_text(as_json(record), encoding="utf-8")
+        (staging / _FILES[2]).write_text(as_json(record, "evaluation 1"), encoding="utf-8")
     if not quiet:
         show_evaluation(dataset, means, out, time.perf_counter() - begin)
 

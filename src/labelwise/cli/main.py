@@ -25,8 +25,8 @@ from labelwise import interrupts
 from labelwise.cli import bids as bids_command
 from labelwise.cli import design as design_command
 from labelwise.cli import evaluation as evaluation_command
+from labelwise.cli import log, options
 from labelwise.cli import networks as network_commands
-from labelwise.cli import options
 from labelwise.cli import study as study_commands
 from labelwise.cli import tuning as tune_command
 from labelwise.cli.tables import (
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _CLOSED = 141  # as of processes that SIGPIPE ended
 _COMMAND, _NOTES = "labelwise.command", "labelwise.notes"
+_LOG_FILE = "--log-file"
 
 
 class _Commands(TyperGroup):
@@ -58,6 +59,7 @@ class _Commands(TyperGroup):
     def make_context(self, info_name, args, parent=None, **extra):
         command = shlex.join(["labelwise", *args])
         with _errors_in_words(), _whole_output():  # of --help
+            args = _log_file_first(args)
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[_COMMAND] = command
         return context
@@ -87,6 +89,9 @@ class _Commands(TyperGroup):
             return run()
         try:
             return run()
+        except SystemExit as error:
+            log.write("exit status", str(error.code or 0))
+            raise
         except _Interrupted:
             if interrupts.received():
                 interrupts.leave_at_once()  # a second one must not interrupt the sentence
@@ -100,10 +105,28 @@ class _Commands(TyperGroup):
                 _end(sentence(error), 2)
             command = shlex.join(["labelwise", *(sys.argv[1:] if args is None else args)])
             _end(_bug(error, command), 1)
+        finally:
+            log.end()
+
+
+def _log_file_first(args: list[str]) -> list[str]:
+    """The arguments with `--log-file` before the command, where it may follow the command, too.
+
+    Example:
+        >>> _log_file_first(["fit", "dwi.nii", "--log-file", "a.log", "--quiet"])
+        ['--log-file', 'a.log', 'fit', 'dwi.nii', '--quiet']
+    """
+    for at, each in enumerate(args):
+        if each.partition("=")[0] == _LOG_FILE:
+            end = at + 1 + (each == _LOG_FILE)
+            return [*args[at:end], *args[:at], *args[end:]]
+    return args
 
 
 def _end(message: str, status: int) -> NoReturn:
     stderr().print(f"labelwise: {message}")
+    log.write("error", message)
+    log.write("exit status", str(status))
     sys.exit(status)
 
 
@@ -223,11 +246,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            _LOG_FILE,
+            metavar="FILE",
+            envvar="LABELWISE_LOG_FILE",
+            help="Append the notes, stages and errors of the command to FILE, with times in UTC. "
+            "May follow the command, too.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if log_file is not None:
+        log.begin(log_file, context.meta[_COMMAND])
 
 
 @app.command(

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labelwise import interrupts
+from labelwise.cli import log
 from labelwise.formatting import ASCII, number, one_line, printable, short_name, with_error
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def notes() -> Iterator[list[str]]:
         if text not in shown:
             shown.append(text)
             stderr().print(f"note: {text}")
+            log.write("note", text)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -117,10 +119,17 @@ def notes() -> Iterator[list[str]]:
 def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
     """A bar on stderr, removed at the end; yields the callback that advances it.
 
-    The callback raises KeyboardInterrupt after an interrupt that a library dropped.
+    The callback adds the stages that end to the log file, if there is one. It raises
+    KeyboardInterrupt after an interrupt that a library dropped.
     """
+    logged = log.stages()
+
+    def advance_silently(what: str, done: int, total: int, words: str = "") -> None:
+        interrupts.check()
+        logged(what, done, total, words)
+
     if silent:
-        yield lambda what, done, total, words: interrupts.check()
+        yield advance_silently
         return
     console = stderr()
     columns = (
@@ -134,7 +143,7 @@ def progress_bar(silent: bool = False) -> Iterator[types.Progress]:
         tasks = {}
 
         def advance(what: str, done: int, total: int, words: str = "") -> None:
-            interrupts.check()
+            advance_silently(what, done, total, words)
             if what not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, visible=False)

@@ -152,7 +152,8 @@ def _write(folder: Path, tuning: Tuning, network: Network, record: Mapping[str, 
     figure.savefig(folder / "tune.png")
     # without the time of day: the same command gives the same bytes
     figure.savefig(folder / "tune.pdf", metadata={"CreationDate": None})
-    (folder / "tune.json").write_text(as_json(head | tuning.describe()), encoding="utf-8")
+    text = as_json(head | tuning.describe(), "tuning 1")
+    (folder / "tune.json").write_text(text, encoding="utf-8")
 
 
 def _title(tuning: Tuning, model: str) -> str:

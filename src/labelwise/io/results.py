@@ -134,7 +134,7 @@ class Output:
         image = _image(name, values, self._like)
         try:
             self.path(f"{name}.nii.gz").write_bytes(compressed(image.to_bytes()))
-            self.path(f"{name}.json").write_text(as_json(sidecar), encoding="utf-8")
+            self.path(f"{name}.json").write_text(as_json(sidecar, "map 1"), encoding="utf-8")
         except OSError as error:
             raise OSError(_failure(self.folder, f"{name}.nii.gz", error)) from error
 
@@ -146,7 +146,7 @@ class Output:
         """
         record = {**record, **self._filling, FILES: [*self.names, RUN]}
         try:
-            self.path(RUN).write_text(as_json(record), encoding="utf-8")
+            self.path(RUN).write_text(as_json(record, "run 1"), encoding="utf-8")
         except OSError as error:
             raise OSError(_failure(self.folder, RUN, error)) from error
 
@@ -179,8 +179,13 @@ def compressed(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def as_json(record: Mapping[str, Any]) -> str:
+def as_json(record: Mapping[str, Any], schema: str = "") -> str:
     """A record as standard JSON, in its own order; values are converted by `plain`.
+
+    Args:
+        record: its entries.
+        schema: the name and version of its schema, which becomes its first entry; see
+            `labelwise.io.schemas`. Files of other standards have none.
 
     Raises:
         TypeError: for a value that JSON cannot represent.
@@ -197,7 +202,8 @@ def as_json(record: Mapping[str, Any]) -> str:
         }
         <BLANKLINE>
     """
-    return json_text(plain(record), indent=2, allow_nan=False) + "\n"
+    named = {"schema": f"labelwise {schema}"} if schema else {}
+    return json_text(plain(named | dict(record)), indent=2, allow_nan=False) + "\n"
 
 
 def _image(name: str, values: np.ndarray, like: Series) -> nib.Nifti1Image:

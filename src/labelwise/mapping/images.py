@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
+
+import nibabel as nib
+import numpy as np
 
 from labelwise.io.files import cache_folder
 from labelwise.io.nifti import paths_of
@@ -17,7 +24,7 @@ from labelwise.mapping.summary import Report
 from labelwise.models import SignalModel
 from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel, Rician
-from labelwise.types import Progress
+from labelwise.types import InputError, Progress
 
 Sigma = float | str | Path
 PathLike = str | Path
@@ -25,12 +32,13 @@ Images = PathLike | Sequence[PathLike]
 
 
 def fit_image(
-    image: Images,
+    image: Images | np.ndarray,
     model: SignalModel,
     *,
     sigma: Sigma = "auto",
-    out: PathLike,
-    mask: PathLike | None = None,
+    out: PathLike | None = None,
+    mask: PathLike | np.ndarray | None = None,
+    affine: np.ndarray | None = None,
     noise: NoiseModel | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     average: Literal["geometric", "arithmetic"] | None = None,
@@ -61,14 +69,17 @@ def fit_image(
 
     Args:
         image: the series: a 4D NIfTI image, or an image of one volume for each measurement, in
-            the order of the settings and on one grid.
+            the order of the settings and on one grid; or an array (X, Y, Z, M).
         model: the signal model with one setting per volume.
         sigma: noise of one channel in the image's unit: a number, the path of a map of it (of one
             volume, or of one for each measurement), or a method, `"repeats"`, `"mppca"`,
             `"background"` or `"residuals"`; `"auto"` takes the first of these, in this order, that
             passes its test (see `Request`).
-        out: the folder for the maps; made if missing.
-        mask: the NIfTI mask of the voxels to fit, those above 0.5; all of them if None.
+        out: the folder for the maps; made if missing. If None, they are temporary, as long as the
+            report: `report.save(folder)` keeps them.
+        mask: the NIfTI mask of the voxels to fit, those above 0.5, or an array (X, Y, Z); all of
+            them if None.
+        affine: of an array, from the indices of voxels to mm; the maps have no orientation if None.
         noise: `Rician()` if None.
         bounds: replaces bounds of parameters by name, in their units.
         average: fit the average of volumes with equal settings instead of each of them.
@@ -99,36 +110,39 @@ def fit_image(
     Warns:
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
-    used, excluded = without_volumes(model, exclude)
-    request = Request(
-        paths_of(image),
-        used,
-        noise or Rician(),
-        _sigma(sigma),
-        Path(out),
-        mask=None if mask is None else Path(mask),
-        b_tolerance=b_tolerance,
-        threads=threads,
-        overwrite=overwrite,
-        fill=fill,
-        sources=sources or {},
-        command=command,
-        notes=notes,
-        excluded=excluded,
-        exclude_map=None if exclude_map is None else Path(exclude_map),
-        b_scale=None if b_scale is None else Path(b_scale),
-        uncertainty=uncertainty,
-    )
-    return run(request, ByFit(bounds or {}, average, max_iterations), progress)
+    with _on_disk(image, mask, affine, out) as (paths, mask_file, folder, temporary):
+        used, excluded = without_volumes(model, exclude)
+        request = Request(
+            paths,
+            used,
+            noise or Rician(),
+            _sigma(sigma),
+            folder,
+            mask=mask_file,
+            b_tolerance=b_tolerance,
+            threads=threads,
+            overwrite=overwrite,
+            fill=fill,
+            sources=sources or {},
+            command=command,
+            notes=notes,
+            excluded=excluded,
+            exclude_map=None if exclude_map is None else Path(exclude_map),
+            b_scale=None if b_scale is None else Path(b_scale),
+            uncertainty=uncertainty,
+        )
+        method = ByFit(bounds or {}, average, max_iterations)
+        return temporary(run(request, method, progress))
 
 
 def map_image(
-    image: Images,
+    image: Images | np.ndarray,
     model: SignalModel,
     *,
     sigma: Sigma = "auto",
-    out: PathLike,
-    mask: PathLike | None = None,
+    out: PathLike | None = None,
+    mask: PathLike | np.ndarray | None = None,
+    affine: np.ndarray | None = None,
     noise: NoiseModel | None = None,
     net: PathLike | Network | None = None,
     alpha: float | Mapping[str, float] | None = None,
@@ -158,6 +172,7 @@ def map_image(
         sigma: see `fit_image`; a map of one volume.
         out: see `fit_image`.
         mask: see `fit_image`.
+        affine: see `fit_image`.
         noise: see `fit_image`.
         net: a network, or its file; one is trained for the images if None.
         alpha: from 0 (least variance) to 1 (least bias), a number or by parameter's name; the
@@ -186,35 +201,84 @@ def map_image(
     Warns:
         UserWarning: for possible mistakes; they are in `Report.notes`, too.
     """
-    used, excluded = without_volumes(model, exclude)
-    request = Request(
-        paths_of(image),
-        used,
-        noise or Rician(),
-        _sigma(sigma),
-        Path(out),
-        mask=None if mask is None else Path(mask),
-        b_tolerance=b_tolerance,
-        threads=threads,
-        overwrite=overwrite,
-        fill=fill,
-        sources=sources or {},
-        command=command,
-        notes=notes,
-        excluded=excluded,
-        exclude_map=None if exclude_map is None else Path(exclude_map),
-        b_scale=None if b_scale is None else Path(b_scale),
-        uncertainty=uncertainty,
-    )
-    loaded = net if isinstance(net, Network) else None
-    method = ByNetwork(
-        None if net is None or isinstance(net, Network) else Path(net),
-        alpha,
-        ranges or {},
-        cache_folder("networks") if cache else None,
-        loaded,
-    )
-    return run(request, method, progress)
+    with _on_disk(image, mask, affine, out) as (paths, mask_file, folder, temporary):
+        used, excluded = without_volumes(model, exclude)
+        request = Request(
+            paths,
+            used,
+            noise or Rician(),
+            _sigma(sigma),
+            folder,
+            mask=mask_file,
+            b_tolerance=b_tolerance,
+            threads=threads,
+            overwrite=overwrite,
+            fill=fill,
+            sources=sources or {},
+            command=command,
+            notes=notes,
+            excluded=excluded,
+            exclude_map=None if exclude_map is None else Path(exclude_map),
+            b_scale=None if b_scale is None else Path(b_scale),
+            uncertainty=uncertainty,
+        )
+        loaded = net if isinstance(net, Network) else None
+        method = ByNetwork(
+            None if net is None or isinstance(net, Network) else Path(net),
+            alpha,
+            ranges or {},
+            cache_folder("networks") if cache else None,
+            loaded,
+        )
+        return temporary(run(request, method, progress))
+
+
+@contextmanager
+def _on_disk(
+    image: Images | np.ndarray,
+    mask: PathLike | np.ndarray | None,
+    affine: np.ndarray | None,
+    out: PathLike | None,
+) -> Iterator[tuple[tuple[Path, ...], Path | None, Path, Callable[[Report], Report]]]:
+    """The files of a series and its mask, the folder of the maps, and what its report is passed to.
+
+    Arrays are written to temporary files. A temporary folder of maps is removed with its report.
+
+    Raises:
+        InputError: if an array has another rank or no numbers, or an affine is given for a file.
+    """
+    if affine is not None and not isinstance(image, np.ndarray):
+        raise InputError("affine: is for arrays; a file has its own, so leave it out")
+    with ExitStack() as inputs, ExitStack() as after:
+        if isinstance(image, np.ndarray) or isinstance(mask, np.ndarray):
+            place = Path(inputs.enter_context(tempfile.TemporaryDirectory(prefix="labelwise-")))
+            if isinstance(image, np.ndarray):
+                image = _written(place / "signal.nii", image, affine, 4)
+            if isinstance(mask, np.ndarray):
+                own = nib.Nifti1Image.load(paths_of(image)[0]).affine
+                mask = _written(place / "mask.nii", mask, own, 3)
+        folder = Path(tempfile.mkdtemp(prefix="labelwise-maps-")) if out is None else Path(out)
+        if out is None:
+            after.callback(shutil.rmtree, folder, ignore_errors=True)
+
+        def temporary(report: Report) -> Report:
+            if out is None:
+                after.pop_all()
+                weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+            return report
+
+        yield paths_of(image), None if mask is None else Path(mask), folder, temporary
+
+
+def _written(path: Path, values: np.ndarray, affine: np.ndarray | None, axes: int) -> Path:
+    name = path.name.partition(".")[0]
+    if values.ndim != axes or values.dtype.kind not in "bfiu":
+        raise InputError(
+            f"{name}: expected numbers along {axes} axes, got {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), path)
+    return path
 
 
 def _sigma(sigma: Sigma):

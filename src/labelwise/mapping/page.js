@@ -29,7 +29,10 @@ async function unpackAll() {
   data.background.values = await unpacked(data.background);
   for (const map of data.maps) {
     map.values = await all(map.values);
-    if (map.uncertainty) map.uncertainty.values = await all(map.uncertainty.values);
+    if (!map.uncertainty) continue;
+    map.uncertainty.values = await all(map.uncertainty.values);
+    if (map.bounds && map.uncertainty.kind === "interval") // an end on a bound is not a multiple of the step
+      for (const ends of map.uncertainty.values) ends.forEach((end, i) => { ends[i] = clipped(end, map.bounds); });
   }
   if (data.regions) data.regions.values = await unpacked(data.regions.values);
   const s = data.sample;
@@ -47,12 +50,13 @@ async function unpackAll() {
 function blended(map, alpha = state.alpha) {
   if (map.values.length < 2) return map.values[0];
   const share = alpha[map.name], [one, other] = map.values;
-  const low = map.bounds[0], high = map.bounds[1] === "inf" ? Infinity : map.bounds[1];
   const out = new Float32Array(one.length);
   for (let i = 0; i < out.length; i++)
-    out[i] = Math.min(Math.max(share * one[i] + (1 - share) * other[i], low), high);
+    out[i] = clipped(share * one[i] + (1 - share) * other[i], map.bounds);
   return out;
 }
+
+const clipped = (value, [low, high]) => Math.max(high === "inf" ? value : Math.min(value, high), low);
 
 function widths(map) {
   const [low, high] = map.uncertainty.values;
@@ -151,6 +155,7 @@ async function startViewer() {
   viewer = new Niivue({
     logLevel: "silent", dragAndDropEnabled: false, isNearestInterpolation: true, loadingText: "",
     isRadiologicalConvention: true, isOrientationTextVisible: data.oriented, scrollRequiresFocus: true,
+    showAllOrientationMarkers: true,
     crosshairColor: [1, 1, 1, 0.55], crosshairWidth: 0.25, crosshairGap: 3, fontColor: [1, 1, 1, 0.9],
     dragMode: 3, multiplanarShowRender: 0, multiplanarPadPixels: 6, isAntiAlias: false,
   });
@@ -283,12 +288,13 @@ function drawn(tag, attributes, text) {
 }
 
 const BINS = 48;
-function counts(values, [low, high]) {
+function counts(values, [low, high], step) { // a stored value stands for a step, over which it is spread
   const bins = new Array(BINS).fill(0);
-  for (const value of within(values)) {
-    const bin = Math.floor((BINS * (value - low)) / (high - low));
+  within(values).forEach((value, i) => {
+    const away = value > low && value < high ? step * (((0.618034 * i) % 1) - 0.5) : 0;
+    const bin = Math.floor((BINS * (value + away - low)) / (high - low));
     bins[Math.min(BINS - 1, Math.max(0, bin))]++;
-  }
+  });
   return bins;
 }
 
@@ -305,8 +311,9 @@ function drawHistogram() {
     $("counted").textContent = "";
     return;
   }
-  const bins = counts(values, span);
-  const run = map.values.length > 1 && !uncertainty ? counts(blended(map, data.alpha), span) : bins;
+  const step = uncertainty ? 0 : map.step ?? 0;
+  const bins = counts(values, span, step);
+  const run = map.values.length > 1 && !uncertainty ? counts(blended(map, data.alpha), span, step) : bins;
   const most = Math.max(...bins, ...run, 1);
   const y = (n) => floor - ((floor - 6) * n) / most;
   bins.forEach((n, k) => parts.push(drawn("rect", { class: "bars", x: (width * k) / BINS + 0.4, width: width / BINS - 0.8, y: y(n), height: floor - y(n) })));

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from labelwise.formatting import in_words, json_text, number, plain, printable
 from labelwise.io.geometry import oriented
 from labelwise.io.nifti import Series, read_map
+from labelwise.io.pages import template
 from labelwise.mapping.maps import Map
 from labelwise.mapping.method import Prepared
 from labelwise.mapping.request import Request, describe_settings, equation
@@ -48,10 +48,11 @@ PAGE = "report.html"
 SigmaOf = Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, "#n #M"]]
 """The sigma of voxels by their flat index."""
 
-_VALUES = 11_500_000  # in all maps; a larger series is thinned
+_LARGEST = 15_000_000  # bytes; a page that would be larger is thinned
+_LEAST = 0.3  # bytes of a value: packed values never take less, so no page is packed in vain
 _MEASURED = 1_500_000  # measurements and points of curves in the page
 _POINTS = 16  # of a curve
-_FINE, _RELATIVE = 20, 0.05  # steps in a median standard error; step of logarithms
+_FINE, _RELATIVE = 10, 0.05  # steps in a median standard error; step of logarithms
 _REGIONS = 30  # a mask of more values has no labels
 _MISSED = 3.0  # a residual above this is not noise
 _COLOURS = ("#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#f0e442", "#8c510a")
@@ -83,8 +84,30 @@ def page(
         report: what the run found.
         sigma_of: gives the sigma of voxels.
     """
+    every = 1
+    while True:
+        thinned = _thinned(series, inside, every)
+        if thinned.shown.sum() * len(maps) * _LEAST <= _LARGEST:
+            given = (request, series, inside, estimate, maps, prepared, report, sigma_of)
+            text = _page(*given, thinned)
+            if len(text.encode()) <= _LARGEST or max(thinned.shape) == 1:
+                return text
+        every += 1
+
+
+def _page(
+    request: Request,
+    series: Series,
+    inside: Bool[np.ndarray, " V"],
+    estimate: Estimate,
+    maps: Sequence[Map],
+    prepared: Prepared,
+    report: Report,
+    sigma_of: SigmaOf,
+    thinned: _Thinned,
+) -> str:
+    """The page with some of the voxels; see `page`."""
     named = {each.name: each for each in maps}
-    thinned = _thinned(series, inside, len(named))
     index = np.flatnonzero(thinned.shown)
 
     def rows(name: str) -> np.ndarray:
@@ -127,7 +150,7 @@ def page(
         "start": _middle(series, index, sample, status),
         "sample": _measured(request, series, index, sample, curves, sigma_of, left),
     }
-    return _template().render(
+    return template(__name__).render(
         title=printable(f"{type(request.model).__name__} maps of {series.name}"),
         lead=_lead(request, report),
         facts=[
@@ -152,11 +175,10 @@ class _Thinned:
     shown: Bool[np.ndarray, " V"]
 
 
-def _thinned(series: Series, inside: Bool[np.ndarray, " V"], maps: int) -> _Thinned:
-    every, first, lattice = 1, [0, 0, 0], np.ones(series.shape, bool)
-    mask = inside.reshape(series.shape, order="F")
-    while (lattice & mask).sum() * maps > _VALUES:
-        every += 1
+def _thinned(series: Series, inside: Bool[np.ndarray, " V"], every: int) -> _Thinned:
+    first, lattice = [0, 0, 0], np.ones(series.shape, bool)
+    if every > 1:
+        mask = inside.reshape(series.shape, order="F")
         first = [int(each.min()) for each in np.nonzero(mask)]
         lattice = np.zeros(series.shape, bool)
         lattice[tuple(slice(each, None, every) for each in first)] = True
@@ -192,7 +214,7 @@ def _packed(values: Float[np.ndarray, " n"], step: float, log: bool = False) -> 
 
 
 def _step(values: np.ndarray, errors: np.ndarray) -> float:
-    """1, 2 or 5 times a power of 10: about a twentieth of the median standard error."""
+    """1, 2 or 5 times a power of 10: at most a tenth of the median standard error."""
     good = errors[np.isfinite(errors) & (errors > 0)]
     finite = np.abs(values[np.isfinite(values)])
     if good.size:
@@ -385,7 +407,9 @@ def _sample(series: Series, index: Int[np.ndarray, " n"], numbers: int) -> Int[n
     """
     slices = index // (series.shape[0] * series.shape[1])
     counts = np.bincount(slices, minlength=series.shape[2])
-    order = np.argsort(np.abs(np.arange(len(counts)) - np.argmax(counts)), kind="stable")
+    fullest = np.flatnonzero(counts == counts.max())
+    away = np.abs(np.arange(len(counts)) - fullest[(len(fullest) - 1) // 2])
+    order = np.argsort(away, kind="stable")
     rows, room = [], _MEASURED // numbers
     for each in order:
         mine = np.flatnonzero(slices == each)
@@ -568,16 +592,3 @@ def _viewer() -> str:
     """NiiVue, deflated, in base64."""
     script = files("labelwise.mapping").joinpath("viewer/niivue.umd.js").read_bytes()
     return base64.b64encode(zlib.compress(script, 9)).decode()
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("labelwise.mapping.page", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html.jinja")

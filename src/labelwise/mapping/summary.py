@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -18,7 +20,8 @@ from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
 from labelwise.noise import NoiseModel, chi2_quantile, evaluate
-from labelwise.types import Estimate, Parameter, Status, has_values, is_natural
+from labelwise.types import Estimate, InputError, Parameter, Status, has_values, is_natural
+from labelwise.volumes import html
 
 _DISAGREE = 1.5  # a ratio of noise levels, or of residuals, that is worth a note
 _EXACT = (0.85, 1.3)  # squared residuals: with 0.8 of sigma, intervals of 95 % cover 90 %
@@ -105,9 +108,12 @@ class NetworkUse:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The report of a run.
+
+    `report.D_slow` is the map of that name, if no other attribute has it. A notebook shows a table
+    and the middle slice.
 
     Args:
         folder: where the maps are.
@@ -136,6 +142,44 @@ class Report:
     network: NetworkUse | None = None
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     refused_sigma: Mapping[str, str] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Float[np.ndarray, "X Y Z"]:
+            if name.startswith("_") or not (self.folder / f"{name}.nii.gz").is_file():
+                raise AttributeError(f"a report has no {name!r}, nor its folder a map of that name")
+            return self._map(name)
+
+    def _map(self, name: str) -> np.ndarray:
+        return np.asanyarray(nib.Nifti1Image.load(self.folder / f"{name}.nii.gz").dataobj)
+
+    def save(self, folder: str | Path) -> None:
+        """Copy all files of the run; those of a run without `out` are temporary.
+
+        Args:
+            folder: made if missing.
+
+        Raises:
+            InputError: if one of the files is there already.
+            OSError: if a file cannot be written.
+        """
+        there = [path.name for path in self.folder.iterdir() if Path(folder, path.name).exists()]
+        if there:
+            raise InputError(f"{folder}: it already holds {there[0]}; choose another folder")
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+    def __repr__(self) -> str:
+        names = ", ".join(each.parameter.name for each in self.parameters)
+        return f"Report({names}; {self._outcome()}; {self.folder})"[:400]
+
+    def _outcome(self) -> str:
+        return ", ".join(f"{count} {status.reason}" for status, count in self.voxels.items())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        parameters = [each.parameter for each in self.parameters]
+        maps = {each.name: (self._map(each.name), each.unit) for each in parameters}
+        return html(self._outcome(), maps)
 
     @property
     def voxels_per_second(self) -> float:

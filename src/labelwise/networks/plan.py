@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from labelwise.errors import warn_outdated
 from labelwise.formatting import plain
 from labelwise.io.files import digest
 from labelwise.limits import check_sigma, check_whole
@@ -78,7 +79,9 @@ def labels_named(
         return (GroundTruth(),)
     if name == "mle":
         return (MLE(model, noise, start),)
-    if name in ("blend", "dial"):
+    if name == "dial":
+        warn_outdated("label dial", name := "blend")
+    if name == "blend":
         return MLE(model, noise, start), GroundTruth()
     kind, _, text = name.partition(":")
     if kind != "mix":

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, create_model
 
+from labelwise.errors import warn_outdated
 from labelwise.evaluation.grid import refuse_large
 from labelwise.formatting import plain
 from labelwise.io.acquisition import checked as checked_setting
@@ -289,7 +290,8 @@ def read_study(path: str | Path) -> Study:
 def _study(content: Mapping[str, Any], folder: Path, where: str) -> Study:
     networks = content.get("networks")
     if isinstance(networks, dict) and "dial" in networks and "blend" not in networks:
-        networks["blend"] = networks.pop("dial")  # as in older files
+        warn_outdated(f"{where}: networks.dial", "blend")
+        networks["blend"] = networks.pop("dial")
     checked(_FILE, content, where)
     # From here on the content itself: pydantic would turn 1 into 1.0, and `to_toml` write that.
     model_name = absolute(content["model"], folder)

@@ -122,7 +122,7 @@ def run_study(
         notes=text.notes(study, networks[0], scan, assessment),
         appendix=text.numbers(first, trainings),
     )
-    write_whole(folder / RECORD, as_json(text.as_record(report)).encode())
+    write_whole(folder / RECORD, as_json(text.as_record(report), "study 1").encode())
     write_whole(folder / REPORT, render(report).encode(errors=ASCII))
     return StudyResult(folder, claims, stage_times, time.perf_counter() - begin, report.notes)
 

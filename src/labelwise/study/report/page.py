@@ -8,15 +8,13 @@ figures, buttons to copy text, and a button to show all parts of the claims.
 from __future__ import annotations
 
 import base64
-import functools
 import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
+from labelwise.io.pages import template
 from labelwise.study.records import CERTAIN, Claim, Part, Picture, StageTime, StudyReport, Verdict
 
 _WORDS = {  # of one, of several
@@ -55,7 +53,8 @@ def render(report: StudyReport) -> str:
     pictures = zip(
         _anchors("figure", (p.key for p in report.pictures)), report.pictures, strict=True
     )
-    return _template().render(
+    filters = (_count, _duration, _margin, _numeric, _share, _source, _tally)
+    return template(__name__, *filters).render(
         report=report,
         certain=CERTAIN,
         paper=[(anchor, claim) for anchor, claim in claims if claim.section],
@@ -66,28 +65,6 @@ def render(report: StudyReport) -> str:
         done=_duration(sum(stage.seconds for stage in report.stage_times if not stage.kept)),
         earlier=_duration(sum(stage.seconds for stage in report.stage_times if stage.kept)),
     )
-
-
-@functools.cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("labelwise.study.report.page", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "count": _count,
-        "duration": _duration,
-        "margin": _margin,
-        "numeric": _numeric,
-        "share": _share,
-        "source": _source,
-        "tally": _tally,
-    }
-    return environment.get_template("page.html.jinja")
 
 
 def _anchors(kind: str, keys: Iterable[str]) -> list[str]:
