@@ -37,6 +37,7 @@ from labelwise.cli.tables import (
     show_comparison,
     show_models,
     show_presets,
+    show_protocols,
     show_report,
     stderr,
     stdout,
@@ -532,6 +533,20 @@ def presets(
         print_json(json_text(listed, indent=2))
         return
     show_presets(listed)
+
+
+@app.command(epilog="Example: `labelwise protocols`")
+def protocols(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the protocols: acquisitions of published studies, for `labelwise train --protocol`."""
+    from labelwise.io.protocols import protocols as known
+
+    listed = {name: each.model_dump(exclude_none=True) for name, each in known().items()}
+    if as_json:
+        print_json(json_text(listed, indent=2))
+        return
+    show_protocols(listed)
 
 
 @app.command(epilog="Example: `labelwise demo demo_out`")
