@@ -298,7 +298,7 @@ def fit(
     name = options.signed_model(model, signed)
     if preset is not None:
         limits = find_preset(preset).bounds(name) | limits
-    made = settings.model(name, constant)
+    made = settings.model(name, constant, maps=True)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -310,6 +310,7 @@ def fit(
             exclude=excluded,
             exclude_map=marked,
             b_scale=b_scale,
+            constants=settings.maps,
             uncertainty=uncertainty.value,
             bounds=limits,
             average=average.value if average else None,

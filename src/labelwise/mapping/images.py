@@ -37,6 +37,7 @@ def fit_image(
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
     b_scale: PathLike | None = None,
+    constants: Mapping[str, PathLike] | None = None,
     uncertainty: Uncertainty = "both",
     b_tolerance: float = 0.001,
     max_iterations: int = 200,
@@ -77,6 +78,8 @@ def fit_image(
         b_scale: an image of the factor by which gradients change b in each voxel, or of nine
             volumes, their deviation (FSL's `grad_dev`). Diffusivities are corrected for it; their
             bounds and ranges hold for the product of diffusivity and factor.
+        constants: maps of constants of the model by name, in its units, which differ from voxel to
+            voxel: `{"b1": "b1.nii.gz"}`. Voxels within 0.2 % share a value.
         uncertainty: `"interval"` for the maps `NAME_low` and `NAME_high`, the ends of an interval
             of 95 %, and `NAME_uncertainty`, half its width; `"standard_error"`; or `"both"`.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
@@ -118,6 +121,7 @@ def fit_image(
         exclude_map=None if exclude_map is None else Path(exclude_map),
         b_scale=None if b_scale is None else Path(b_scale),
         uncertainty=uncertainty,
+        constants={name: Path(path) for name, path in (constants or {}).items()},
     )
     return run(request, ByFit(bounds or {}, average, max_iterations), progress)
 
