@@ -176,8 +176,9 @@ def map_image(
         threads: see `fit_image`.
         overwrite: see `fit_image`.
         fill: see `fit_image`.
-        cache: keep the trained network for series like this one, and use one that was kept, in
-            `~/.cache/labelwise` (the environment variable LABELWISE_CACHE moves it).
+        cache: keep the trained network for series like this one, and use one that was kept for the
+            same measurements and at least these noise levels, in `~/.cache/labelwise` (the
+            environment variable LABELWISE_CACHE moves it).
         sources: see `fit_image`.
         command: see `fit_image`.
         notes: see `fit_image`.
