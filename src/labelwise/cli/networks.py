@@ -295,7 +295,7 @@ def _train_for_map(
         raise InputError(
             "--out: there is no cache to keep the network in (LABELWISE_CACHE); give --out FILE"
         )
-    if isinstance(level, float):
+    if level is not None and not isinstance(level, tuple):
         raise InputError(
             "--snr: a network for `labelwise map` is for a range, such as 5:60; give one, leave "
             "--snr out for 1.5:100, or give --out FILE"

@@ -16,7 +16,7 @@ from labelwise.plots.styles import BLACK, BLUE, BROWN
 from labelwise.types import SETTINGS
 
 _SIZE = 3.6, 2.6  # inches, of one panel
-_APART = 0.06  # of the axis: counts nearer to each other are in different lines
+_DIGIT = 0.016  # of the axis, of a count; counts that would touch are in different lines
 _LOOKS: dict[str, dict[str, Any]] = {
     THIS: {"color": BLUE, "marker": "o"},
     PRESENT: {"color": BLACK, "marker": "s"},
@@ -73,10 +73,10 @@ def _settings(axes: Axes, found: Design, setting: str) -> None:
         axes.scatter(values * factor, np.full(len(values), height), **look)
         ends: list[float] = []  # of each line of counts
         for value, count in zip(values * factor, counts, strict=True):
-            place = float(np.sqrt(value / largest))
-            free = [line for line, end in enumerate(ends) if place - end > _APART]
+            place, half = float(np.sqrt(value / largest)), _DIGIT * (1 + len(str(count))) / 2
+            free = [line for line, end in enumerate(ends) if place - half > end]
             line = free[0] if free else len(ends)
-            ends[line : line + 1] = [place]
+            ends[line : line + 1] = [place + half]
             axes.annotate(
                 str(count),
                 (value, height),
