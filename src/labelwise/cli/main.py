@@ -354,7 +354,10 @@ def map_(
     mask: options.Mask = None,
     net: Annotated[
         Path | None,
-        typer.Option(help="A trained network. Default: train one for these images."),
+        typer.Option(
+            help="A trained network. Default: one that the cache has for this acquisition and these "
+            "noise levels, or a new one."
+        ),
     ] = None,
     alpha: Annotated[
         list[str] | None,
@@ -391,7 +394,8 @@ def map_(
     """Write parameter maps by a neural network; without --net, one is trained for these images.
 
     The network is trained on simulated signals of this acquisition, at the noise levels of the
-    series, and cached for similar series. The maps are those of `labelwise fit`, without on_bound
+    series, and cached; one that is in the cache for the same measurements, in any order, and at
+    least these noise levels is used (`labelwise train --protocol` makes some). The maps are those of `labelwise fit`, without on_bound
     and iterations; `outside.nii.gz` marks voxels outside the training range.
     """
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
