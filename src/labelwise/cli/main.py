@@ -355,8 +355,8 @@ def map_(
     net: Annotated[
         Path | None,
         typer.Option(
-            help="A trained network. Default: one that the cache has for this acquisition and these "
-            "noise levels, or a new one."
+            help="A trained network. Default: one of the cache for this acquisition and these noise "
+            "levels, or a new one."
         ),
     ] = None,
     alpha: Annotated[
@@ -394,9 +394,10 @@ def map_(
     """Write parameter maps by a neural network; without --net, one is trained for these images.
 
     The network is trained on simulated signals of this acquisition, at the noise levels of the
-    series, and cached; one that is in the cache for the same measurements, in any order, and at
-    least these noise levels is used (`labelwise train --protocol` makes some). The maps are those of `labelwise fit`, without on_bound
-    and iterations; `outside.nii.gz` marks voxels outside the training range.
+    series, and cached. One of the cache is used that was trained for the same measurements, in any
+    order, and at least these noise levels (`labelwise train --protocol` makes some). The maps are
+    those of `labelwise fit`, without on_bound and iterations; `outside.nii.gz` marks voxels outside
+    the training range.
     """
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
     alphas = options.alphas(alpha or [])
