@@ -355,7 +355,7 @@ def map_(
     net: Annotated[
         Path | None,
         typer.Option(
-            help="A trained network. Default: one of the cache for this acquisition and these noise "
+            help="A trained network. Default: one of the cache for this acquisition and noise "
             "levels, or a new one."
         ),
     ] = None,
