@@ -49,7 +49,7 @@ def test_a_constant_is_given_and_recorded(folder):
     fit("vfa", *VFA, "--constant", "tr=12")
     assert median("T1") == pytest.approx(900, rel=0.02)
     record = json.loads((folder / "maps" / "run.json").read_text())
-    assert record["model"]["constants"] == {"tr": 12.0}
+    assert record["model"]["constants"] == {"tr": 12.0, "b1": 1.0}
     assert record["acquisition"]["settings"]["flip_angle"]["unit"] == "degrees"
 
 
@@ -58,7 +58,7 @@ def test_a_constant_is_given_and_recorded(folder):
     [
         ((), "model t1_vfa: needs its constant tr; give --constant tr=VALUE"),
         (("--constant", "tr"), "--constant tr: expected NAME=VALUE, such as tr=15"),
-        (("--constant", "te=3"), "--constant te=3: the constants of model t1_vfa are: tr"),
+        (("--constant", "te=3"), "--constant te=3: the constants of model t1_vfa are: tr, b1"),
         (("--constant", "tr=-3"), "T1VariableFlipAngle.tr: expected a positive time in ms"),
         (("--constant", "tr=12", "--bvals", "dwi.bval"), "does not use --bvals"),
     ],
@@ -100,7 +100,8 @@ def test_a_preset_sets_bounds_and_options_win(folder):
 def test_an_unsuitable_preset_is_refused_before_any_work(folder):
     command = ("fit", "dwi.nii.gz", "--bvals", "dwi.bval", "--model", "ivim", "--out", "maps")
     assert "preset 'livr': did you mean 'liver'" in complaint(*command, "--preset", "livr")
-    assert "preset breast: has no range for model ivim" in complaint(*command, "--preset", "breast")
+    other = (*command, "--model", "adc", "--preset", "muscle")
+    assert "preset muscle: has no range for model adc" in complaint(*other)
     assert not (folder / "maps").exists()
 
 
@@ -152,3 +153,18 @@ def test_directions_must_fit_the_b_values_and_the_model(folder):
     assert "expected 8 directions, one for each b-value, got 7" in complaint(
         *command, "--model", "dti", *bvecs
     )
+
+
+def test_a_map_of_a_constant(folder):
+    b1 = np.full((4, 3, 2), 1.0, np.float32)
+    b1[0] = 0.9
+    nib.save(nib.Nifti1Image(b1, np.eye(4)), "b1.nii.gz")
+    options = (*VFA, "--constant", "tr=12", "--constant", "b1=b1.nii.gz")
+    fit("vfa", *options)
+    found = nib.load("maps/T1.nii.gz").get_fdata()
+    assert np.median(found[1:]) == pytest.approx(900, rel=0.02)
+    assert np.median(found[0]) == pytest.approx(900 / 0.81, rel=0.03)
+    record = json.loads((folder / "maps" / "run.json").read_text())
+    assert record["model"]["constants"] == {"tr": 12.0, "b1": "b1.nii.gz"}
+    words = complaint("map", "vfa.nii.gz", *options, "--sigma", "1", "--out", "other")
+    assert "a map of a constant is for `labelwise fit`; a network is trained for one value" in words

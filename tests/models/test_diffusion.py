@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import scipy.special
 
-from labelwise import ADC, ADCFloor, Kurtosis, StretchedExponential, Verdict
+from labelwise import (
+    ADC,
+    ADCFloor,
+    Gaussian,
+    Kurtosis,
+    MaximumLikelihood,
+    StretchedExponential,
+    Verdict,
+)
+from labelwise.models.evaluate import signals
 from labelwise.models.verdict import _ROOTS, sphere
 from labelwise.types import InputError
 
@@ -126,3 +135,11 @@ def test_kurtosis_guesses_only_where_the_signal_rises_again():
     guess = [float(x) for x in model.guess(model.signal(2.0, 2.5, 1.6))]
     np.testing.assert_allclose(guess, [2.0, 2.5, 1.6], rtol=1e-3)
     assert np.all(np.isnan(model.guess(model.signal(2.0, 1.0, 1.0))))
+
+
+def test_a_fit_with_a_floor_does_not_end_at_a_floor_of_zero():
+    """The slope along the floor is 0 there: a step onto that bound once was the last one."""
+    model = ADCFloor([0, 0.3, 0.6, 1.0, 2.0, 3.0, 4.0])
+    params = np.array([[1.14237857, 0.55395901, 0.071491]])
+    found = MaximumLikelihood(model, Gaussian(), dtype=np.float64)(signals(model, params), 1e-4)
+    np.testing.assert_allclose(found.values, params, rtol=1e-6)

@@ -10,8 +10,10 @@ import pytest
 from helpers import Offset
 from labelwise import ADC, Gaussian, Rician
 from labelwise.io.files import write_arrays
+from labelwise.models.find import describe_model
 from labelwise.networks import blend as module
 from labelwise.networks.blend import blend_plan, noise_levels, trained_blend
+from labelwise.networks.network import load
 from labelwise.networks.recipe import Recipe
 from labelwise.priors import Uniform
 
@@ -157,6 +159,68 @@ def test_what_is_no_network_in_the_cache_is_not_used(quick, tmp_path, content):
     assert (done["cached"], len(quick)) == (False, 2)
     assert (done["path"] is None) == (content == "a folder")
     assert told(again) == told(first)
+
+
+WIDE, NARROW = (1 / 80, 1 / 5), (1 / 50, 1 / 10)
+
+
+def test_a_similar_network_serves_measurements_in_another_order(quick, tmp_path):
+    first, done = trained_blend(MODEL, NOISE, WIDE, cache=tmp_path)
+    kept = done["path"]
+    order = [2, 0, 3, 1]
+    turned = ADC(MODEL.b[order])
+    found, done = trained_blend(turned, NOISE, NARROW, cache=tmp_path, similar=True)
+    assert (done["cached"], done["path"], len(quick)) == (True, kept, 1)
+    found.check_acquisition({"b": turned.b})
+    assert found.card.model == describe_model(turned)
+    signal = brightness(1.0, 3) * [[1.0], [0.9], [1.1]]
+    expected, got = first(signal, 0.03), found(signal[:, order], 0.03)
+    np.testing.assert_allclose(got.values, expected.values, rtol=1e-5)
+    np.testing.assert_allclose(got.stats["low"], expected.stats["low"], rtol=1e-4)
+    found.save(tmp_path / "turned.safetensors")
+    again = load(tmp_path / "turned.safetensors")
+    np.testing.assert_array_equal(again(signal[:, order], 0.03).values, got.values)
+
+
+@pytest.mark.parametrize(
+    ("model", "noise", "levels", "more"),
+    [
+        (ADC([0.0, 0.0, 0.2, 0.5, 1.0]), NOISE, NARROW, {}),  # its input is a mean of two
+        (ADC([0.0, 0.2, 0.5, 1.002]), NOISE, NARROW, {}),
+        (MODEL, Gaussian(), NARROW, {}),
+        (MODEL, NOISE, (1 / 90, 1 / 10), {}),
+        (MODEL, NOISE, (1 / 50, 1 / 4), {}),
+        (MODEL, NOISE, NARROW, {"prior": Uniform.typical(MODEL, ADC=(0.5, 2.0))}),
+        (MODEL, NOISE, NARROW, {"seed": 1}),
+        (MODEL, NOISE, NARROW, {"b_tolerance": 0.002}),
+        (MODEL, NOISE, NARROW, {"intervals": True}),
+        (MODEL, NOISE, NARROW, {"similar": False}),
+    ],
+)
+def test_what_is_not_similar_is_trained(quick, tmp_path, model, noise, levels, more):
+    trained_blend(MODEL, NOISE, WIDE, cache=tmp_path, intervals=False)
+    how = {"cache": tmp_path, "similar": True, "intervals": False} | more
+    network, done = trained_blend(model, noise, levels, **how)
+    assert (done["cached"], len(quick)) == (False, 2)
+    assert network.card.sigma == pytest.approx(list(quick[1].sigma))
+
+
+def test_of_similar_networks_the_narrowest_is_used(quick, tmp_path):
+    how = {"cache": tmp_path, "intervals": False}
+    paths = [trained_blend(MODEL, NOISE, level, **how)[1]["path"] for level in (WIDE, NARROW)]
+    for levels, path in [((1 / 40, 1 / 12), paths[1]), ((1 / 40, 1 / 6), paths[0])]:
+        _, done = trained_blend(MODEL, NOISE, levels, similar=True, **how)
+        assert (done["cached"], done["path"]) == (True, path)
+    near = ADC(MODEL.b + np.array([0, 0.0008, 0, 0]))
+    _, done = trained_blend(near, NOISE, NARROW, similar=True, **how)
+    assert (done["cached"], done["path"]) == (True, paths[1])
+
+
+def test_a_network_with_intervals_serves_without_them(quick, tmp_path):
+    trained_blend(MODEL, NOISE, WIDE, cache=tmp_path)
+    how = {"cache": tmp_path, "similar": True, "intervals": False}
+    network, done = trained_blend(MODEL, NOISE, NARROW, **how)
+    assert (done["cached"], network.interval_kinds) == (True, {})
 
 
 def test_a_dial_needs_no_cache(quick, tmp_path):

@@ -1,5 +1,9 @@
 """The figure of a design shows what its table has."""
 
+from dataclasses import replace
+
+import numpy as np
+
 import labelwise as lw
 from labelwise.plots.design import design_figure
 
@@ -17,3 +21,20 @@ def test_every_acquisition_has_its_volumes_and_errors():
     assert errors.get_xlabel() == "RMSE / RMSE of present acquisition"
     assert [label.get_text() for label in errors.get_yticklabels()] == ["$S_0$", "$T_2$"]
     assert len(search.lines) == len(found.search)
+
+
+def test_counts_of_near_settings_do_not_touch():
+    """Those at b = 45 and 50 s/mm² did."""
+    prior = lw.Uniform({"S0": (0.8, 1.2), "ADC": (0.5, 2.0)})
+    b = np.array([0, 40, 45, 50, 55, 700, 800]) / 1000
+    options = {"estimator": "fit", "voxels": 300, "simulated": False}
+    found = lw.design(lw.ADC(b), lw.Rician(), prior, 0.05, 6, **options)
+    rows = tuple(
+        replace(row, model=lw.ADC(np.repeat(b, [12, 4, 12, 2, 1, 2, 10]))) for row in found.rows
+    )
+    figure = design_figure(replace(found, rows=rows), "b")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 7 * len(rows)
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:index])

@@ -37,6 +37,7 @@ from labelwise.cli.tables import (
     show_comparison,
     show_models,
     show_presets,
+    show_protocols,
     show_report,
     stderr,
     stdout,
@@ -332,7 +333,7 @@ def fit(
     name = options.signed_model(model, signed)
     if preset is not None:
         limits = find_preset(preset).bounds(name) | limits
-    made = settings.model(name, constant)
+    made = settings.model(name, constant, maps=True)
     with progress_bar(quiet or as_json) as progress:
         report = fit_image(
             image,
@@ -344,6 +345,7 @@ def fit(
             exclude=excluded,
             exclude_map=marked,
             b_scale=b_scale,
+            constants=settings.maps,
             uncertainty=uncertainty.value,
             bounds=limits,
             average=average.value if average else None,
@@ -387,7 +389,10 @@ def map_(
     mask: options.Mask = None,
     net: Annotated[
         Path | None,
-        typer.Option(help="A trained network. Default: train one for these images."),
+        typer.Option(
+            help="A trained network. Default: one of the cache for this acquisition and noise "
+            "levels, or a new one."
+        ),
     ] = None,
     alpha: Annotated[
         list[str] | None,
@@ -424,8 +429,10 @@ def map_(
     """Write parameter maps by a neural network; without --net, one is trained for these images.
 
     The network is trained on simulated signals of this acquisition, at the noise levels of the
-    series, and cached for similar series. The maps are those of `labelwise fit`, without on_bound
-    and iterations; `outside.nii.gz` marks voxels outside the training range.
+    series, and cached. One of the cache is used that was trained for the same measurements, in any
+    order, and at least these noise levels (`labelwise train --protocol` makes some). The maps are
+    those of `labelwise fit`, without on_bound and iterations; `outside.nii.gz` marks voxels outside
+    the training range.
     """
     source, spans = options.sigma_source(sigma), options.ranges(prior or [], "--prior")
     alphas = options.alphas(alpha or [])
@@ -567,6 +574,20 @@ def presets(
         print_json(json_text(listed, indent=2))
         return
     show_presets(listed)
+
+
+@app.command(epilog="Example: `labelwise protocols`")
+def protocols(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the protocols: acquisitions of published studies, for `labelwise train --protocol`."""
+    from labelwise.io.protocols import protocols as known
+
+    listed = {name: each.model_dump(exclude_none=True) for name, each in known().items()}
+    if as_json:
+        print_json(json_text(listed, indent=2))
+        return
+    show_protocols(listed)
 
 
 @app.command(epilog="Example: `labelwise demo demo_out`")

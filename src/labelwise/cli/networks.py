@@ -16,8 +16,11 @@ from labelwise.cli.tables import progress_bar, show_training, stderr, stdout
 from labelwise.errors import InputError
 
 if TYPE_CHECKING:
+    from labelwise.models import SignalModel
     from labelwise.networks.network import Network
     from labelwise.networks.plan import TrainingPlan
+    from labelwise.noise import NoiseModel
+    from labelwise.priors import Prior
     from labelwise.types import Progress
 
 
@@ -56,9 +59,36 @@ class Format(StrEnum):
     ONNX = "onnx"
 
 
+_OF_FILES = (
+    *("label", "recipe", "signals", "epochs", "restarts", "width", "depth", "activation", "loss"),
+    *("weight", "on_bound", "start", "absolute", "intervals", "seed", "resume", "overwrite"),
+)
+"""Options of `train` that a network for `map` does not have."""
+
+
 def train(
-    out: Annotated[Path, typer.Option(help="The network's .safetensors file.")],
-    model: options.ModelName,
+    context: typer.Context,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The network's .safetensors file. Default: the cache, where `labelwise map` finds "
+            "it for series of this acquisition, in any order."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `labelwise models`, or FILE.py:Class for your own. Default: that of "
+            "--protocol."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The acquisition of a published study, from `labelwise protocols`.",
+        ),
+    ] = None,
     bvals: options.Bvals = None,
     te: options.EchoTimes = None,
     ti: options.InversionTimes = None,
@@ -71,7 +101,7 @@ def train(
         typer.Option(
             metavar="SNR | LOW:HIGH",
             help="Signal at b = 0 over the noise of one channel. A range trains one network for "
-            "all SNRs in it.",
+            "all SNRs in it. Default for a network in the cache: 1.5:100.",
         ),
     ] = None,
     sigma: Annotated[
@@ -149,9 +179,18 @@ def train(
     """Train a network for an acquisition and a noise level, on labels of your choice.
 
     The training set is simulated. The network is one file, for `labelwise map --net` and
-    `labelwise evaluate`. Ctrl-C leaves a checkpoint for `--resume`.
+    `labelwise evaluate`. Ctrl-C leaves a checkpoint for `--resume`. Without --out it is kept in the
+    cache: it is the blend that `labelwise map` trains, for a range of noise levels.
     """
-    level = _level(snr, sigma)
+    if out is None:
+        for name in _OF_FILES:
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise InputError(
+                    f"--{name.replace('_', '-')}: is for a network in a file; give --out FILE, or "
+                    "leave it out for a network that `labelwise map` finds"
+                )
+    level = None if out is None and snr is None and sigma is None else _level(snr, sigma)
     if recipe is RecipeName.PAPER and isinstance(level, tuple):
         raise InputError("--recipe paper: is for one SNR, not a range; leave --recipe out")
     prior = prior or []
@@ -160,6 +199,7 @@ def train(
 
     from labelwise.io.files import cache_folder
     from labelwise.io.presets import find_preset
+    from labelwise.io.protocols import find_protocol
     from labelwise.networks.plan import TrainingPlan, labels_named
     from labelwise.networks.recipe import Recipe
     from labelwise.priors import Uniform
@@ -167,6 +207,17 @@ def train(
     settings = options.Acquisition.read(
         bvals, acquisition, bvecs, te=te, ti=ti, flip_angle=flip_angles
     )
+    if protocol is not None:
+        known = find_protocol(protocol)
+        if settings.settings:
+            raise InputError(
+                f"--protocol {protocol}: gives {', '.join(known.settings)} of each volume; leave "
+                f"out that of {', '.join(settings.settings)}, or --protocol"
+            )
+        settings = options.Acquisition(known.acquisition, {}, [])
+        model = model or known.model
+    if model is None:
+        raise InputError("--model is required without --protocol: a name from `labelwise models`")
     made = settings.model(model, constant)
     simulated = options.noise_model(noise)
     if "paper" in prior:
@@ -176,6 +227,10 @@ def train(
     else:
         spans = find_preset(preset).typical(model) if preset is not None else {}
         ranges = Uniform.typical(made, **spans | options.ranges(prior, "--prior"))
+    if out is None:
+        _train_for_map(made, simulated, ranges, level, b_tolerance / 1000, quiet)
+        return
+    assert level is not None
     make_recipe = Recipe.paper if recipe is RecipeName.PAPER else Recipe.fast
     if recipe is RecipeName.FAST and isinstance(level, tuple):
         make_recipe = Recipe.every_level
@@ -217,6 +272,48 @@ def train(
             raise
     if not quiet:
         show_training(network, out, seconds)
+
+
+def _train_for_map(
+    model: SignalModel,
+    noise: NoiseModel,
+    prior: Prior,
+    level: float | tuple[float, float] | None,
+    b_tolerance: float,
+    quiet: bool,
+) -> None:
+    """Train the blend of `labelwise map` for a range of noise levels, into its cache.
+
+    Raises:
+        InputError: if there is no cache, or the noise level is no range.
+    """
+    from labelwise.io.files import cache_folder
+    from labelwise.networks.blend import LEVEL_LIMITS, rounded, trained_blend
+
+    folder = cache_folder("networks")
+    if folder is None:
+        raise InputError(
+            "--out: there is no cache to keep the network in (LABELWISE_CACHE); give --out FILE"
+        )
+    if level is not None and not isinstance(level, tuple):
+        raise InputError(
+            "--snr: a network for `labelwise map` is for a range, such as 5:60; give one, leave "
+            "--snr out for 1.5:100, or give --out FILE"
+        )
+    with progress_bar(quiet) as progress:
+        network, done = trained_blend(
+            model,
+            noise,
+            rounded(*(level or LEVEL_LIMITS)),
+            prior,
+            b_tolerance=b_tolerance,
+            cache=folder,
+            progress=progress,
+        )
+    if done["path"] is None:
+        raise OSError(f"{folder}: the network could not be written; give --out FILE")
+    if not quiet:
+        show_training(network, Path(done["path"]), sum(done["seconds"].values()))
 
 
 def _train_to_file(

@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,9 +104,9 @@ Constants = Annotated[
     list[str] | None,
     typer.Option(
         "--constant",
-        metavar="NAME=VALUE",
+        metavar="NAME=VALUE | NAME=MAP.nii.gz",
         help="A number of the model that is the same for all volumes, such as tr=15 (times in "
-        "ms). May be repeated.",
+        "ms); for `fit` also a map of it: b1=b1.nii.gz. May be repeated.",
     ),
 ]
 Table = Annotated[
@@ -200,11 +200,13 @@ class Acquisition:
         settings: by name, in the units of the models: b in ms/µm², times in ms.
         sources: the files they were read from, by name of the setting.
         by_option: the settings given by an option of their own, not by a table.
+        maps: of constants of the model, by name.
     """
 
     settings: dict[str, Any]
     sources: dict[str, Path]
     by_option: list[str]
+    maps: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -258,12 +260,16 @@ class Acquisition:
                     sources[name] = file
         return cls(settings, sources, by_option)
 
-    def model(self, name: str, constants: Sequence[str] | None = None) -> SignalModel:
+    def model(
+        self, name: str, constants: Sequence[str] | None = None, maps: bool = False
+    ) -> SignalModel:
         """The model of a name with its settings.
 
         Args:
             name: of the model.
-            constants: NAME=VALUE of its constants.
+            constants: NAME=VALUE of its constants; or NAME=MAP, of which the model has the median,
+                while its path is added to `maps`.
+            maps: whether maps are possible.
 
         Raises:
             InputError: if a setting or constant is missing, or one is given that the model does not
@@ -292,7 +298,7 @@ class Acquisition:
         for file in model_file(name):
             self.sources["model"] = file
         settings = {setting: self.settings[setting] for setting in needed}
-        fixed = _constants(kind, name, constants or [])
+        fixed = _constants(kind, name, constants or [], self.maps if maps else None)
         made = kind(**settings, **fixed)
         if not is_built_in(kind):  # a user's own: find its mistakes now
             from labelwise.models.check import check_signal_model
@@ -301,16 +307,24 @@ class Acquisition:
         return made
 
 
-def _constants(kind: type[SignalModel], name: str, texts: Sequence[str]) -> dict[str, float]:
-    """The constants of a model from NAME=VALUE, several times."""
+def _constants(
+    kind: type[SignalModel], name: str, texts: Sequence[str], maps: dict[str, Path] | None
+) -> dict[str, float]:
+    """The constants of a model from NAME=VALUE, several times; NAME=MAP is added to `maps`."""
     from labelwise.models.base import constant_names
 
     given: dict[str, float] = {}
     required, optional = constant_names(kind)
     for text in texts:
         key, _, number = text.partition("=")
+        is_map = number.endswith((".nii", ".nii.gz"))
+        if is_map and maps is None:
+            raise InputError(
+                f"--constant {text}: a map of a constant is for `labelwise fit`; a network is "
+                "trained for one value"
+            )
         try:
-            given[key] = float(number)
+            given[key] = 0.0 if is_map else float(number)
         except ValueError:
             raise InputError(
                 f"--constant {text}: expected NAME=VALUE, such as tr=15 (times in ms)"
@@ -318,6 +332,11 @@ def _constants(kind: type[SignalModel], name: str, texts: Sequence[str]) -> dict
         if key not in (*required, *optional):
             known = ", ".join((*required, *optional)) or "none"
             raise InputError(f"--constant {text}: the constants of model {name} are: {known}")
+        if is_map and maps is not None:
+            from labelwise.mapping.constants import typical
+
+            maps[key] = Path(number)
+            given[key] = typical(maps[key])
     missing = [key for key in required if key not in given]
     if missing:
         raise InputError(

@@ -271,6 +271,21 @@ def show_presets(presets: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     console.print("For your own preset: --preset FILE.toml")
 
 
+def show_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
+    """The protocols, in the form of `labelwise protocols --json`."""
+    from labelwise.types import SETTINGS
+
+    console = stdout()
+    for name, entry in protocols.items():
+        console.print(f"{name}  ({entry['model']}, {entry['title']})", style="bold")
+        for setting in SETTINGS.keys() & entry.keys():
+            known, values = SETTINGS[setting], ", ".join(f"{value:g}" for value in entry[setting])
+            console.print(f"  {known.words} in {known.unit}: {values}")
+        sources = " ".join(f"doi:{each}" for each in entry["source"])
+        console.print(f"  {sources or 'no DOI'}  (checked: {entry['checked']})\n")
+    console.print("To train for one: labelwise train --protocol NAME")
+
+
 def show_comparison(rows: Sequence[Comparison]) -> None:
     """Estimates and errors of the fit and the network, one line for each tissue."""
     console = stdout()

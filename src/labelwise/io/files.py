@@ -304,7 +304,8 @@ def cache_folder(kind: str = "") -> Path | None:
 
     LABELWISE_CACHE names the folder (`~` is the home), or is 'off', 'no', 'none', 'false' or '0' in
     upper or lower case; 'on', 'yes', 'true', '1' and nothing mean the usual folder. Results do not
-    depend on it: without a writable folder, programs are compiled and networks trained again.
+    depend on it, but for the network that `map` finds: without a writable folder, programs are
+    compiled and networks trained again.
 
     Warns:
         UserWarning: if other users could write to the folder, which is then not used.

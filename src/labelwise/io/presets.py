@@ -6,17 +6,14 @@ the same form, with entries for one tissue.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from labelwise.io.files import from_toml
-from labelwise.io.toml import checked, expected, read_toml
+from labelwise.io.toml import checked, expected, named, read_toml, shipped
 from labelwise.types import InputError
 
 _FILE = "presets.toml"
@@ -94,8 +91,7 @@ def presets() -> dict[str, Preset]:
         >>> presets()["muscle"].typical("ivim")["f"]
         (0.01, 0.245)
     """
-    text = (resources.files("labelwise.io") / _FILE).read_text(encoding="utf-8")
-    return _checked(from_toml(text, _FILE), _FILE)
+    return _checked(shipped(_FILE), _FILE)
 
 
 def find_preset(text: str) -> Preset:
@@ -116,14 +112,7 @@ def find_preset(text: str) -> Preset:
                 f"({', '.join(found) or 'none'})"
             )
         return next(iter(found.values()))
-    known = presets()
-    if text not in known:
-        close = difflib.get_close_matches(text.lower(), known, n=1)
-        suggestion = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(
-            f"preset {text!r}: {suggestion}Known are {', '.join(known)}; your own is FILE.toml"
-        )
-    return known[text]
+    return named(presets(), text, "preset", "your own is FILE.toml")
 
 
 def _checked(content: Mapping[str, Any], where: str) -> dict[str, Preset]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from labelwise.io.files import from_toml, read_text
 from labelwise.types import InputError
 
 Content = TypeVar("Content", bound=BaseModel)
+Entry = TypeVar("Entry")
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 """Of a table: no other keys, and no text in place of a number."""
@@ -40,6 +43,37 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: if it is not TOML.
     """
     return from_toml(read_text(path), path)
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """The content of a TOML file of labelwise, beside this module."""
+    text = (resources.files("labelwise.io") / name).read_text(encoding="utf-8")
+    return from_toml(text, name)
+
+
+def named(known: Mapping[str, Entry], name: str, what: str, otherwise: str) -> Entry:
+    """One of several entries of a file by its name.
+
+    Args:
+        known: all of them.
+        name: of the one.
+        what: they are, for the error.
+        otherwise: what else can be done, for the error.
+
+    Raises:
+        InputError: if there is none of that name.
+
+    Example:
+        >>> named({"liver": 1}, "livr", "preset", "or a file")
+        Traceback (most recent call last):
+            ...
+        labelwise.errors.InputError: preset 'livr': did you mean 'liver'? Known are liver; or a file
+    """
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        suggestion = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"{what} {name!r}: {suggestion}Known are {', '.join(known)}; {otherwise}")
+    return known[name]
 
 
 def expected(words: str) -> WrapValidator:

@@ -251,6 +251,7 @@ class ByNetwork:
             b_tolerance=request.b_tolerance,
             intervals=request.level is not None,
             cache=self.cache,
+            similar=True,
             progress=progress,
         )
         if self.alpha is not None:

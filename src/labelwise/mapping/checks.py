@@ -25,7 +25,7 @@ from labelwise.types import InputError, class_name
 def inputs(request: Request, method: Method) -> list[Path]:
     """Every file that is read, once."""
     paths = [*paths_of(request.image), *request.sources.values(), request.mask, request.sigma]
-    paths += [request.exclude_map, request.b_scale, *method.inputs]
+    paths += [request.exclude_map, request.b_scale, *request.constants.values(), *method.inputs]
     return list(dict.fromkeys(path for path in paths if isinstance(path, Path)))
 
 
@@ -94,7 +94,8 @@ def provenance(request: Request, method: Method) -> dict[str, Any]:
                 for each in fields(request.model)
                 if each.name not in request.acquisition
                 and isinstance(getattr(request.model, each.name), int | float | str)
-            },
+            }
+            | {name: str(path) for name, path in request.constants.items()},
         },
         "noise": in_words(describe_noise(request.noise)),
         **own,

@@ -45,6 +45,7 @@ def fit_image(
     exclude: Sequence[int] = (),
     exclude_map: PathLike | None = None,
     b_scale: PathLike | None = None,
+    constants: Mapping[str, PathLike] | None = None,
     uncertainty: Uncertainty = "both",
     b_tolerance: float = 0.001,
     max_iterations: int = 200,
@@ -88,6 +89,8 @@ def fit_image(
         b_scale: an image of the factor by which gradients change b in each voxel, or of nine
             volumes, their deviation (FSL's `grad_dev`). Diffusivities are corrected for it; their
             bounds and ranges hold for the product of diffusivity and factor.
+        constants: maps of constants of the model by name, in its units, which differ from voxel to
+            voxel: `{"b1": "b1.nii.gz"}`. Voxels within 0.2 % share a value.
         uncertainty: `"interval"` for the maps `NAME_low` and `NAME_high`, the ends of an interval
             of 95 %, and `NAME_uncertainty`, half its width; `"standard_error"`; or `"both"`.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
@@ -130,6 +133,7 @@ def fit_image(
             exclude_map=None if exclude_map is None else Path(exclude_map),
             b_scale=None if b_scale is None else Path(b_scale),
             uncertainty=uncertainty,
+            constants={name: Path(path) for name, path in (constants or {}).items()},
         )
         method = ByFit(bounds or {}, average, max_iterations)
         return temporary(run(request, method, progress))
@@ -187,8 +191,9 @@ def map_image(
         threads: see `fit_image`.
         overwrite: see `fit_image`.
         fill: see `fit_image`.
-        cache: keep the trained network for series like this one, and use one that was kept, in
-            `~/.cache/labelwise` (the environment variable LABELWISE_CACHE moves it).
+        cache: keep the trained network for series like this one, and use one that was kept for the
+            same measurements and at least these noise levels, in `~/.cache/labelwise` (the
+            environment variable LABELWISE_CACHE moves it).
         sources: see `fit_image`.
         command: see `fit_image`.
         notes: see `fit_image`.

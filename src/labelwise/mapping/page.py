@@ -24,6 +24,7 @@ from labelwise.formatting import in_words, json_text, number, plain, printable
 from labelwise.io.geometry import oriented
 from labelwise.io.nifti import Series, read_map
 from labelwise.io.pages import template
+from labelwise.mapping.constants import Constants
 from labelwise.mapping.maps import Map
 from labelwise.mapping.method import Prepared
 from labelwise.mapping.request import Request, describe_settings, equation
@@ -67,6 +68,7 @@ def page(
     prepared: Prepared,
     report: Report,
     sigma_of: SigmaOf,
+    constants: Constants | None = None,
 ) -> str:
     """The page of a run, as the text of one file.
 
@@ -83,13 +85,14 @@ def page(
         prepared: its method, which gives both ends of a blend.
         report: what the run found.
         sigma_of: gives the sigma of voxels.
+        constants: of the model in each voxel, if they differ.
     """
     every = 1
     while True:
         thinned = _thinned(series, inside, every)
         if thinned.shown.sum() * len(maps) * _LEAST <= _LARGEST:
             given = (request, series, inside, estimate, maps, prepared, report, sigma_of)
-            text = _page(*given, thinned)
+            text = _page(*given, constants, thinned)
             if len(text.encode()) <= _LARGEST or max(thinned.shape) == 1:
                 return text
         every += 1
@@ -104,6 +107,7 @@ def _page(
     prepared: Prepared,
     report: Report,
     sigma_of: SigmaOf,
+    constants: Constants | None,
     thinned: _Thinned,
 ) -> str:
     """The page with some of the voxels; see `page`."""
@@ -148,7 +152,7 @@ def _page(
             *_quality(named, rows),
         ],
         "start": _middle(series, index, sample, status),
-        "sample": _measured(request, series, index, sample, curves, sigma_of, left),
+        "sample": _measured(request, series, index, sample, curves, sigma_of, left, constants),
     }
     return template(__name__).render(
         title=printable(f"{type(request.model).__name__} maps of {series.name}"),
@@ -445,6 +449,7 @@ def _measured(
     curves: Mapping[str, Float[np.ndarray, "n P"]],
     sigma_of: SigmaOf,
     left: np.ndarray | None,
+    constants: Constants | None,
 ) -> dict[str, Any]:
     """Measurements of some voxels, and the measurements expected from their estimates.
 
@@ -468,7 +473,10 @@ def _measured(
     step = float(np.median(good)) if good.size else 1.0
     expected = {}
     for words, params in curves.items():
-        signal = signals(model, params[rows])
+        if constants is None:
+            signal = signals(model, params[rows])
+        else:
+            signal = replace(constants, model=model).signals(params[rows], index[rows])
         mean = evaluate(request.noise.mean, signal, sigma[:, None])
         expected[words] = _packed(mean.ravel(), step / 50)
     return {

@@ -61,6 +61,7 @@ class Request:
         exclude_map: the path of a 4D image: a measurement is left out where it is above 0.5.
         b_scale: the path of the factors of b in each voxel, or of a gradient deviation.
         uncertainty: which maps of it are written: intervals, standard errors, or both.
+        constants: the paths of maps of constants of the model, by name.
 
     Raises:
         InputError: if `threads` is no possible number, or `uncertainty` is no such word.
@@ -83,6 +84,7 @@ class Request:
     exclude_map: Path | None = None
     b_scale: Path | None = None
     uncertainty: Uncertainty = "both"
+    constants: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threads is not None:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from labelwise.fitting.usable import DEFICIT, EXCLUDED, Ceiling, ceiling
 from labelwise.io.nifti import Series, open_series, read_mask, refuse_other_grid
 from labelwise.io.results import Output, output_folder
 from labelwise.mapping.checks import check, inputs, provenance
+from labelwise.mapping.constants import Constants, read_constants
 from labelwise.mapping.derived import maps_of_derived, with_derived
 from labelwise.mapping.diagnostics import systematic_residuals, unlike_simulated
 from labelwise.mapping.gradients import corrected, read_factors, scaled_by_b
@@ -39,6 +41,7 @@ from labelwise.mapping.summary import (
     quality_notes,
     summarise,
 )
+from labelwise.models import SignalModel
 from labelwise.networks.network import Network
 from labelwise.types import Estimate, InputError, Parameter, Progress, Status, no_progress
 
@@ -84,6 +87,10 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 request.b_scale, series, inside, "gx" in request.acquisition
             )
             notes += said
+        constants = None
+        if request.constants:
+            constants, said = read_constants(request.model, request.constants, series, inside)
+            notes += said
         series, marked = _select(request, series, marked)
         maps = _maps(request, method, request.model.parameters)
         with _output(request, method, series, maps) as out:
@@ -91,13 +98,15 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
             found = [*noise.mended, *noise.notes]
             _warn(found)
             notes += found
-            scan = _Scan(request, series, inside, noise, marked, _ceiling(series, inside), factors)
+            top = _ceiling(series, inside)
+            scan = _Scan(request, series, inside, noise, marked, top, factors, constants)
             if method.stage == "fit":
                 clock.lap("prepare")
             prepared = method.prepare(request, lambda: _usable_voxels(scan), progress, clock)
             activity = {"fit": "fitting", "map": "mapping"}[method.stage]
+            steps = _steps(scan, method, prepared, progress)
             estimate, snr, negative = _estimate(
-                scan, prepared, lambda done, total: progress(activity, done, total, "")
+                scan, prepared, steps, lambda done, total: progress(activity, done, total, "")
             )
             clock.lap(method.stage)
             record = {**provenance(request, method), "sigma": asdict(noise.level)}
@@ -133,7 +142,8 @@ def run(request: Request, method: Method, progress: Progress | None = None) -> R
                 network=prepared.use,
                 left_out=count_left_out(left),
             )
-            text = page(request, series, inside, estimate, maps, prepared, report, scan.sigma_of)
+            how = prepared, report, scan.sigma_of, constants
+            text = page(request, series, inside, estimate, maps, *how)
             out.path(PAGE).write_text(text, encoding="utf-8")
             clock.lap("write")
             out.write_run(record | report.as_dict())
@@ -182,6 +192,7 @@ class _Scan:
     marked: Series | None
     top: Ceiling | None
     factors: Float[np.ndarray, " V"] | None = None
+    constants: Constants | None = None
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Index, signal and codes of why measurements are excluded, block by block."""
@@ -202,8 +213,28 @@ class _Scan:
         return np.full((1, 1), self.noise.sigma)
 
 
+_Steps = Callable[
+    [Int[np.ndarray, " n"]], Iterator[tuple[Int[np.ndarray, " k"] | slice, SignalModel, Step]]
+]
+"""For some voxels, the rows that have the same model, the model, and the step of its estimates."""
+
+
+def _steps(scan: _Scan, method: Method, prepared: Prepared, progress: Progress) -> _Steps:
+    constants, request = scan.constants, scan.request
+    if constants is None:
+        return lambda index: iter([(slice(None), request.model, prepared.step)])
+
+    @cache
+    def of(key: tuple[float, ...]) -> tuple[SignalModel, Step]:
+        model = constants.model_of(key)
+        mine = replace(request, model=model)
+        return model, method.prepare(mine, lambda: _usable_voxels(scan), progress, Clock()).step
+
+    return lambda index: ((rows, *of(key)) for key, rows in constants.groups(index))
+
+
 def _estimate(
-    scan: _Scan, prepared: Prepared, progress: Callable[[int, int], None]
+    scan: _Scan, prepared: Prepared, steps: _Steps, progress: Callable[[int, int], None]
 ) -> tuple[Estimate, Float[np.ndarray, " V"], int]:
     """Block by block, the estimate of all voxels, the largest measurement of each in units of
     sigma, and how many voxels have negative measurements."""
@@ -214,7 +245,7 @@ def _estimate(
     stats: dict[str, np.ndarray] = {}
     done, total = 0, int(scan.inside.sum())
     progress(done, total)
-    for index, highest, below, part in _estimates_of_blocks(scan, prepared.step, prepared.workers):
+    for index, highest, below, part in _estimates_of_blocks(scan, steps, prepared.workers):
         values[index], snr[index], status[index] = part.values, highest, part.status
         negative += below
         for name, rows in part.stats.items():
@@ -229,7 +260,7 @@ def _estimate(
 
 
 def _estimates_of_blocks(
-    scan: _Scan, step: Step, workers: int
+    scan: _Scan, steps: _Steps, workers: int
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], int, Estimate]]:
     """For each block, `workers` at a time: index, largest measurement of each voxel in units of
     sigma, number of negative voxels, and estimate."""
@@ -243,12 +274,18 @@ def _estimates_of_blocks(
             codes = np.where(gone & (codes == 0), np.uint8(EXCLUDED), codes)
             sigma = np.where(gone, 1, sigma)
         below = ((signal < -DEFICIT * sigma) & (codes == 0)).any(axis=1).sum()
+        parts = [
+            (rows, estimated(index[rows], signal[rows], _rows(sigma, rows), codes[rows], *how))
+            for rows, *how in steps(index)
+        ]
+        return index, snr, int(below), _merged(parts)
+
+    def estimated(index, signal, sigma, codes, model, step):
         part = step(signal, sigma, codes, scan.top, scan.noise.level.scatter)
         nominal = part.values
         if scan.factors is not None:
-            part = corrected(part, scaled_by_b(scan.request.model), scan.factors[index])
-        part = with_derived(part, scan.request.model, scan.request.noise, sigma, nominal)
-        return index, snr, int(below), part
+            part = corrected(part, scaled_by_b(model), scan.factors[index])
+        return with_derived(part, model, scan.request.noise, sigma, nominal)
 
     blocks = scan.blocks()
     if workers == 1:
@@ -262,6 +299,27 @@ def _estimates_of_blocks(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def _rows(sigma: Float[np.ndarray, "#n #M"], rows) -> Float[np.ndarray, "#k #M"]:
+    return sigma if len(sigma) == 1 else sigma[rows]
+
+
+def _merged(parts: Sequence[tuple[Any, Estimate]]) -> Estimate:
+    """One estimate from those of parts of its voxels, with the rows of each."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    estimates = [part for _, part in parts]
+    return Estimate(
+        np.concatenate([part.values for part in estimates])[order],
+        np.concatenate([part.status for part in estimates])[order],
+        {
+            name: np.concatenate([part.stats[name] for part in estimates])[order]
+            for name in estimates[0].stats
+        },
+        estimates[0].parameters,
+    )
 
 
 def _blank(voxels: int, like: np.ndarray) -> np.ndarray:
@@ -304,7 +362,7 @@ def _assumptions(
         whole = ~np.any(left[index] > 0, axis=1)
     given = signal[whole], level[whole]
     notes = []
-    if scan.factors is None:
+    if scan.factors is None and scan.constants is None:
         rows, scatter = estimate.values[index[whole]], scan.noise.level.scatter
         notes += systematic_residuals(scan.request, *given, rows, scatter)
     if prepared.network is not None:

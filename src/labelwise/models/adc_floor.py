@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SignalModel, per_measurement
+from labelwise.models.base import SelfStarting, log_linear, per_measurement
 from labelwise.types import Derived, Parameter
 
 
-class ADCFloor(SignalModel):
+class ADCFloor(SelfStarting):
     """S(b) = S0 √(exp(-2 b ADC) + floor²).
 
     For magnitudes whose noise level is not known, or not the same after the reconstruction: the
@@ -42,3 +42,10 @@ class ADCFloor(SignalModel):
         """The equation above, for one voxel."""
         decay = jnp.exp(-self.b * adc)
         return s0 * jnp.sqrt(decay * decay + floor * floor)
+
+    def guess(self, signal):
+        """The floor from the largest b, where a fit cannot leave a floor of 0: its slope is 0."""
+        floor = 0.9 * jnp.min(jnp.where(self.b == jnp.max(self.b), signal, jnp.inf))
+        above = jnp.sqrt(jnp.maximum(signal**2 - floor**2, (0.05 * signal) ** 2))
+        s0, adc = log_linear(self.b, above)
+        return s0, adc, floor / s0

@@ -1,18 +1,23 @@
-"""The blend that `labelwise map` trains for the noise levels of an image."""
+"""The blend that `labelwise map` trains for the noise levels of an image, and where it is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from labelwise.models.base import SignalModel
+from labelwise.io.files import canonical
+from labelwise.models.base import SignalModel, settings_of
+from labelwise.networks.cache import code_of
 from labelwise.networks.labels import MLE, GroundTruth
-from labelwise.networks.network import Network, load
+from labelwise.networks.network import Member, Network, load
 from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.reference import B_TOLERANCE, reference_measurements, typical_signals
@@ -22,7 +27,8 @@ from labelwise.priors import Prior, Uniform
 from labelwise.types import InputError, Progress
 
 _LEVEL_STEP = 1.25  # rounding factor of noise levels: similar scans share a network
-_LEVEL_LIMITS = (1 / 100, 1 / 1.5)  # of sigma / reference: a fit is better above an SNR of 100
+LEVEL_LIMITS = (1 / 100, 1 / 1.5)
+"""The lowest and highest sigma / reference of trainings: a fit is better above an SNR of 100."""
 
 
 def noise_levels(
@@ -50,7 +56,18 @@ def noise_levels(
     good = np.isfinite(mean) & (mean > 0) & np.isfinite(ratio) & (ratio > 0)
     if not good.any():
         raise InputError("noise levels: no voxel has a finite signal and a positive sigma")
-    low, high = np.clip(np.percentile(ratio[good] / mean[good], [2, 98]), *_LEVEL_LIMITS)
+    low, high = np.percentile(ratio[good] / mean[good], [2, 98])
+    return rounded(float(low), float(high))
+
+
+def rounded(low: float, high: float) -> tuple[float, float]:
+    """Noise levels clipped to `LEVEL_LIMITS`, then rounded outwards to two powers of 1.25.
+
+    Example:
+        >>> [round(1 / level, 2) for level in rounded(1 / 60, 1 / 5)]
+        [69.39, 4.77]
+    """
+    low, high = np.clip([low, high], *LEVEL_LIMITS)
     steps = np.log([low, high]) / np.log(_LEVEL_STEP)
     first = np.floor(steps[0])
     low, high = _LEVEL_STEP ** np.array([first, max(first + 1, np.ceil(steps[1]))])
@@ -111,6 +128,7 @@ def trained_blend(
     b_tolerance: float = B_TOLERANCE,
     intervals: bool = True,
     cache: Path | None = None,
+    similar: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Train the blend of `blend_plan`, or load it from the cache.
@@ -124,6 +142,9 @@ def trained_blend(
         b_tolerance: see `blend_plan`.
         intervals: see `blend_plan`.
         cache: folder of cached networks and labels; nothing is cached if None.
+        similar: use a cached network that would be this one but for the order of the measurements,
+            a wider range of noise levels, and b-values within the tolerance: that of the narrowest
+            range. It depends on what is in the cache, so results do, too.
         progress: called during the training.
 
     Returns:
@@ -132,7 +153,10 @@ def trained_blend(
     plan = blend_plan(
         model, noise, levels, prior, seed=seed, b_tolerance=b_tolerance, intervals=intervals
     )
-    path = None if cache is None else cache / f"blend-{plan.fingerprint}.safetensors"
+    path, kin = None, ""
+    if cache is not None:
+        kin = _kin(plan)
+        path = cache / f"blend-{kin}-{plan.fingerprint}.safetensors"
     begin = time.perf_counter()
     if path is not None:
         with contextlib.suppress(InputError, OSError):  # missing, damaged, a folder: train again
@@ -140,6 +164,13 @@ def trained_blend(
             if is_trained_by(found, plan):
                 seconds = {"load": time.perf_counter() - begin}
                 return found, {"cached": True, "path": str(path), "seconds": seconds}
+    if path is not None and similar:
+        others = sorted(path.parent.glob(f"blend-{kin}-*.safetensors"))
+        fitting = [(each, other) for each in others if (other := _usable(each, plan)) is not None]
+        if fitting:
+            chosen, found = min(fitting, key=lambda pair: _width(pair[1]))
+            seconds = {"load": time.perf_counter() - begin}
+            return found, {"cached": True, "path": str(chosen), "seconds": seconds}
     network = joined(train_networks(plan, cache=cache, progress=progress))
     saved = path
     if path is not None:
@@ -151,6 +182,113 @@ def trained_blend(
     seconds = {"train": time.perf_counter() - begin}
     saved = None if saved is None else str(saved)
     return network, {"cached": False, "path": saved, "seconds": seconds}
+
+
+def _kin(plan: TrainingPlan) -> str:
+    """A hash of a plan of `blend_plan`, apart from acquisition, noise levels and intervals."""
+    record = plan.describe()
+    ours = ("noise", "prior", "recipe", "seed", "normalise", "on_bound", "b_tolerance")
+    kept = {name: record[name] for name in ours}
+    kept |= {name: record["model"][name] for name in ("class", "constants", "source")}
+    kept |= {"code": code_of("labelwise.networks.train", "labelwise.models")}
+    return hashlib.sha256(canonical(kept, "plan").encode()).hexdigest()[:16]
+
+
+def _usable(path: Path, plan: TrainingPlan) -> Network | None:
+    """A cached network for the measurements of a plan, in its order; None if it does not fit."""
+    try:
+        found = load(path, noise=plan.noise)
+    except (InputError, OSError):
+        return None
+    theirs, ours = found.card.acquisition, settings_of(plan.model)
+    order = matched(theirs, ours, plan.b_tolerance)
+    if order is None or not isinstance(found.card.sigma, list):
+        return None
+    (low, high), (least, most) = np.array(plan.sigma), found.card.sigma
+    covered = least <= low * (1 + 1e-9) and high * (1 - 1e-9) <= most
+    whole = all(member.interval is not None for member in found.members)
+    if not covered or (plan.intervals and not whole):
+        return None
+    model = replace(plan.model, **theirs)
+    trained_by = blend_plan(model, plan.noise, LEVEL_LIMITS, plan.prior, seed=plan.seed)
+    same = replace(
+        trained_by, sigma=(least, most), recipe=plan.recipe, b_tolerance=plan.b_tolerance
+    )
+    if not is_trained_by(found, same):
+        return None
+    return replace(reordered(found, order), intervals=plan.intervals)
+
+
+def _width(network: Network) -> float:
+    low, high = network.card.noise_range
+    return high / low
+
+
+def matched(
+    theirs: Mapping[str, Float[np.ndarray, " M"]],
+    ours: Mapping[str, Float[np.ndarray, " M"]],
+    b_tolerance: float,
+) -> list[int] | None:
+    """Which of our measurements is each of theirs; None if they are not the same.
+
+    Args:
+        theirs: settings by name, in the units of the model.
+        ours: the same of the other acquisition.
+        b_tolerance: in ms/µm²; b-values this close are equal.
+
+    Example:
+        >>> matched({"b": np.array([0, 0.8, 0])}, {"b": np.array([0.8, 0, 0])}, 0.001)
+        [1, 0, 2]
+    """
+    if set(theirs) != set(ours) or {len(x) for x in theirs.values()} != {
+        len(x) for x in ours.values()
+    }:
+        return None
+    size = len(next(iter(ours.values())))
+    equal = np.ones((size, size), bool)
+    for name, values in theirs.items():
+        apart = np.abs(values[:, None] - ours[name])
+        slack = b_tolerance * (1 + 1e-9) + 1e-12 if name == "b" else 0.0
+        equal &= (apart <= slack) | np.isclose(values[:, None], ours[name], rtol=1e-4, atol=1e-6)
+    order: list[int] = []
+    for row in equal:
+        left = [index for index in np.flatnonzero(row).tolist() if index not in order]
+        if not left:
+            return None
+        order.append(left[0])
+    return order
+
+
+def reordered(network: Network, order: Sequence[int]) -> Network:
+    """The same network for measurements in another order.
+
+    Args:
+        network: the network.
+        order: where each of its measurements is among the new ones.
+    """
+    if list(order) == sorted(order):
+        return network
+    source = np.argsort(order)
+
+    def moved(rows):
+        return np.asarray(rows)[..., source].tolist()
+
+    def member_for(member: Member) -> Member:
+        scaling, card = member.scaling, member.card
+        groups = tuple(tuple(sorted(order[i] for i in group)) for group in scaling.groups)
+        reference = tuple(sorted(order[i] for i in scaling.reference))
+        model = {
+            **card.model,
+            "acquisition": {name: moved(rows) for name, rows in card.model["acquisition"].items()},
+            "signals": moved(card.model["signals"]),
+        }
+        return replace(
+            member,
+            scaling=replace(scaling, groups=groups, reference=reference),
+            card=replace(card, model=model),
+        )
+
+    return replace(network, members=tuple(member_for(each) for each in network.members))
 
 
 def _reference_of(model: SignalModel, b_tolerance: float) -> list[int]:

@@ -16,6 +16,7 @@ from labelwise.plots.styles import BLACK, BLUE, BROWN
 from labelwise.types import SETTINGS
 
 _SIZE = 3.6, 2.6  # inches, of one panel
+_DIGIT = 0.016  # of the axis, of a count; counts that would touch are in different lines
 _LOOKS: dict[str, dict[str, Any]] = {
     THIS: {"color": BLUE, "marker": "o"},
     PRESENT: {"color": BLACK, "marker": "s"},
@@ -64,21 +65,26 @@ def design_figure(found: Design, setting: str) -> Figure:
 def _settings(axes: Axes, found: Design, setting: str) -> None:
     known = SETTINGS.get(setting)
     factor = known.factor if known else 1.0
+    largest = factor * max(float(np.max(getattr(row.model, setting))) for row in found.rows)
     for height, row in enumerate(reversed(found.rows)):
         values, counts = np.unique(getattr(row.model, setting), return_counts=True)
         size = 160 * counts / max(len(getattr(row.model, setting)) / 2, 1) + 6
         look = {"s": size, "clip_on": False, "zorder": 5, **_LOOKS[row.name]}
         axes.scatter(values * factor, np.full(len(values), height), **look)
+        ends: list[float] = []  # of each line of counts
         for value, count in zip(values * factor, counts, strict=True):
+            place, half = float(np.sqrt(value / largest)), _DIGIT * (1 + len(str(count))) / 2
+            free = [line for line, end in enumerate(ends) if place - half > end]
+            line = free[0] if free else len(ends)
+            ends[line : line + 1] = [place + half]
             axes.annotate(
                 str(count),
                 (value, height),
-                xytext=(0, 9),
+                xytext=(0, 9 + 8 * line),
                 textcoords="offset points",
                 ha="center",
                 fontsize=7,
             )
-    largest = factor * max(float(np.max(getattr(row.model, setting))) for row in found.rows)
     axes.set_xscale("function", functions=(np.sqrt, np.square))
     axes.set_xlim(0, 1.05 * largest)
     ticks = largest * np.array([0, 1, 4, 9, 16]) / 16  # evenly spaced on this axis
