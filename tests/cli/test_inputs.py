@@ -38,6 +38,7 @@ te = "te.txt"
 [networks]
 dial = []
 absolute_loss = false
+intervals = false
 [training]
 recipe = "fast"
 signals = 1000

@@ -19,6 +19,7 @@ te = [10, 20, 40, 80]
 [networks]
 blend = []
 absolute_loss = false
+intervals = false
 [training]
 recipe = "fast"
 signals = 2000

@@ -3,14 +3,16 @@
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from helpers import valid
 from labelwise.cli.main import app
+from labelwise.cli.tables import show_tuning
 from labelwise.cli.tuning import _in_tissue, distributions
-from labelwise.evaluation.tuning import Detection, Rmse
+from labelwise.evaluation.tuning import Detection, IntervalCheck, Rmse, Tuning
 from labelwise.io.presets import find_preset
 from labelwise.networks.network import load
 from labelwise.priors import Normal, Tissue
@@ -101,6 +103,17 @@ def test_two_tissues_in_a_file_are_told_apart(folder):
     assert "Detection: healthy | tumour" in words
     assert "S0: the same in both tissues, so alpha stays at 1" in words
     assert "…" not in words
+
+
+def test_intervals_are_said_beneath_the_table(capsys):
+    checks = {
+        "ADC": IntervalCheck("blend", 0.931, 0.002, 0.3141, 0.001),
+        "S0": IntervalCheck("confidence", 0.95, 0.002, 0.2, 0.001),
+    }
+    task = Rmse((), Tissue({"ADC": 1.0}, "healthy"))
+    show_tuning(Tuning(task, {}, 0.05, 500, intervals=checks), Path("net"), Path("tuned"))
+    words = capsys.readouterr().out
+    assert "ADC 93.1 % and 0.314 (blend); S0 95.0 % and 0.2 (confidence)." in words
 
 
 def test_the_options_to_paste_are_what_was_found(folder):

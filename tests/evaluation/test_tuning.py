@@ -10,7 +10,7 @@ from scipy import stats
 
 import labelwise.evaluation.tuning as module
 from labelwise import ADC, Gaussian, Rician
-from labelwise.evaluation.scores import auc, rmse
+from labelwise.evaluation.scores import auc, interval_score, rmse
 from labelwise.evaluation.tuning import Curve, Detection, Rmse, tune
 from labelwise.io.results import as_json
 from labelwise.networks.labels import MLE, GroundTruth
@@ -265,6 +265,42 @@ def test_a_linear_discriminant_knows_no_units(random_dial):
     scaled = [with_member(end, scaling={"unit": (1.0, 1500.0), "scale": 0}) for end in ends]
     plain, other = (tuned(blend(*each, alpha=1), RISE).discriminant for each in (ends, scaled))
     assert other.value == pytest.approx(plain.value, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def with_intervals():
+    """Two networks of the truth, so that their intervals need no fits."""
+    recipe = Recipe.fast(signals=1000, batch=50, epochs=2, restarts=1, warmup=5)
+    prior = Uniform(dict(zip(("S0", "ADC"), map(tuple, RANGES), strict=True)))
+    plan = TrainingPlan(MODEL, NOISE, prior, SIGMA, (GroundTruth(),), recipe, intervals=True)
+    return blend(*train_networks(plan), *train_networks(replace(plan, seed=1)))
+
+
+@pytest.mark.parametrize("task", [Rmse(), RISE], ids=["rmse", "detection"])
+def test_intervals_are_checked_at_the_chosen_alphas_on_the_held_out_half(
+    with_intervals, seen, task
+):
+    found = tuned(with_intervals, task)
+    signal, sigma, truth = (
+        np.concatenate([getattr(tissue, name)[1000:] for tissue in seen])
+        for name in ("signal", "sigma", "params")
+    )
+    stats = with_intervals.with_alpha(found.alphas)(signal, sigma).stats
+    low, high = stats["low"], stats["high"]
+    held = (low <= truth) & (truth <= high)
+    scores = interval_score(low, high, truth)
+    for column, name in enumerate(with_intervals.names):
+        check = found.intervals[name]
+        assert check.kind == "credible"
+        assert check.coverage == pytest.approx(held[:, column].mean())
+        assert check.score == pytest.approx(scores[:, column].mean(), rel=1e-5)
+        assert found.describe()["parameters"][name]["interval"]["coverage"] == check.coverage
+
+
+def test_networks_without_intervals_have_none_to_check(random_dial):
+    found = tuned(random_dial, RISE)
+    assert not found.intervals
+    assert "interval" not in found.describe()["parameters"]["ADC"]
 
 
 def test_those_as_good_are_in_a_row():

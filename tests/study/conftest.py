@@ -26,14 +26,20 @@ def tiny(**changes):
         "training_repeats": 12,
         "trainings": 2,
         "blend": (0.5,),
+        "intervals": False,
         "noise_floor": "D_slow",
         "ill_determined": "D_fast",
     }
     return Study(**(known | changes))
 
 
+def whole():
+    """A tiny study with everything in it."""
+    return tiny(wide=12, deep=2, intervals=True)
+
+
 @pytest.fixture(scope="session")
 def outcome(tmp_path_factory):
     """The folder and the outcome of a tiny study with everything in it."""
     folder = tmp_path_factory.mktemp("tiny") / "out"
-    return run_study(tiny(wide=12, deep=2), folder, command="labelwise study run tiny.toml out")
+    return run_study(whole(), folder, command="labelwise study run tiny.toml out")

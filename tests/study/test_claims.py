@@ -90,6 +90,44 @@ def test_the_opposite_does_not_hold():
     assert claims["gradient"].verdict is not Verdict.HOLDS
 
 
+def coverages(confidence=0.95, credible=(0.95, 0.7), error=1e-4):
+    """Coverage of two networks: `credible` over the prior, and at the ends of each range."""
+    names, grid = [methods.GT, methods.MLE_RICIAN], STUDY.grid
+    at = np.full((2, len(STUDY.names), *grid.shape), confidence)
+    for p in range(len(STUDY.names)):
+        for end in (0, -1):
+            np.moveaxis(at[0, p], p, 0)[end] = credible[1]
+    dims = ("estimator", "parameter")
+    data = {
+        "coverage": ((*dims, *STUDY.names), at),
+        "coverage_error": ((*dims, *STUDY.names), np.full(at.shape, error)),
+        "prior_coverage": (dims, np.full(at.shape[:2], credible[0])),
+        "prior_coverage_error": (dims, np.full(at.shape[:2], error)),
+    }
+    return xr.Dataset(data, {"estimator": names, "parameter": list(STUDY.names), **grid.axes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "confidence", "credible"),
+    [
+        ({}, Verdict.HOLDS, Verdict.HOLDS),
+        ({"confidence": 0.9}, Verdict.NOT, Verdict.HOLDS),
+        ({"credible": (0.93, 0.7)}, Verdict.HOLDS, Verdict.PART),
+        ({"credible": (0.97, 0.97)}, Verdict.HOLDS, Verdict.NOT),
+        ({"error": 10.0}, Verdict.NOISE, Verdict.NOISE),
+    ],
+)
+def test_intervals_are_judged_by_what_their_kind_promises(changes, confidence, credible):
+    grids = dict.fromkeys(STUDY.snrs, evaluation())
+    claims = judge(CLAIMS, Evidence(STUDY, grids, intervals=coverages(**changes)))
+    verdicts = {claim.key: claim.verdict for claim in claims}
+    assert (verdicts["confidence"], verdicts["credible"]) == (confidence, credible)
+
+
+def test_there_is_no_claim_about_intervals_without_them():
+    assert not {"confidence", "credible"} & set(judged(evaluation()))
+
+
 def test_what_is_lost_in_noise_is_called_so():
     claims = judged(evaluation(noise=1e3))
     assert claims["spread"].verdict is Verdict.NOISE

@@ -16,7 +16,7 @@ from labelwise.plots.curves import performance
 from labelwise.plots.styles import style_of
 from labelwise.study import methods
 from labelwise.study.methods import blend, own_weight
-from labelwise.study.plots.curves import binned, blend_curves
+from labelwise.study.plots.curves import binned, blend_curves, coverage_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 
 S0, F, SLOW, FAST = IVIM.parameters
@@ -60,6 +60,14 @@ def in_bins(bins=6):
     return xr.Dataset(variables, {**COORDS, "parameter": [p.name for p in SHOWN]})
 
 
+def with_intervals():
+    ds = evaluation().sel(estimator=[methods.GT, methods.MLE_RICIAN])
+    shares = np.random.default_rng(3).uniform(0.5, 1, ds.bias.shape)
+    columns = {"coverage": shares, "interval_score": 3 * shares}
+    columns |= {f"{name}_error": 0 * shares + 0.01 for name in columns}
+    return ds.assign({name: (ds.bias.dims, values) for name, values in columns.items()})
+
+
 def images(methods=("Gold standard", methods.GT)):
     values = np.random.default_rng(2).random((len(methods), len(SHOWN), 20, 15))
     values[..., :4, :], values[..., 12:] = np.nan, np.nan
@@ -76,6 +84,7 @@ EVERY_FIGURE = {
     "own_weights": lambda: performance(evaluation(), OWN, SHOWN, "title"),
     "binned": lambda: binned(in_bins(), LINES, SHOWN, "title"),
     "blend": lambda: blend_curves(evaluation(), BY_ALPHA, SHOWN, "t", {0.5: methods.HYBRID}),
+    "coverage": lambda: coverage_curves(with_intervals(), SHOWN, "title"),
     "arrows": lambda: arrows(evaluation(), PAIR, [(F, SLOW), (F, FAST), (SLOW, FAST)], "title"),
     "densities": lambda: densities(evaluation(), *PAIR, SHOWN, "title"),
     "fixed_points": lambda: fixed_points(evaluation(), *PAIR, SLOW, F, FAST, "title"),
@@ -190,6 +199,18 @@ def test_the_dial_shows_means_over_the_grid_by_alpha_and_trained_networks_apart(
     assert colours[0, 2] > colours[0, 0]  # blue
     assert colours[-1, 0] > colours[-1, 2]  # red
     assert len(blend_curves(ds, BY_ALPHA, SHOWN)[0, 0].lines) == 1
+
+
+def test_coverage_is_in_percent_with_one_scale_and_a_line_at_95():
+    ds, grid = with_intervals(), EVERY_FIGURE["coverage"]()
+    assert words(grid) == ["coverage (%)", "interval score"]
+    assert len({axes.get_ylim() for axes in grid[0]}) == 1
+    for axes, row, factor in zip(grid[:, 1], ("coverage", "interval_score"), (100, 1), strict=True):
+        lines = lines_of(axes)
+        mean = ds[row].sel(estimator=methods.GT, parameter="D_slow").mean(["S0", "f", "D_fast"])
+        assert np.allclose(lines[methods.GT].get_ydata(), factor * mean.values)
+    for axes in grid[0]:
+        assert [95.0, 95.0] in [list(line.get_ydata()) for line in axes.lines]
 
 
 def test_arrows_lead_from_the_truth_to_the_mean_estimate():

@@ -12,10 +12,10 @@ from labelwise.study import methods, run
 from labelwise.study.config import read_study
 from labelwise.study.run import run_study
 from labelwise.study.stages import opened
-from study.conftest import tiny
+from study.conftest import tiny, whole
 
 FIGURES = ("figure_02", "figure_03", "figure_04", "figure_08", "figure_09", "figure_10")
-MORE = ("figure_11", "figure_12", "blend", "absolute_loss", "variants")
+MORE = ("figure_11", "figure_12", "blend", "intervals", "absolute_loss", "variants")
 
 
 def test_every_figure_is_there_as_png_and_pdf(outcome):
@@ -47,7 +47,7 @@ def test_the_record_says_what_the_page_says(outcome):
 
 def test_the_description_can_be_run_again(outcome):
     study = read_study(outcome.folder / "study.toml")
-    assert study.describe() == tiny(wide=12, deep=2).describe()
+    assert study.describe() == whole().describe()
 
 
 def test_networks_are_files_that_other_commands_read(outcome):
@@ -55,10 +55,27 @@ def test_networks_are_files_that_other_commands_read(outcome):
     assert network.card.label["kind"] == "ground truth"
 
 
+def test_intervals_are_those_of_the_first_training_at_the_lowest_snr(outcome):
+    kinds = {
+        (snr, name): set(
+            load(
+                outcome.folder / "networks" / f"snr_{snr}" / f"supervised_{name}.safetensors"
+            ).interval_kinds.values()
+        )
+        for snr in (15, 30)
+        for name in ("gt", "mle_rician", "mle_gaussian")
+    }
+    known = {(15, "gt"): {"credible"}, (15, "mle_rician"): {"confidence"}}
+    assert kinds == {key: set() for key in kinds} | known
+    stages = [stage.stage for stage in outcome.stage_times if "intervals" in stage.stage]
+    assert stages == ["intervals, SNR 15", "intervals of the prior, SNR 15"]
+    assert {"confidence", "credible"} <= {claim.key for claim in outcome.claims}
+
+
 def test_a_second_run_makes_nothing_again_and_says_the_same(outcome, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(outcome.folder, folder)
-    again = run_study(tiny(wide=12, deep=2), folder)
+    again = run_study(whole(), folder)
     assert all(stage.kept for stage in again.stage_times[:-1])
     assert again.claims == outcome.claims
     for figure in (outcome.folder / "figures").iterdir():
@@ -80,7 +97,7 @@ def test_an_interrupted_study_comes_to_the_same(outcome, tmp_path, stage, monkey
     if stage.startswith("networks"):
         for place in sorted((folder / "stages").glob("lesson-*"))[1:]:
             shutil.rmtree(place)
-    again = run_study(tiny(wide=12, deep=2), folder)
+    again = run_study(whole(), folder)
     assert all(stage.kept for stage in again.stage_times[:first]) or stage.startswith("networks")
     assert not all(stage.kept for stage in again.stage_times[:-1])
     not_speed = [claim for claim in again.claims if claim.key != "fast"]

@@ -554,6 +554,12 @@ def _tuning_notes(tuning: Tuning) -> Iterator[str]:
             if both.worse[place] < -2 * both.worse_error[place]:
                 gain = with_error(-both.worse[place], both.worse_error[place])
                 yield f"all: alpha {alpha} for all parameters is better than these, by {gain}."
+    if tuning.intervals:
+        checks = "; ".join(
+            f"{name} {100 * check.coverage:.1f} % and {_short(check.score)} ({check.kind})"
+            for name, check in tuning.intervals.items()
+        )
+        yield f"95 % intervals at these alphas, coverage and interval score: {checks}."
     error = "DeLong's standard error" if tuning.measure == "AUC" else "one standard error"
     yield f"±: {error}; as good: not worse by two standard errors of the paired difference."
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from labelwise.evaluation.scores import auc, rmse, scatter
+from labelwise.evaluation.scores import auc, interval_score, rmse, scatter
 from labelwise.limits import check_memory, check_whole
 from labelwise.models.base import SignalModel, settings_of
+from labelwise.networks.intervals import LEVEL
 from labelwise.networks.network import Network
 from labelwise.noise import NoiseModel
 from labelwise.priors import Distribution, Normal, Population, Tissue, centre, distribution_label
@@ -151,6 +152,26 @@ class Discriminant:
     worse_error: Float[np.ndarray, "3"]
 
 
+@dataclass(frozen=True)
+class IntervalCheck:
+    """How the intervals of a parameter do at its selected alpha, on the held-out half.
+
+    Args:
+        kind: see `Network.interval_kinds`.
+        coverage: the share of 95 % intervals that hold the truth.
+        coverage_error: its standard error.
+        score: the mean interval score, in the parameter's unit; see
+            `labelwise.evaluation.scores.interval_score`.
+        score_error: its standard error.
+    """
+
+    kind: str
+    coverage: float
+    coverage_error: float
+    score: float
+    score_error: float
+
+
 @dataclass(frozen=True, eq=False)
 class Tuning:
     """The result of `tune`.
@@ -161,6 +182,7 @@ class Tuning:
         sigma: noise of one channel, where the amplitude is about 1.
         voxels: number of voxels of each tissue in each half.
         discriminant: of all parameters together; None for an RMSE.
+        intervals: of each parameter; empty if the network has none.
     """
 
     task: Detection | Rmse
@@ -168,6 +190,7 @@ class Tuning:
     sigma: float
     voxels: int
     discriminant: Discriminant | None = None
+    intervals: Mapping[str, IntervalCheck] = field(default_factory=dict)
 
     @property
     def alphas(self) -> dict[str, float]:
@@ -200,6 +223,8 @@ class Tuning:
             }
             for name, each in self.curves.items()
         }
+        for name, check in self.intervals.items():
+            curves[name]["interval"] = {"level": LEVEL, **asdict(check)}
         found = {
             "task": self.task.describe(),
             "measure": self.measure,
@@ -307,23 +332,27 @@ def tune(
             for column, parameter in enumerate(network.parameters)
             if parameter.name in task.parameters
         }
-        return Tuning(task, curves, float(sigma), voxels)
+        intervals = _check_intervals(network, curves, held_out)
+        return Tuning(task, curves, float(sigma), voxels, intervals=intervals)
     curves = {
         parameter.name: _auc_curve(parameter, column, alpha, task, tuning, held_out)
         for column, parameter in enumerate(network.parameters)
     }
     selected = np.array([curve.alpha[curve.best] for curve in curves.values()])
     together = _discriminant(selected, network.parameters, tuning, held_out)
-    return Tuning(task, curves, float(sigma), voxels, together)
+    intervals = _check_intervals(network, curves, held_out)
+    return Tuning(task, curves, float(sigma), voxels, together, intervals)
 
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """The unclipped estimates of both networks for n voxels, and the truth; (n, P) each."""
+    """The unclipped estimates (n, P) of both networks for n voxels, the truth, and the signals."""
 
     mle: Float[np.ndarray, "n P"]
     gt: Float[np.ndarray, "n P"]
     truth: Float[np.ndarray, "n P"]
+    signal: Float[np.ndarray, "n M"]
+    sigma: Float[np.ndarray, " n"]
 
     def blended(
         self, alpha: Float[np.ndarray, " A"], column: int, parameter: Parameter
@@ -366,8 +395,33 @@ def _estimated_halves(
                 f"{tissue.name}: only {len(rows)} of {voxels} voxels can be estimated, too few to "
                 "tune alpha; raise the SNR or the number of voxels"
             )
-        halves.append(_Ends(mle[rows], gt[rows], simulated.params[rows]))
+        drawn = (simulated.params, simulated.signal, simulated.sigma)
+        halves.append(_Ends(mle[rows], gt[rows], *(each[rows] for each in drawn)))
     return halves[0], halves[1]
+
+
+def _check_intervals(
+    network: Network, curves: Mapping[str, Curve], held_out: Sequence[_Ends]
+) -> dict[str, IntervalCheck]:
+    """The intervals at the selected alphas, on the held-out voxels of all tissues."""
+    alphas = {name: float(curve.alpha[curve.best]) for name, curve in curves.items()}
+    chosen = replace(network.with_alpha(alphas), standard_errors=False)
+    kinds = chosen.interval_kinds
+    if not kinds:
+        return {}
+    truth = np.concatenate([tissue.truth for tissue in held_out])
+    found = [chosen(tissue.signal, tissue.sigma).stats for tissue in held_out]
+    low, high = (np.concatenate([stats[end] for stats in found]) for end in ("low", "high"))
+    checks = {}
+    for name in curves:
+        column = network.names.index(name)
+        ends = low[:, column], high[:, column], truth[:, column]
+        held = (ends[0] <= ends[2]) & (ends[2] <= ends[1])
+        values = []
+        for rows in (held, interval_score(*ends, LEVEL)):
+            values += [float(np.mean(rows)), float(np.std(rows) / math.sqrt(len(rows)))]
+        checks[name] = IntervalCheck(kinds[name], *values)
+    return checks
 
 
 def _unbounded(network: Network) -> Network:

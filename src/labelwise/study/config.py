@@ -80,6 +80,8 @@ class Study:
         blend: weights alpha for blends of two networks' outputs.
         own_weight: factor on the loss weight of one parameter, one network each; 0 for none.
         absolute_loss: whether to train with the absolute error, too.
+        intervals: whether to train networks of intervals, too, and to evaluate their coverage; not
+            for a model that is not differentiable.
         wide: nodes in each hidden layer of wider networks; 0 for none.
         deep: hidden layers of deeper networks; 0 for none.
         normalise: see `TrainingPlan`.
@@ -113,6 +115,7 @@ class Study:
     blend: _Shares = (0.25, 0.5, 0.75)
     own_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e6
     absolute_loss: bool = True
+    intervals: bool = True
     wide: _OrNone = 0
     deep: _OrNone = 0
     normalise: bool = False
@@ -227,8 +230,8 @@ _SECTIONS = {
     "networks": _table(
         _kinds_of(
             Study,
-            *("labels", "hybrid", "blend", "own_weight", "absolute_loss", "wide", "deep"),
-            *("normalise", "on_bound"),
+            *("labels", "hybrid", "blend", "own_weight", "absolute_loss", "intervals"),
+            *("wide", "deep", "normalise", "on_bound"),
         )
     ),
     "training": _table(

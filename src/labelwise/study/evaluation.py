@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 
 from labelwise.evaluation.grid import evaluate
@@ -23,6 +25,7 @@ from labelwise.types import Estimate, Voxels
 
 _TIMED = 50_000  # voxels
 _TIMED_BLACK_BOX = 500
+_OF_THE_PRIOR = 50_000  # voxels
 
 
 def fits(study: Study) -> dict[str, MLE]:
@@ -94,6 +97,62 @@ def contents(network: Network) -> Any:
         [digest(named(member.weights)), plain(vars(member.scaling))] for member in network.members
     ]
     return [network.alphas, members, repr(network.parameters)]
+
+
+def evaluate_intervals(
+    study: Study, stages: Stages, snr: float, networks: Mapping[str, Network]
+) -> xr.Dataset | None:
+    """Coverage and interval score of the networks with intervals; None if there is none.
+
+    Args:
+        study: its description.
+        stages: where it is kept.
+        snr: of the test signals.
+        networks: by name.
+
+    Returns:
+        What `labelwise.evaluation.grid.evaluate` returns, on the whole grid; and `prior_coverage`
+        with `prior_coverage_error` (estimator, parameter): the share of voxels of the prior whose
+        interval holds the truth. The grid has as many values at the ends of the prior as inside,
+        so that an average over it is another one.
+    """
+    chosen = {
+        name: replace(network, standard_errors=False)
+        for name, network in networks.items()
+        if network.interval_kinds
+        and name in (methods.GT, mle_of_the_noise(study), *map(methods.blend, study.blend))
+    }
+    if not chosen:
+        return None
+    who = {
+        name: [
+            contents(network),
+            [digest(named(m.interval.weights)) for m in network.members if m.interval],
+        ]
+        for name, network in chosen.items()
+    }
+    repeats = study.training_repeats
+    stage = f"intervals, SNR {snr:g}"
+    found = _evaluated(study, stages, stage, snr, repeats, who, estimators=chosen)
+    content = {"study": study.describe(), "snr": snr, "who": who, "voxels": _OF_THE_PRIOR}
+
+    def make() -> xr.Dataset:
+        key = jax.random.key(study.seed + 2)
+        voxels = simulate(study.model, study.noise, study.prior, 1 / snr, _OF_THE_PRIOR, key)
+        held = []
+        for network in chosen.values():
+            stats = network(voxels.signal, voxels.sigma).stats
+            inside = (stats["low"] <= voxels.params) & (voxels.params <= stats["high"])
+            held.append(np.where(np.isfinite(stats["low"]), inside, np.nan))
+        shares = np.nanmean(held, axis=1)
+        errors = np.sqrt(shares * (1 - shares) / np.isfinite(held).sum(axis=1))
+        dims = "estimator", "parameter"
+        return xr.Dataset(
+            {"prior_coverage": (dims, shares), "prior_coverage_error": (dims, errors)},
+            {"estimator": list(chosen), "parameter": list(study.names)},
+        )
+
+    return found.merge(stages.dataset(f"intervals of the prior, SNR {snr:g}", content, make))
 
 
 def measure_speed(

@@ -75,12 +75,14 @@ class Evidence:
         grids: by SNR, what `labelwise.evaluation.grid.evaluate` returned for all estimators.
         in_vivo: the in vivo part, if there is one.
         speed: voxels per second by estimator, if measured.
+        intervals: what `evaluate_intervals` returned for the lowest SNR, if there are intervals.
     """
 
     study: Study
     grids: Mapping[float, xr.Dataset]
     in_vivo: InVivo | None = None
     speed: Mapping[str, float] = field(default_factory=dict)
+    intervals: xr.Dataset | None = None
 
     @cached_property
     def summaries(self) -> Mapping[float, xr.Dataset]:

@@ -30,6 +30,7 @@ class NetworkSet:
         wide: nodes in a hidden layer; the recipe's if 0.
         deep: hidden layers; the recipe's if 0.
         loss: see `Recipe.loss`.
+        intervals: see `TrainingPlan`.
     """
 
     labels: Mapping[str, Label]
@@ -37,6 +38,7 @@ class NetworkSet:
     wide: int = 0
     deep: int = 0
     loss: str = "squared"
+    intervals: bool = False
 
 
 def network_sets(study: Study) -> list[NetworkSet]:
@@ -64,7 +66,7 @@ def network_sets(study: Study) -> list[NetworkSet]:
                 labels[methods.own_weight(parameter)] = mle
                 weights[methods.own_weight(parameter)] = tuple(row.tolist())
     alone = {methods.SELF: labels.pop(methods.SELF)} if methods.SELF in labels else {}
-    found = [NetworkSet(labels, weights)] if labels else []
+    found = [NetworkSet(labels, weights, intervals=_intervals(study))] if labels else []
     found += [NetworkSet(alone)] if alone else []  # another objective, and so another plan
     pair = {methods.GT: truth, mle_of_the_noise(study): mle}
     pair = {name: label for name, label in pair.items() if label is not None}
@@ -82,6 +84,11 @@ def network_sets(study: Study) -> list[NetworkSet]:
 def mle_of_the_noise(study: Study) -> str:
     """The name of the network trained on ML labels under the simulated noise model."""
     return methods.MLE_RICIAN if isinstance(study.noise, Rician) else methods.MLE_GAUSSIAN
+
+
+def _intervals(study: Study) -> bool:
+    """Whether it has networks of intervals; the fits of a black box are too slow to teach them."""
+    return study.intervals and study.model.differentiable
 
 
 def _labels(study: Study) -> dict[str, Label]:
@@ -102,7 +109,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
     As in section 3.4 of the paper, one network is trained on the truth at the highest SNR, with
     restarts; all others start from its weights. Variants of another shape, and networks for all
     noise levels, have their own restarts. Trainings after the first use half as many restarts and
-    omit the variants.
+    omit the variants. Networks of intervals are of the first training, at the lowest SNR.
 
     Args:
         study: its description.
@@ -117,6 +124,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
         sigma: float | tuple[float, float],
         chosen: Network | None,
         start: Weights | None,
+        intervals: bool,
     ) -> dict[str, Network]:
         here: dict[str, Network] = {} if chosen is None else {methods.GT: chosen}
         plans = []
@@ -125,16 +133,22 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
                 continue
             labels = {name: each for name, each in network_set.labels.items() if name not in here}
             if labels:
-                plan = _plan(study, replace(network_set, labels=labels), sigma, seed, start)
+                network_set = replace(
+                    network_set, labels=labels, intervals=intervals and network_set.intervals
+                )
+                plan = _plan(study, network_set, sigma, seed, start)
                 plans.append((plan, list(labels)))
         here |= stages.networks(f"networks, {level}{suffix}", plans)
         return {**here, **_blends(study, here)}
 
     if study.levels is not None:
-        return dict.fromkeys(study.snrs, networks("all levels", study.levels, None, None))
-    first, highest = None, max(study.snrs)
+        whole = networks("all levels", study.levels, None, None, training == 0)
+        return dict.fromkeys(study.snrs, whole)
+    first, highest, lowest = None, max(study.snrs), min(study.snrs)
     if study.recipe.shared_start:
-        plan = _plan(study, NetworkSet({methods.GT: GroundTruth()}), 1 / highest, seed, None)
+        intervals = _intervals(study) and training == 0 and highest == lowest
+        network_set = NetworkSet({methods.GT: GroundTruth()}, intervals=intervals)
+        plan = _plan(study, network_set, 1 / highest, seed, None)
         restarts = plan.recipe.restarts if training == 0 else -(-plan.recipe.restarts // 2)
         recipe = replace(plan.recipe, shared_start=False, restarts=restarts)
         stage = f"first weights, SNR {highest:g}{suffix}"
@@ -147,6 +161,7 @@ def train_all(study: Study, stages: Stages, training: int) -> dict[float, dict[s
             1 / snr,
             first if snr == highest and "gt" in study.labels else None,
             start,
+            training == 0 and snr == lowest,
         )
         for snr in study.snrs
     }
@@ -193,4 +208,5 @@ def _plan(
         on_bound=study.on_bound,
         weights=tuple(network_set.weights.get(name) for name in network_set.labels),
         start=start,
+        intervals=network_set.intervals,
     )

@@ -24,7 +24,13 @@ from labelwise.models import IVIM
 from labelwise.study.claims import CLAIMS
 from labelwise.study.claims.judging import judge
 from labelwise.study.config import Study, to_toml
-from labelwise.study.evaluation import evaluate_fits, evaluate_networks, measure_speed, side_by_side
+from labelwise.study.evaluation import (
+    evaluate_fits,
+    evaluate_intervals,
+    evaluate_networks,
+    measure_speed,
+    side_by_side,
+)
 from labelwise.study.evidence import Evidence
 from labelwise.study.networks import Network, train_all
 from labelwise.study.plots.selection import StudyFigure, figures
@@ -151,7 +157,8 @@ def _evidence(
         for index, by_snr in enumerate(networks)
     ]
     in_vivo = [None if each is None else each.in_vivo for each in assessments]
-    first = Evidence(study, grids(0, True), in_vivo[0], speed)
+    intervals = evaluate_intervals(study, stages, low, networks[0][low])
+    first = Evidence(study, grids(0, True), in_vivo[0], speed, intervals)
     trainings = [
         Evidence(study, grids(index, False), in_vivo[index], speed)
         for index in range(len(networks) if len(networks) > 1 else 0)

@@ -208,6 +208,7 @@ def in_vivo_study(
         labels=LABELS if one.differentiable else tuple(n for n in LABELS if n != "selfsup"),
         own_weight=0,
         absolute_loss=False,
+        intervals=False,
         normalise=True,
         on_bound=plan.on_bound,
         trainings=1,

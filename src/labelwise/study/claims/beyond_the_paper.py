@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import xarray as xr
+
+from labelwise.evaluation.grid import marginal
+from labelwise.networks.intervals import LEVEL
 from labelwise.study import methods
 from labelwise.study.claims.judging import (
     QUANTITIES,
@@ -15,6 +20,11 @@ from labelwise.study.claims.judging import (
 )
 from labelwise.study.evidence import Evidence, Number, below
 from labelwise.study.records import Part
+
+_ONCE = (
+    "Networks of intervals are trained once; the errors do not include the variation between "
+    "trainings."
+)
 
 
 def _variants(evidence: Evidence) -> Parts:
@@ -101,6 +111,39 @@ def _blend_as_hybrid(evidence: Evidence) -> Parts:
             yield Part(what, figures, margin.value, margin.error)
 
 
+def _least(intervals: xr.Dataset, name: str, parameter: str) -> Number:
+    """The smallest coverage at any value of a parameter, averaged over the others."""
+    here = intervals[["coverage", "coverage_error"]].sel(estimator=name, parameter=parameter)
+    curve = marginal(here, parameter)
+    at = int(np.argmin(curve.coverage.values))
+    return Number(float(curve.coverage[at]), float(curve.coverage_error[at]))
+
+
+def _confidence(evidence: Evidence) -> Parts:
+    name, intervals = evidence.mle_network, evidence.intervals
+    if intervals is None or name not in intervals.estimator:
+        return
+    for parameter in evidence.study.free:
+        least = _least(intervals, name, parameter)
+        what = f"SNR {evidence.low:g}, {parameter}: coverage at every true value above 93 %"
+        yield Part(what, f"at least {least.value:.1%}", least.value - 0.93, least.error)
+
+
+def _credible(evidence: Evidence) -> Parts:
+    intervals = evidence.intervals
+    if intervals is None or methods.GT not in intervals.estimator:
+        return
+    for parameter in evidence.study.free:
+        where = f"SNR {evidence.low:g}, {parameter}"
+        here = intervals.sel(estimator=methods.GT, parameter=parameter)
+        mean, error = float(here.prior_coverage), float(here.prior_coverage_error)
+        what = f"{where}: coverage over the prior within 1.2 % of 95 %"
+        yield Part(what, f"{mean:.1%}", 0.012 - abs(mean - LEVEL), error)
+        least = _least(intervals, methods.GT, parameter)
+        what = f"{where}: coverage at some true value below 93 %"
+        yield Part(what, f"at least {least.value:.1%}", 0.93 - least.value, least.error)
+
+
 CLAIMS = (
     ClaimDefinition(
         "variants",
@@ -137,6 +180,22 @@ CLAIMS = (
         "",
         "A blend matches the hybrid without being trained.",
         _blend_as_hybrid,
+    ),
+    ClaimDefinition(
+        "confidence",
+        "",
+        "95 % confidence intervals, of the network of MLE labels, hold the truth in at least 93 % "
+        "of repeats, whatever the truth.",
+        _confidence,
+        f"At each value of a parameter, averaged over the others. {_ONCE}",
+    ),
+    ClaimDefinition(
+        "credible",
+        "",
+        "95 % credible intervals, of the network of groundtruth labels, hold the truth with a "
+        "probability of 95 % on average over the prior, but not for every truth.",
+        _credible,
+        _ONCE,
     ),
     ClaimDefinition(
         "fisher",

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from labelwise.evaluation.grid import marginal
+from labelwise.networks.intervals import LEVEL
 from labelwise.plots.curves import (
     QUANTITIES,
     Panels,
@@ -128,6 +130,35 @@ def blend_curves(
         column[-1].set_xlabel("alpha (0: truth, 1: MLE)", fontsize=9)
     name_rows(grid, ("mean |bias|", *list(QUANTITIES.values())[1:]))
     legend_of(figure, grid, legend)
+    return grid
+
+
+def coverage_curves(ds: xr.Dataset, parameters: Sequence[Parameter], title: str = "") -> Panels:
+    """Coverage and interval score of 95 % intervals against the true value, as in `performance`.
+
+    Args:
+        ds: `coverage`, `interval_score` and their `..._error`, from `evaluate`.
+
+    Returns:
+        (2, P) Axes.
+    """
+    looks, rows = styles(ds), {"coverage": "coverage (%)", "interval_score": "interval score"}
+    names = list(looks)
+    check(ds, names, parameters)
+    figure, grid = sheet(2, len(parameters), title, names, size=panel_size(parameters))
+    chosen = ds[[f"{row}{end}" for row in rows for end in ("", "_error")]]
+    chosen = chosen.assign({key: 100 * chosen[key] for key in ("coverage", "coverage_error")})
+    for column, parameter in zip(grid.T, parameters, strict=True):
+        curve = marginal(chosen, parameter.name).sel(parameter=parameter.name)
+        for axes, row in zip(column, rows, strict=True):
+            panel(axes, curve[parameter.name].values, curve, row, looks)
+        name_column(column, parameter, "true")
+    lowest = min(axes.dataLim.y0 for axes in grid[0])
+    for axes in grid[0]:
+        axes.axhline(100 * LEVEL, color="0.35", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_ylim(np.floor(min(lowest, 90) / 5 - 0.2) * 5, 102)
+    name_rows(grid, rows.values())
+    legend_of(figure, grid, names)
     return grid
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from labelwise.plots.curves import Panels, performance
 from labelwise.study import methods
 from labelwise.study.evidence import Evidence
-from labelwise.study.plots.curves import binned, blend_curves
+from labelwise.study.plots.curves import binned, blend_curves, coverage_curves
 from labelwise.study.plots.space import arrows, densities, fixed_points, maps
 from labelwise.study.scan import Scan, ScanAssessment
 from labelwise.types import Parameter
@@ -198,6 +198,17 @@ def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFig
             "of `labelwise map`: it needs no training. The open marker is the network trained on "
             "mixed labels.",
             blend_curves(evidence.grids[low], by_alpha, shown, f"SNR {low:g}", trained),
+        )
+    if evidence.intervals is not None:
+        yield StudyFigure(
+            "intervals",
+            f"Coverage of 95 % intervals, SNR {low:g} (not in the paper)",
+            "Top: the share of intervals that hold the truth, against the true value, averaged "
+            "over the other parameters; the dashed line is at 95 %. Bottom: their interval score, "
+            "which is low for intervals that are short and hold the truth. MLE labels have "
+            "confidence intervals, which hold for every truth; groundtruth labels have credible "
+            "ones, which hold on average over the prior; ends of blends lie between the two.",
+            coverage_curves(evidence.intervals, shown, f"SNR {low:g}"),
         )
     chosen = evidence.known(
         methods.GT, methods.GT_ABSOLUTE, evidence.mle_network, methods.MLE_ABSOLUTE
