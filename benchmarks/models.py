@@ -1,6 +1,6 @@
 """Every built-in model: check, recovery, Cramér-Rao, search, coverage, networks; one table.
 
-    python benchmarks/models.py [VOXELS] [NAME ...]    # about 45 minutes on 2 cores with 500
+    python benchmarks/models.py [VOXELS] [NAME ...]    # 20 minutes of CPU time with 200
 
 One line for each model, in Markdown, with these columns; "!" marks what misses its bar:
 - check: whether `check_signal_model` finds nothing wrong.
