@@ -117,7 +117,8 @@ class Heads:
     def shares(self, ends: Float[np.ndarray, "N P E"]) -> Float[np.ndarray, "N P E"]:
         """The shares of given ends, in the units of `Scaling.targets`."""
         logarithmic = np.array(self.logarithmic)[:, None]
-        place = np.where(logarithmic, np.log(np.where(logarithmic, ends, 1)), ends)
+        positive = np.maximum(np.where(logarithmic, ends, 1), 1e-30)  # an end may be 0
+        place = np.where(logarithmic, np.log(positive), ends)
         low, high = np.array(self.low)[:, None], np.array(self.high)[:, None]
         return np.clip((place - low) / np.where(high > low, high - low, 1), 0, 1)
 
@@ -236,9 +237,12 @@ def confidence(
     both = np.concatenate(found)[order]
     targets = np.stack([_targets(scaling, both[..., end], reference) for end in (0, 1)], axis=-1)
     valid = np.isfinite(inputs).all(axis=1) & (reference > 0) & np.isfinite(both).all(axis=(1, 2))
-    low, high = np.percentile(targets[valid], _ORDINARY, axis=(0, 2))
+    usual = valid & (order < len(near))  # far from the prior, an amplitude may be any
+    low, high = np.percentile(targets[usual], _ORDINARY, axis=(0, 2))
     limits = _targets(scaling, bounds.T, np.ones(2))
     low, high = np.where(bounded, limits, [low, high])
+    if scale is not None:  # that of a short T2 exceeds the others a thousandfold
+        logarithmic = logarithmic | ((np.arange(len(bounds)) == scale) & (low > 0))
     heads = _heads("confidence", inputs, low, high, logarithmic, bounded)
     shares = heads.shares(np.where(valid[:, None, None], targets, 1))
     equal = np.ones(len(bounds)), np.ones(len(inputs))
