@@ -205,9 +205,10 @@ def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFig
             f"Coverage of 95 % intervals, SNR {low:g} (not in the paper)",
             "Top: the share of intervals that hold the truth, against the true value, averaged "
             "over the other parameters; the dashed line is at 95 %. Bottom: their interval score, "
-            "which is low for intervals that are short and hold the truth. MLE labels have "
-            "confidence intervals, which hold for every truth; groundtruth labels have credible "
-            "ones, which hold on average over the prior; ends of blends lie between the two.",
+            "in the unit of the parameter, which is low if they are short and hold the truth. MLE "
+            "labels have confidence intervals, meant to hold for every truth; groundtruth labels "
+            "have credible ones, meant to hold on average over the prior. Ends of blends lie "
+            "between the two.",
             coverage_curves(evidence.intervals, shown, f"SNR {low:g}"),
         )
     chosen = evidence.known(
