@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -269,7 +268,11 @@ def maps_of_quantity(
         origin: what an interval is made of.
     """
     details = details or {}
-    maps = [Map(name, partial(get, stat="value"), value, unit, details)]
+
+    def of(stat: str) -> Callable[[Estimate], Shaped[np.ndarray, " V"]]:
+        return lambda estimate: get(estimate, stat)
+
+    maps = [Map(name, of("value"), value, unit, details)]
     if kind:
         both = {**details, "interval": kind, "level": LEVEL}
         promise = f"{origin}{_PROMISES[kind]}"
@@ -279,7 +282,7 @@ def maps_of_quantity(
             (SD, "sd", f"half the width of the central 68 % of the posterior of {name}"),
         ):
             if ending != SD or (kind == "credible" and not origin):
-                maps.append(Map(f"{name}{ending}", partial(get, stat=stat), words, unit, both))
+                maps.append(Map(f"{name}{ending}", of(stat), words, unit, both))
         maps.append(
             Map(
                 f"{name}{UNCERTAINTY}",
@@ -290,8 +293,7 @@ def maps_of_quantity(
             )
         )
     if errors or not kind:
-        get_error = partial(get, stat="standard_error")
-        maps.append(Map(f"{name}{STANDARD_ERROR}", get_error, error, unit, details))
+        maps.append(Map(f"{name}{STANDARD_ERROR}", of("standard_error"), error, unit, details))
     return maps
 
 

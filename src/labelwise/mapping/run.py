@@ -363,7 +363,11 @@ def _assumptions(
     given = signal[whole], level[whole]
     notes = []
     if scan.factors is None and scan.constants is None:
-        rows, scatter = estimate.values[index[whole]], scan.noise.level.scatter
+        rows, network = estimate.values[index[whole]], prepared.network
+        if network is not None and network.is_blend and set(network.alphas.values()) != {1.0}:
+            # others are biased: their curves need not follow a signal that the model describes
+            rows = network.with_alpha(1.0).without_errors()(given[0], given[1][:, 0]).values
+        scatter = scan.noise.level.scatter
         notes += systematic_residuals(scan.request, *given, rows, scatter)
     if prepared.network is not None:
         notes += unlike_simulated(prepared.network, given[0], given[1][:, 0])

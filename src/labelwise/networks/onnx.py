@@ -73,10 +73,9 @@ def export_onnx(network: Network, path: str | Path) -> None:
     for name, value in outputs.items():
         if name in ends_of:  # a confidence interval holds the estimate
             operation, never = ends_of[name]
-            free = [
-                0 if kind == "confidence" else never for kind in network.interval_kinds.values()
-            ]
-            value = graph.node(operation, value, graph.node("Add", "params", np.float32(free)))
+            kinds = np.array(list(network.interval_kinds.values()))
+            free = np.where(kinds == "confidence", 0, np.float32(never))
+            value = graph.node(operation, value, graph.node("Add", "params", free))
         graph.node("Min", graph.node("Max", value, lower), upper, name=name)
     measurements = network.members[0].scaling.measurements
     model = onnx.helper.make_model(

@@ -108,7 +108,9 @@ def train_networks(
         checkpoints.append(at := checkpoint.with_name(f"{checkpoint.name}.{name}"))
         return at
 
-    kinds = [_interval_kind(label, plan) if plan.intervals else None for label in plan.labels]
+    kinds: list[Kind | None] = [
+        _interval_kind(label, plan) if plan.intervals else None for label in plan.labels
+    ]
     beside = {
         kind: partial(training_set.intervals, kind, ends, path_of, resume)
         for kind in dict.fromkeys(kinds)
