@@ -52,7 +52,8 @@ _BATCH, _WARMUP = 500, 500
 _HELD = 0.05  # of the voxels, to choose the epoch
 _PRECISION = 0.3  # power of the SNR, as weights: 0.2 to 0.5 are alike, 1 is worse at low SNR
 _SCALE_WEIGHT = 0.3  # S0 / reference varies by noise; at 1 the score of f is 1 % worse
-_ORDINARY = (0.05, 99.95)  # percentiles of the amplitude relative to the reference
+_ORDINARY = (0.5, 99.5)  # percentiles of the ends of the amplitude, relative to the reference
+_LEAST_AMPLITUDE = 0.1  # of its median: the lowest end that is learned
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,8 @@ def confidence(
     limits = _targets(scaling, bounds.T, np.ones(2))
     low, high = np.where(bounded, limits, [low, high])
     if scale is not None:  # that of a short T2 exceeds the others a thousandfold
-        logarithmic = logarithmic | ((np.arange(len(bounds)) == scale) & (low > 0))
+        low[scale] = max(low[scale], _LEAST_AMPLITUDE * np.median(targets[usual, scale]))
+        logarithmic = logarithmic | (np.arange(len(bounds)) == scale)
     heads = _heads("confidence", inputs, low, high, logarithmic, bounded)
     shares = heads.shares(np.where(valid[:, None, None], targets, 1))
     equal = np.ones(len(bounds)), np.ones(len(inputs))
