@@ -195,7 +195,8 @@ CLAIMS = (
         "95 % credible intervals, of the network of groundtruth labels, hold the truth with a "
         "probability of 95 % on average over the prior, but not for every truth.",
         _credible,
-        _ONCE,
+        "The true values include the limits of the prior, which credible intervals cannot exceed; "
+        f"there they miss the truth most often. {_ONCE}",
     ),
     ClaimDefinition(
         "fisher",

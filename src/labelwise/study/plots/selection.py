@@ -208,7 +208,8 @@ def _additional(evidence: Evidence, shown: list[Parameter]) -> Iterator[StudyFig
             "in the unit of the parameter, which is low if they are short and hold the truth. MLE "
             "labels have confidence intervals, meant to hold for every truth; groundtruth labels "
             "have credible ones, meant to hold on average over the prior. Ends of blends lie "
-            "between the two.",
+            "between the two. The first and the last true values are the limits of the prior, "
+            "which credible intervals cannot exceed.",
             coverage_curves(evidence.intervals, shown, f"SNR {low:g}"),
         )
     chosen = evidence.known(
