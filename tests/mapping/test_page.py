@@ -16,6 +16,7 @@ import pytest
 
 from helpers import MODELS, SHAPE, SIGMA, B, Job, inside, valid
 from labelwise.mapping import by_network, page
+from labelwise.mapping.again import write_page
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
 from labelwise.mapping.maps import Map
@@ -23,8 +24,8 @@ from labelwise.models import ADC
 from labelwise.models.base import settings_of, within
 from labelwise.models.evaluate import signals
 from labelwise.networks.network import blend
-from labelwise.noise import Rician
-from labelwise.types import Status
+from labelwise.noise import NoncentralChi, Rician
+from labelwise.types import InputError, Status
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 FLAGS = (
@@ -369,3 +370,49 @@ def test_a_browser_shows_it_without_a_complaint(job, dial, tmp_path, width):
     rating = valid("rating", json.dumps(found["rating"]))
     assert (rating["rating"], rating["comment"]) == ("fail", "<b>ghosting</b>")
     assert rating["alpha"] == {"S0": 1, "ADC": 0.7}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ["nothing", "noise", "sigma", "mask", "left out"])
+def test_the_page_of_older_maps_is_that_of_their_run(change, job, data, tmp_path):
+    options, values = {}, data
+    if change == "noise":
+        options = {"noise": NoncentralChi(4)}
+    if change == "sigma":
+        sigma = np.full(SHAPE, SIGMA, np.float32)
+        sigma[2:] *= 1.5
+        nib.save(nib.Nifti1Image(sigma, AFFINE), tmp_path / "sigma.nii.gz")
+        options = {"sigma": tmp_path / "sigma.nii.gz"}
+    if change == "mask":
+        options = {"mask": None}
+    if change == "left out":
+        values = data.copy()
+        values[..., -1] = np.where(np.arange(SHAPE[0])[:, None, None] < 3, 0, values[..., -1])
+    job(ByFit(), values=values, **options).run()
+    page_of_run = (tmp_path / "maps" / "report.html").read_bytes()
+    (tmp_path / "maps" / "report.html").unlink()
+    mask = None if change == "mask" else tmp_path / "mask.nii.gz"
+    written = write_page(tmp_path / "maps", tmp_path / "dwi.nii.gz", mask)
+    assert written.read_bytes() == page_of_run
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.35, {"ADC": 0.7}])
+def test_the_page_of_older_maps_has_the_slider(alpha, job, dial, tmp_path):
+    job(ByNetwork(dial[1], alpha)).run()
+    page_of_run = (tmp_path / "maps" / "report.html").read_bytes()
+    files = tmp_path / "maps", tmp_path / "dwi.nii.gz", tmp_path / "mask.nii.gz"
+    assert write_page(*files).read_bytes() == page_of_run
+    dial[1].rename(tmp_path / "moved.safetensors")
+    with pytest.raises(InputError, match="made by a network that is not there; give it by --net"):
+        write_page(*files)
+    assert write_page(*files, net=tmp_path / "moved.safetensors").read_bytes() == page_of_run
+
+
+def test_a_page_of_other_files_is_refused(job, tmp_path):
+    job(ByFit()).run()
+    with pytest.raises(InputError, match=r"holds no run\.json"):
+        write_page(tmp_path, tmp_path / "dwi.nii.gz")
+    values = np.ones((*SHAPE, len(B)), np.float32)
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "other.nii.gz")
+    with pytest.raises(InputError, match=r"other\.nii\.gz: is not a file that .* was made of"):
+        write_page(tmp_path / "maps", tmp_path / "other.nii.gz")

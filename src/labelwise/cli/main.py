@@ -478,6 +478,33 @@ def map_(
     _show(report, quiet, as_json)
 
 
+@app.command(epilog="Example: `labelwise report maps dwi.nii.gz --mask mask.nii.gz`")
+def report(
+    maps: Annotated[Path, typer.Argument(metavar="MAPS", help="The folder of the maps.")],
+    image: options.Image,
+    mask: options.Mask = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:Class", help="The model of the maps, if it is your own."),
+    ] = None,
+    net: Annotated[
+        Path | None,
+        typer.Option(help="The network of the maps, if it is not in MAPS."),
+    ] = None,
+) -> None:
+    """Write the page `report.html` of maps that were made earlier; nothing is estimated.
+
+    IMAGE and `--mask` are those of that run, which is checked.
+    """
+    options.start_jax()
+
+    from labelwise.mapping.again import write_page
+    from labelwise.models.find import find_model
+
+    path = write_page(maps, image, mask, model=find_model(model) if model else None, net=net)
+    typer.echo(path)
+
+
 def _show(report: Report, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json((report.folder / "run.json").read_text(encoding="utf-8").rstrip())
