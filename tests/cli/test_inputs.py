@@ -36,7 +36,7 @@ snr = [40]
 [acquisition]
 te = "te.txt"
 [networks]
-dial = []
+blend = []
 absolute_loss = false
 intervals = false
 [training]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import numpy as np
@@ -78,14 +79,13 @@ def test_the_same_lesson_gives_the_same_files(tmp_path):
     [
         (FAST, "training", 1),
         (FAST, "training", 3),
-        (FAST, "training credible intervals", 2),
         (PAPER, "choosing first weights", 2),
         (PAPER, "training", 2),
     ],
 )
 def test_an_interrupted_lesson_goes_on_to_the_same_files(recipe, stage, epoch, tmp_path):
     labels = (GroundTruth(), Label("other", lambda t: t * 1.1, lambda t: t[:, 0] > 1))
-    whole = lesson(*labels, recipe=recipe, intervals="intervals" in stage)
+    whole = lesson(*labels, recipe=recipe)
     checkpoint = tmp_path / "net.checkpoint"
 
     def interrupt(at, done, total, words):
@@ -107,6 +107,30 @@ def test_an_interrupted_lesson_goes_on_to_the_same_files(recipe, stage, epoch, t
     assert not list(tmp_path.iterdir())
     expected = train_networks(whole)
     for found, network in zip(resumed, expected, strict=True):
+        assert file_of(found, tmp_path) == file_of(network, tmp_path)
+
+
+def test_an_interrupt_ends_the_training_of_intervals_in_its_thread_too(tmp_path):
+    labels = (GroundTruth(), Label("other", lambda t: t * 1.1, lambda t: t[:, 0] > 1))
+    whole = lesson(*labels, recipe=FAST, intervals=True)
+    checkpoint = tmp_path / "net.checkpoint"
+    beside = checkpoint.with_name(f"{checkpoint.name}.credible")
+
+    def interrupt(at, done, total, words):
+        if (at, done) == ("training", 2):
+            deadline = time.monotonic() + 60
+            while not beside.exists() and time.monotonic() < deadline:  # compiling takes a while
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_networks(whole, checkpoint=checkpoint, progress=interrupt)
+    kept = beside.read_bytes()
+    time.sleep(0.2)
+    assert beside.read_bytes() == kept  # no thread goes on
+    resumed = train_networks(whole, checkpoint=checkpoint, resume=True)
+    assert not list(tmp_path.iterdir())
+    for found, network in zip(resumed, train_networks(whole), strict=True):
         assert file_of(found, tmp_path) == file_of(network, tmp_path)
 
 
