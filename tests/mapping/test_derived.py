@@ -163,6 +163,18 @@ def test_intervals_hold_the_truth(sigma):
     assert (np.abs(held.mean(axis=0) - 0.95) < 0.03).all(), held.mean(axis=0)
 
 
+def test_a_product_of_positive_parameters_has_no_negative_end():
+    """f is 0.1 and D* 20: the changes -2 and -1.5 would be -2.5 together, from 2."""
+    values = np.array([[1.0, 0.1, 1.0, 19.0]], np.float32)
+    low, high = np.array([[1, 0, 1, 4]], np.float32), np.array([[1, 0.4, 1, 60]], np.float32)
+    errors = np.array([[0.1, 0.1, np.nan, np.nan]], np.float32)
+    stats = {"standard_error": errors, "low": low, "high": high}
+    estimate = lw.Estimate(values, np.array([1]), stats)
+    found = with_derived(estimate, MODEL, lw.Gaussian(), np.full((1, 1), 0.1)).stats
+    assert found["derived_low"][0, 1] == 0
+    assert 2 < found["derived_high"][0, 1] <= 0.4 * 61
+
+
 def test_a_function_of_one_parameter_has_its_interval():
     """R2* = 1000 / T2* decreases: its low end is at the high end of T2*."""
     model = lw.T2Star([5, 10, 20, 40, 60])

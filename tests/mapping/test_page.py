@@ -23,6 +23,7 @@ from labelwise.mapping.maps import Map
 from labelwise.models import ADC
 from labelwise.models.base import settings_of, within
 from labelwise.models.evaluate import signals
+from labelwise.networks import network as networks
 from labelwise.networks.network import blend
 from labelwise.noise import NoncentralChi, Rician
 from labelwise.types import InputError, Status
@@ -406,12 +407,20 @@ def test_the_page_of_older_maps_has_the_slider(alpha, job, dial, tmp_path):
     with pytest.raises(InputError, match="made by a network that is not there; give it by --net"):
         write_page(*files)
     assert write_page(*files, net=tmp_path / "moved.safetensors").read_bytes() == page_of_run
+    other = networks.load(tmp_path / "moved.safetensors")
+    other = blend(*reversed(other.ends))
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"other\.safetensors: is not the network that"):
+        write_page(*files, net=tmp_path / "other.safetensors")
 
 
 def test_a_page_of_other_files_is_refused(job, tmp_path):
     job(ByFit()).run()
     with pytest.raises(InputError, match=r"holds no run\.json"):
         write_page(tmp_path, tmp_path / "dwi.nii.gz")
+    job(ByFit(), folder="filled", fill=0.0).run()
+    with pytest.raises(InputError, match="was made with --fill"):
+        write_page(tmp_path / "filled", tmp_path / "dwi.nii.gz")
     values = np.ones((*SHAPE, len(B)), np.float32)
     nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "other.nii.gz")
     with pytest.raises(InputError, match=r"other\.nii\.gz: is not a file that .* was made of"):

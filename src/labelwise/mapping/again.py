@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from labelwise.formatting import in_words
+from labelwise.formatting import in_words, json_text, plain
 from labelwise.io.files import from_json, read_text, write_whole
 from labelwise.io.nifti import Series, file_hash, open_series, paths_of, read_mask
 from labelwise.io.noise_level import NoiseLevel
@@ -109,6 +109,11 @@ def _record(folder: Path) -> dict[str, Any]:
     missing = [name for name in needed if name not in record]
     if missing:
         raise InputError(f"{folder / RUN}: has no {missing[0]!r}, so it is no record of maps")
+    if "fill" in record:
+        raise InputError(
+            f"{folder}: was made with --fill, so that values cannot be told from missing ones; "
+            "make the maps again for a page"
+        )
     if record["acquisition"].get("b_scale") or _constant_maps(record):
         raise InputError(
             f"{folder}: was made with a map of b or of a constant; make the maps again for a page"
@@ -268,6 +273,11 @@ def _with_network(
 
     prepared = method.prepare(request, sample, no_progress, Clock())
     assert prepared.use is not None
+    if from_json(json_text(plain(prepared.use.card)), there[0]) != used["card"]:
+        raise InputError(
+            f"{there[0]}: is not the network that {request.folder} was made by; give that one by "
+            "--net"
+        )
     return prepared, replace(report, network=replace(prepared.use, origin=used["origin"]))
 
 

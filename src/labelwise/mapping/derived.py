@@ -121,7 +121,15 @@ def _ends(
         by_upper = outwards[1] > outwards[0]
         signed = np.where(by_upper, outwards[1], -outwards[0])
         squared = np.einsum("nkp,npq,nkq->nk", signed, correlation, signed)
-        found[f"derived_{name}"] = values + sign * np.sqrt(np.maximum(squared, 0))
+        end = values + sign * np.sqrt(np.maximum(squared, 0))
+        for column in range(len(derived)):  # no farther than where all parameters are at their ends
+            corner = np.where(by_upper[:, column], ends[1], ends[0])
+            corner = np.where(signed[:, column] == 0, params, corner)
+            with jax.enable_x64(True):
+                limit = np.asarray(_evaluate(derived, corner)[0])[:, column]
+            nearest = np.maximum if sign < 0 else np.minimum
+            end[:, column] = nearest(end[:, column], limit)
+        found[f"derived_{name}"] = end
     return found
 
 

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from labelwise.io.files import cache_folder
-from labelwise.io.nifti import paths_of
+from labelwise.io.nifti import open_series, paths_of
 from labelwise.mapping.by_fit import ByFit
 from labelwise.mapping.by_network import ByNetwork
 from labelwise.mapping.request import METHODS, Request, Uncertainty, without_volumes
@@ -260,8 +260,8 @@ def _on_disk(
             if isinstance(image, np.ndarray):
                 image = _written(place / "signal.nii", image, affine, 4)
             if isinstance(mask, np.ndarray):
-                own = nib.Nifti1Image.load(paths_of(image)[0]).affine
-                mask = _written(place / "mask.nii", mask, own, 3)
+                with open_series(image) as series:
+                    mask = _written(place / "mask.nii", mask, series.affine, 3)
         folder = Path(tempfile.mkdtemp(prefix="labelwise-maps-")) if out is None else Path(out)
         if out is None:
             after.callback(shutil.rmtree, folder, ignore_errors=True)

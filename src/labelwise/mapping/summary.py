@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from labelwise.fitting.engines import SIGNIFICANT
 from labelwise.fitting.usable import CLIPPED, DROPOUT, REASONS, Ceiling
 from labelwise.io.noise_level import NoiseLevel
+from labelwise.io.results import RUN
 from labelwise.mapping.request import Request
 from labelwise.models.base import never_negative
 from labelwise.networks.network import OUTSIDE_NOISE, OUTSIDE_RANGE, OUTSIDE_SIGNAL
@@ -166,7 +167,10 @@ class Report:
         there = [path.name for path in self.folder.iterdir() if Path(folder, path.name).exists()]
         if there:
             raise InputError(f"{folder}: it already holds {there[0]}; choose another folder")
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files = sorted(self.folder.iterdir(), key=lambda path: path.name == RUN)  # the record last
+        for path in files:
+            shutil.copyfile(path, Path(folder, path.name))
 
     def __repr__(self) -> str:
         names = ", ".join(each.parameter.name for each in self.parameters)

@@ -30,7 +30,7 @@ from labelwise.networks.recipe import Recipe
 from labelwise.networks.training import Examples, Objective, TrainingResult
 from labelwise.priors import Uniform
 from labelwise.simulation import simulate
-from labelwise.types import Estimator, InputError, Voxels, has_values
+from labelwise.types import Estimate, InputError, Voxels, has_values
 
 LEVEL = 0.95
 """The probability of intervals."""
@@ -159,6 +159,10 @@ Train = Callable[[Examples, Heads, Recipe], TrainingResult]
 """Trains a network of intervals with the loss of its kind."""
 
 
+Ends = Callable[[Float[np.ndarray, "N M"], Float[np.ndarray, " N"]], Estimate]
+"""Gives the ends of intervals as the stats `low` and `high`, from signal and sigma."""
+
+
 def credible(plan: TrainingPlan, scaling: Scaling, voxels: Voxels, train: Train) -> IntervalNetwork:
     """A network of credible intervals: quantiles of the posterior under the plan's prior.
 
@@ -192,7 +196,7 @@ def credible(plan: TrainingPlan, scaling: Scaling, voxels: Voxels, train: Train)
 
 
 def confidence(
-    plan: TrainingPlan, scaling: Scaling, voxels: Voxels, train: Train, ends: Estimator
+    plan: TrainingPlan, scaling: Scaling, voxels: Voxels, train: Train, ends: Ends
 ) -> IntervalNetwork:
     """A network of confidence intervals, taught the ends of given ones.
 
@@ -318,7 +322,7 @@ def _some(voxels: Voxels, rows: slice) -> Voxels:
     return Voxels(*(each[rows] for each in vars(voxels).values()))
 
 
-def _ends(ends: Estimator, voxels: Voxels) -> Float[np.ndarray, "N P 2"]:
+def _ends(ends: Ends, voxels: Voxels) -> Float[np.ndarray, "N P 2"]:
     """Low and high ends of each parameter; NaN where a voxel has none."""
     found = ends(voxels.signal, voxels.sigma)
     both = np.stack([found.stats["low"], found.stats["high"]], axis=-1)

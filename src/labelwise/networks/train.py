@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ from labelwise.types import (
 )
 
 _SCALING_VOXELS = 20_000
+_PART = 16_384  # voxels whose ends are fitted between two looks at whether to stop
 _VERIFIED_VOXELS = 10_000  # fitted to verify networks whose labels are no fits
 _LABEL_RANGE = (0.05, 99.95)  # percentiles of the labels
 _TRUTH_RANGE = (1, 99)  # percentiles of the truth, in the units of the outputs
@@ -117,8 +119,8 @@ def train_networks(
         if kind is not None
     }
     with ThreadPoolExecutor(max(1, len(beside))) as pool:
-        made = {kind: pool.submit(train) for kind, train in beside.items()}
         try:
+            made = {kind: pool.submit(train) for kind, train in beside.items()}
             networks = training_set.networks(path_of, resume)
             training_set.first = False
             networks = [
@@ -158,6 +160,7 @@ class _TrainingSet:
 
     def __init__(self, plan: TrainingPlan, cache: Path | None, progress: Progress) -> None:
         self.plan, self.cache, self.progress = plan, cache, progress
+        self.reporting = threading.Lock()
         recipe = plan.recipe
         progress("simulating", 0, recipe.signals, "")
         self.voxels = simulate(
@@ -228,7 +231,8 @@ class _TrainingSet:
             if self.stopped:
                 raise KeyboardInterrupt  # which saves the checkpoint
             if not self.first:
-                self.progress(*args)
+                with self.reporting:
+                    self.progress(*args)
 
         def train(examples: Examples, heads: Heads, recipe: Recipe) -> TrainingResult:
             fixed = pinball(kind), recipe, stage, at, resume
@@ -237,8 +241,22 @@ class _TrainingSet:
         given = plan, self.scaling, self.voxels, train
         if kind == "credible":
             return credible(*given)
-        ends = ends or MaximumLikelihood(plan.model, plan.noise, intervals=LEVEL)
-        return confidence(*given, ends)
+        fits = ends or MaximumLikelihood(plan.model, plan.noise, intervals=LEVEL)
+
+        def in_parts(signal: np.ndarray, sigma: np.ndarray) -> Estimate:
+            found = []
+            for first in range(0, len(signal), _PART):
+                if self.stopped:
+                    raise KeyboardInterrupt
+                found.append(fits(signal[first : first + _PART], sigma[first : first + _PART]))
+            names = ("low", "high")
+            return Estimate(
+                np.concatenate([each.values for each in found]),
+                np.concatenate([each.status for each in found]),
+                {name: np.concatenate([each.stats[name] for each in found]) for name in names},
+            )
+
+        return confidence(*given, in_parts)
 
     def targets(
         self, label: LabelSource | SelfSupervised, weights: tuple[float, ...] | None = None
