@@ -408,9 +408,10 @@ function drawPlot(at) {
     else curve.forEach((v, k) => parts.push(drawn("path", { class: "curve", stroke: colour, d: `M${x(s.curve_at[k]) - 4} ${y(v)}h8` })));
     key.push([name, colour]);
   }
+  const words = width - 8 - 6.5 * Math.max(12, ...key.map(([name]) => name.length));
   key.forEach(([name, colour], k) => {
-    parts.push(drawn("path", { class: "curve", stroke: colour, d: `M${width - 110} ${14 + 16 * k}h18` }));
-    parts.push(drawn("text", { x: width - 86, y: 18 + 16 * k }, name));
+    parts.push(drawn("path", { class: "curve", stroke: colour, d: `M${words - 24} ${14 + 16 * k}h18` }));
+    parts.push(drawn("text", { x: words, y: 18 + 16 * k }, name));
   });
   $("plot").replaceChildren(svg(width, height, ...parts));
   const gone = s.left_out && measured.some((_, k) => s.left_out[at * M + k] > 0) ? " Crosses: left out." : "";
