@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def _ends(
         moved = params.copy()
         moved[:, column] = ends[side][:, column]
         with jax.enable_x64(True):
-            changes[side, ..., column] = np.asarray(_evaluate(derived, moved)[0]) - values
+            changes[side, ..., column] = np.asarray(_values(derived, moved)) - values
     found = {}
     for name, sign in (("low", -1), ("high", 1)):
         outwards = np.maximum(sign * changes, 0)
@@ -126,11 +127,23 @@ def _ends(
             corner = np.where(by_upper[:, column], ends[1], ends[0])
             corner = np.where(signed[:, column] == 0, params, corner)
             with jax.enable_x64(True):
-                limit = np.asarray(_evaluate(derived, corner)[0])[:, column]
+                limit = np.asarray(_values(derived[column : column + 1], corner))[:, 0]
             nearest = np.maximum if sign < 0 else np.minimum
             end[:, column] = nearest(end[:, column], limit)
         found[f"derived_{name}"] = end
     return found
+
+
+def _of_voxel(derived: tuple[Derived, ...], voxel: Any) -> jax.Array:
+    return jnp.stack([jnp.asarray(each.function(*voxel), voxel.dtype) for each in derived])
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(
+    derived: tuple[Derived, ...], params: Float[np.ndarray, "n P"]
+) -> Float[jax.Array, "n K"]:
+    """The derived quantities of n voxels."""
+    return jax.vmap(partial(_of_voxel, derived))(params)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -138,8 +151,5 @@ def _evaluate(
     derived: tuple[Derived, ...], params: Float[np.ndarray, "n P"]
 ) -> tuple[Float[jax.Array, "n K"], Float[jax.Array, "n K P"]]:
     """The derived quantities of n voxels and their gradients."""
-
-    def of_voxel(voxel):
-        return jnp.stack([jnp.asarray(each.function(*voxel), voxel.dtype) for each in derived])
-
+    of_voxel = partial(_of_voxel, derived)
     return jax.vmap(of_voxel)(params), jax.vmap(jax.jacfwd(of_voxel))(params)
