@@ -67,6 +67,13 @@ def test_no_other_file_is_appended_to(folder, name, reason):
     assert not (folder / "maps").exists()
 
 
+def test_the_command_is_not_the_name_of_the_file(folder):
+    done = run(*FIT, "--log-file")
+    assert done.exit_code == 2
+    assert "'--log-file' requires an argument" in done.output
+    assert not (folder / "fit").exists()
+
+
 def test_a_bug_is_logged(folder, monkeypatch):
     monkeypatch.setattr("labelwise.mapping.images.fit_image", lambda *a, **k: 1 / 0)
     assert run(*FIT, "--log-file", "a.log").exit_code == 1

@@ -119,6 +119,8 @@ def _log_file_first(args: list[str]) -> list[str]:
     """
     for at, each in enumerate(args):
         if each.partition("=")[0] == _LOG_FILE:
+            if args[at:] == [_LOG_FILE]:  # without its value, which is not the command
+                return [each]
             end = at + 1 + (each == _LOG_FILE)
             return [*args[at:end], *args[:at], *args[end:]]
     return args
