@@ -87,14 +87,17 @@ def page(
         sigma_of: gives the sigma of voxels.
         constants: of the model in each voxel, if they differ.
     """
-    every = 1
+    every, least = 1, len(maps) * _LEAST  # bytes of a voxel
     while True:
         thinned = _thinned(series, inside, every)
-        if thinned.shown.sum() * len(maps) * _LEAST <= _LARGEST:
+        voxels, smallest = thinned.shown.sum(), max(thinned.shape) == 1
+        if voxels * least <= _LARGEST or smallest:
             given = (request, series, inside, estimate, maps, prepared, report, sigma_of)
             text = _page(*given, constants, thinned)
-            if len(text.encode()) <= _LARGEST or max(thinned.shape) == 1:
+            size = len(text.encode())
+            if size <= _LARGEST or smallest:
                 return text
+            least = size / voxels  # more with fewer voxels: some of the page is in every one
         every += 1
 
 
