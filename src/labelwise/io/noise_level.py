@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import fminbound
 from scipy.special import gammaincinv
 
 from labelwise.io.acquisition import group_equal, zero_b
@@ -361,6 +360,8 @@ def _nearest(size: Float[np.ndarray, "N M"], null: _Null) -> tuple[float, float]
         distinct = np.unique(values)
     if distinct.size > 1000:
         distinct = np.quantile(values, np.linspace(0.0005, 0.9995, 1000), method="lower")
+    from scipy.optimize import fminbound  # takes a sixth of the time of all imports
+
     below = np.searchsorted(values, distinct, "right") / values.size
     share = np.diff(below, prepend=0)
     guess = np.log(values[-1])

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import KDTree
 
 from labelwise.fitting import MaximumLikelihood
 from labelwise.io.nifti import Series, read_map
@@ -260,6 +259,8 @@ def _by_mppca(request: Request, series: Series, inside) -> tuple[NoiseLevel, Lev
         raise InputError(
             "sigma by mppca: needs dipy, which pip install 'labelwise[mppca]' adds"
         ) from error
+    from scipy.spatial import KDTree
+
     size = 2 * series.volumes + 1  # an odd number; with fewer, the components do not separate
     every = np.flatnonzero(inside)
     with np.errstate(invalid="ignore", over="ignore"):
