@@ -19,7 +19,7 @@ import sys
 import time
 from functools import partial
 
-VOXELS = (10_000, 100_000, 1_000_000)
+VOXELS = (10_000, 100_000, 1_000_000, 10_000_000)
 SIGMA = 1 / 30
 
 
@@ -171,7 +171,7 @@ def by_stage():
 
     def one(q, problem):
         state = newton.begin(tuple(q), jnp.ones(WIDTH))
-        found = newton.evaluate(fit._engine.signal, noise, state.trial, problem)
+        found = newton.evaluate(fit._engine.expand, noise, state.trial, problem)
         return newton.step(state, found, problem, fit._stop)
 
     def describe(q, problem):
@@ -183,7 +183,9 @@ def by_stage():
     tables = [jnp.asarray(each) for each in (book.terms, book.gram, book.spacing)]
 
     def search(data, sigma):
-        return starts._entries((book.shape, True), noise, tables, data, sigma)
+        return starts._entries(book.shape, book.scale, noise, tables, data, sigma)
+
+    newton.TOGETHER = 10  # all at once: XLA counts the operations of a loop once
 
     iterations = sum(steps) / voxels
     counts = {

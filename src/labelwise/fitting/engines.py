@@ -14,13 +14,18 @@ from labelwise.fitting.batching import WIDTH, by_block, in_chunks
 from labelwise.fitting.compiler import make_room
 from labelwise.fitting.newton import (
     RUNNING,
+    Expansion,
     Problem,
+    Rows,
+    Signal,
     State,
     Stop,
     begin,
     gauss_newton,
     newton,
     propose,
+    rows_from,
+    second_slopes,
     slopes,
     solve_symmetric,
     step,
@@ -158,6 +163,22 @@ class Compiled(eqx.Module):
             return jax.vmap(self.model.signal, out_axes=-1)(*params)
         return _measurement_by_measurement(self.model, jax.vmap)(*params)
 
+    def expand(self, q: Rows) -> Callable[[Array | int, int], Expansion]:
+        """The signal, slopes and second slopes of some measurements at q."""
+
+        def expanded(signal: Signal) -> Expansion:
+            return signal(*q), slopes(signal, q), second_slopes(signal, q)
+
+        def part(first, count):
+            rows = [rows_from(x, first, count) for x in _settings(self.model)]
+            some = eqx.tree_at(lambda engine: _settings(engine.model), self, rows)
+            return expanded(some.signal)
+
+        if self.separable:
+            return part
+        whole = expanded(self.signal)
+        return lambda first, count: jax.tree.map(lambda x: rows_from(x, first, count), whole)
+
 
 class BlackBox(eqx.Module):
     """A model in NumPy: only its signal is evaluated, and slopes are finite differences.
@@ -293,20 +314,23 @@ def is_separable(model: SignalModel) -> bool:
 def _measurement_by_measurement(
     model: SignalModel, over_voxels: Callable = lambda f: f
 ) -> Callable[..., Array]:
-    names = acquisition_names(type(model))
-
     def measurement(settings, *params):
         def one_voxel(*scalars):
-            single = eqx.tree_at(lambda m: [getattr(m, name) for name in names], model, settings)
+            single = eqx.tree_at(_settings, model, settings)
             return single.signal(*scalars)
 
         return over_voxels(one_voxel)(*params)
 
     def signal(*params):
-        settings = [jnp.asarray(getattr(model, name)) for name in names]
+        settings = [jnp.asarray(rows) for rows in _settings(model)]
         return jax.vmap(measurement, in_axes=(0, *[None] * len(params)))(settings, *params)
 
     return signal
+
+
+def _settings(model: SignalModel) -> list[Array]:
+    """The acquisition, each with a row for each measurement."""
+    return [getattr(model, name) for name in acquisition_names(type(model))]
 
 
 @eqx.filter_jit
@@ -315,7 +339,7 @@ def _newton(engine: Compiled, blocks, limit, q, damping, problem):
         q, damping, problem = arrays
         q = tuple(jnp.clip(q, problem.lower, problem.upper))
         how = engine.stop, limit, engine.kinked
-        return _outcome(newton(engine.signal, engine.noise, q, damping, problem, *how))
+        return _outcome(newton(engine.expand, engine.noise, q, damping, problem, *how))
 
     return by_block(block, blocks, (q, damping, problem))
 

@@ -280,7 +280,7 @@ def _compiled(engine: Compiled, blocks, limit, target, lanes, problem):
 
         def iterate(carry):
             count, lanes, state = carry
-            at_trial = evaluate(engine.signal, engine.noise, state.trial, problem)
+            at_trial = evaluate(engine.expand, engine.noise, state.trial, problem)
             return count + 1, *advance(lanes, state, at_trial, problem, target)
 
         carry = jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), lanes, state))

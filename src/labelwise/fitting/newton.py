@@ -13,6 +13,8 @@ their bounds, or the logarithm of those whose bounds span a large ratio.
 Source: Nocedal & Wright 2006, chapters 10 and 16, doi:10.1007/978-0-387-40065-5.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,12 +31,19 @@ Symmetric = dict[tuple[int, int], Float[Array, " W"]]
 """The lower triangle of a P x P matrix, by (row, column), each entry over the batch."""
 Signal = Callable[..., Float[Array, "M W"]]
 """The signal of a batch from P rows of coordinates."""
+Expansion = tuple[Array, list[Array], dict[tuple[int, int], Array]]
+"""The signal (m, W) of some measurements, its slopes and its second slopes."""
+Expand = Callable[[Rows], Callable[[Array | int, int], Expansion]]
+"""From coordinates to a function of the first measurement and their number m."""
 
 RUNNING, CONVERGED, STUCK = 0, 1, 2
 FLAT = 0.05
 """The least curvature of the nll of a measurement in its Gauss-Newton Hessian, in 1 / sigma²."""
 STALLED = 12
 """A fit with kinks has converged if these iterations lower its nll by less than the tolerance."""
+TOGETHER = 8
+"""Measurements whose terms are added in one kernel, while they are in the registers; with more, the
+terms go through memory, and an iteration takes up to seven times as long."""
 INDEFINITE = 1e-3
 """The exact Hessian is used if its pivots exceed this share of the Gauss-Newton diagonal."""
 
@@ -183,28 +192,7 @@ def propose(
         gradient, above = _across(at, cut, damped, free)
     move = [jnp.zeros_like(x) for x in q]
     for _ in range(3):
-        matrix = {
-            (i, j): jnp.where(free[i], value, 1.0)
-            if i == j
-            else jnp.where(free[i] & free[j], value, 0.0)
-            for (i, j), value in damped.items()
-        }
-        target = [
-            jnp.where(
-                free[i],
-                -gradient[i]
-                - sum(
-                    jnp.where(free[k], 0.0, entry(damped, i, k) * move[k])
-                    for k in range(size)
-                    if k != i
-                ),
-                move[i],
-            )
-            for i in range(size)
-        ]
-        solution = solve_symmetric(matrix, target)
-        move = [jnp.clip(x, down[i], up[i]) for i, x in enumerate(solution)]
-        free = [free[i] & (move[i] == solution[i]) for i in range(size)]
+        free, move = _within_box(free, move, damped, gradient, down, up)
     predicted = above - sum(g * distance for g, distance in zip(gradient, move, strict=True))
     for (i, j), value in at.hessian.items():
         predicted -= (0.5 if i == j else 1.0) * value * move[i] * move[j]
@@ -213,6 +201,34 @@ def propose(
         for x, distance, lower, upper in zip(q, move, problem.lower, problem.upper, strict=True)
     )
     return trial, predicted
+
+
+@jax.jit  # traced once for all passes and programs
+def _within_box(free, move, damped: Symmetric, gradient, down, up):
+    """Solve for the free parameters, and fix those whose move leaves the box on its bound."""
+    size = len(move)
+    matrix = {
+        (i, j): jnp.where(free[i], value, 1.0)
+        if i == j
+        else jnp.where(free[i] & free[j], value, 0.0)
+        for (i, j), value in damped.items()
+    }
+    target = [
+        jnp.where(
+            free[i],
+            -gradient[i]
+            - sum(
+                jnp.where(free[k], 0.0, entry(damped, i, k) * move[k])
+                for k in range(size)
+                if k != i
+            ),
+            move[i],
+        )
+        for i in range(size)
+    ]
+    solution = solve_symmetric(matrix, target)
+    move = [jnp.clip(x, down[i], up[i]) for i, x in enumerate(solution)]
+    return [free[i] & (move[i] == solution[i]) for i in range(size)], move
 
 
 def _cut(cut: Cut, state: State, at_trial: Evaluated, better) -> Cut:
@@ -270,19 +286,43 @@ def gauss_newton(
 
     It leaves the curvature of the signal out.
     """
-    nll, gradient, (hessian,) = _sums(*_terms(noise, problem, signal, slopes)[0])
-    return Evaluated(nll, gradient, hessian)
+    (nll, gradient, hessian), _, _ = _terms(noise, problem, signal, slopes)
+    return Evaluated(total(nll), tuple(map(total, gradient)), jax.tree.map(total, hessian))
 
 
-def evaluate(signal: Signal, noise: NoiseModel, q: Rows, problem: Problem) -> Evaluated:
+def evaluate(expand: Expand, noise: NoiseModel, q: Rows, problem: Problem) -> Evaluated:
     """The likelihood at q, with its exact Hessian where that is positive enough."""
-    found, along = signal(*q), slopes(signal, q)
-    terms, score, curvature = _terms(noise, problem, found, along)
-    exact = {
-        (i, j): curvature * along[i] * along[j] + score * second
-        for (i, j), second in second_slopes(signal, q).items()
-    }
-    nll, gradient, (rough, exact) = _sums(*terms, exact)
+    at, count = expand(q), len(problem.data)
+    parts = -(-count // TOGETHER)
+    size = -(-count // parts)
+
+    def sums(part):
+        first = jnp.minimum(part * size, count - size)
+        signal, along, second = at(first, size)
+        data, sigma = (rows_from(x, first, size) for x in (problem.data, problem.sigma))
+        mine = problem._replace(data=data, sigma=sigma)
+        (nll, gradient, rough), score, curvature = _terms(noise, mine, signal, along)
+        exact = {
+            (i, j): curvature * along[i] * along[j] + score * bend
+            for (i, j), bend in second.items()
+        }
+        terms = (nll, tuple(gradient), rough, exact)
+        if count % parts:  # the last measurements are also in the part before
+            new = (first + np.arange(size) >= part * size)[:, None]
+            terms = jax.tree.map(lambda rows: jnp.where(new, rows, 0.0), terms)
+        return jax.tree.map(lambda rows: functools.reduce(operator.add, rows), terms)
+
+    def add(part, found):
+        return jax.tree.map(jnp.add, found, sums(part))
+
+    if parts == 1:
+        found = sums(0)
+    else:
+        zero = jnp.zeros_like(q[0])
+        none = dict.fromkeys(lower_triangle(len(q)), zero)
+        found = (zero, (zero,) * len(q), none, none)
+        found = jax.lax.fori_loop(0, parts, add, found)
+    nll, gradient, rough, exact = found
     least = [INDEFINITE * rough[j, j] + 1e-20 for j in range(len(q))]
     pivots, _, _ = decompose(exact, least)
     positive = jnp.ones_like(nll, bool)
@@ -290,6 +330,12 @@ def evaluate(signal: Signal, noise: NoiseModel, q: Rows, problem: Problem) -> Ev
         positive &= pivot > limit
     hessian = {k: jnp.where(positive, exact[k], value) for k, value in rough.items()}
     return Evaluated(nll, gradient, hessian)
+
+
+def rows_from(rows: Array | np.ndarray, first: Array | int, count: int) -> Array:
+    """`count` rows from `first`; the only row if there is one for all measurements."""
+    rows = jnp.asarray(rows)
+    return rows if len(rows) == 1 else jax.lax.dynamic_slice_in_dim(rows, first, count)
 
 
 def _terms(noise, problem, signal, slopes):
@@ -305,11 +351,6 @@ def _terms(noise, problem, signal, slopes):
     return (nll, [score * slope for slope in slopes], hessian), score, curvature
 
 
-def _sums(nll, gradient, *hessians):
-    """The sums over the measurements."""
-    return total(nll), tuple(map(total, gradient)), tuple(jax.tree.map(total, h) for h in hessians)
-
-
 def total(rows: Any) -> Float[Array, " W"]:
     """The sum of (M, W) over the measurements, as a product.
 
@@ -319,7 +360,7 @@ def total(rows: Any) -> Float[Array, " W"]:
 
 
 def newton(
-    signal: Signal,
+    expand: Expand,
     noise: NoiseModel,
     q: Rows,
     damping: Float[Array, " W"],
@@ -328,7 +369,7 @@ def newton(
     limit: Int[Array, ""] | int,
     kinked: bool = False,
 ) -> State:
-    """At most `limit` iterations from q, with a differentiable batched `signal(*q)`."""
+    """At most `limit` iterations from q."""
 
     def unfinished(carry: tuple[Array, State]) -> Array:
         count, state = carry
@@ -336,7 +377,7 @@ def newton(
 
     def iterate(carry: tuple[Array, State]) -> tuple[Array, State]:
         count, state = carry
-        at_trial = evaluate(signal, noise, state.trial, problem)
+        at_trial = evaluate(expand, noise, state.trial, problem)
         return count + 1, step(state, at_trial, problem, stop)
 
     return jax.lax.while_loop(unfinished, iterate, (jnp.int32(0), begin(q, damping, kinked)))[1]
@@ -390,6 +431,7 @@ def decompose(
     return pivots, raised, factor
 
 
+@functools.partial(jax.jit, static_argnames="floor")
 def solve_symmetric(matrix: Symmetric, target: list[Array], floor: float = 1e-6) -> list[Array]:
     """x with matrix x = target; pivots below `floor` times the diagonal are raised to it."""
     size = len(target)

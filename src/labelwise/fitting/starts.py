@@ -9,6 +9,9 @@ signal linearly (S0, and f of IVIM) are solved for every entry instead of search
 Source of the separation: Golub & Pereyra 2003, doi:10.1088/0266-5611/19/2/201.
 """
 
+import functools
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -137,53 +140,56 @@ class Dictionary:
         sigma: Float[np.ndarray, "#M N"],
     ) -> Float[np.ndarray, "P S N"]:
         """Where to start the fits of N voxels, the best first; NaN if fewer than S."""
-        tables = (self.terms, self.gram, self.spacing)
-        layout = self.shape, self.scale is not None
-        guess = self.model if isinstance(self.model, SelfStarting) else None
-        found, amplitude, shares, guesses = in_chunks(
-            lambda n, x: _search(layout, guess, noise, tables, n, x), (data, sigma)
-        )
-        starts = self.params.astype(data.dtype)[:, found]
-        for i, share in zip(self.linear, shares, strict=True):
-            starts[i] = self.bounds[i, 0] + share * (self.bounds[i, 1] - self.bounds[i, 0])
-        if self.scale is not None:
-            starts[self.scale] = amplitude
-        starts[:, found < 0] = np.nan
-        lost = ~np.isfinite(starts[:, 0]).all(axis=0)  # no entry was usable: bounds of 1e16, say
+        tables = self.terms, self.gram, self.spacing
         middle = [within(tuple(bounds), 0.5) for bounds in self.bounds]
-        starts[:, 0] = np.where(lost, np.array(middle, starts.dtype)[:, None], starts[:, 0])
-        return np.concatenate([starts, guesses], axis=1) if guess else starts
+        values = (self.params, self.bounds[self.linear], np.array(middle))
+        values = jax.tree.map(lambda rows: rows.astype(data.dtype), values)
+        layout = self.shape, self.scale, tuple(self.linear)
+        guess = self.model if isinstance(self.model, SelfStarting) else None
+        return in_chunks(
+            lambda n, x: _search(layout, guess, noise, tables, values, n, x), (data, sigma)
+        )
 
 
 @eqx.filter_jit
-def _search(layout, guess, noise, tables, blocks, arrays):
-    """The entries (S, N) to start from, -1 for none, with their amplitudes and linear shares.
+def _search(layout, guess, noise, tables, values, blocks, arrays):
+    """The starts, with the guess as the last one.
 
-    And the guesses (P, 1, N). A guess needs all measurements: one that is left out is replaced by
-    that of the best entry.
+    A guess needs all measurements: one that is left out is replaced by that of the best entry.
     """
-    terms = tables[0]
+    shape, scale, linear = layout
+    terms, (params, bounds, middle) = tables[0], values
 
     def block(arrays):
         data, sigma = arrays
-        found, amplitude, shares = _entries(layout, noise, tables, data, sigma)
+        found, amplitude, shares = _entries(shape, scale, noise, tables, data, sigma)
+        at = jnp.maximum(found, 0)
+        rows = list(params[:, at])
+        for i, (low, high), share in zip(linear, bounds, shares, strict=True):
+            rows[i] = low + share * (high - low)
+        if scale is not None:
+            rows[scale] = amplitude
+        starts = jnp.where(found < 0, jnp.nan, jnp.stack(rows))
+        lost = ~jnp.isfinite(starts[:, 0]).all(axis=0)  # no usable entry: bounds of 1e16, say
+        starts = starts.at[:, 0].set(jnp.where(lost, middle[:, None], starts[:, 0]))
         if guess is None:
-            return found, amplitude, shares, None
+            return starts
         if len(sigma) > 1:
-            nearest = terms[0][found[0]]
+            nearest = terms[0][at[0]]
             for share, rows in zip(shares, terms[1:], strict=True):
-                nearest = nearest + share[0][:, None] * rows[found[0]]
+                nearest = nearest + share[0][:, None] * rows[at[0]]
             data = jnp.where(sigma < sigma.min(axis=0) * 1e6, data, (amplitude[0] * nearest.T))
         rows = jax.vmap(guess.guess, in_axes=-1)(data)
         rows = jnp.stack([jnp.broadcast_to(row, data.shape[1:]) for row in rows])
         rows = jnp.where(jnp.isnan(rows).all(axis=0), jnp.nan, jnp.nan_to_num(rows))
-        return found, amplitude, shares, rows[:, None]
+        return jnp.concatenate([starts, rows[:, None]], axis=1)
 
     return by_block(block, blocks, arrays)
 
 
-def _entries(layout, noise, tables, data, sigma):
-    (shape, scaled), (terms, gram, spacing) = layout, tables
+def _entries(shape, scale, noise, tables, data, sigma):
+    """The entries (S, W) to start from, -1 for none, with their amplitudes and linear shares."""
+    scaled, (terms, gram, spacing) = scale is not None, tables
     clean = noise.signal_of(data, sigma)
     if noise.magnitude:  # without an amplitude, the likelihood has no slope
         clean = jnp.maximum(clean, 0.1 * data)
@@ -202,11 +208,13 @@ def _entries(layout, noise, tables, data, sigma):
     products = _product(terms, clean)
     explained = jnp.asarray(_solve(scaled, products, gram)[2])
     grid = explained.reshape(*shape, -1)
-    entry = np.arange(len(explained)).reshape(shape)
-    height, entries = [], []
+    bits = max(1, int(shape[0] - 1).bit_length())  # of a coordinate of an entry in its code
+    shifts = [bits * axis for axis in reversed(range(len(shape)))]
+    code = np.sum([p << s for p, s in zip(np.indices(shape), shifts, strict=True)], axis=0)
+    height, codes = [], []
     for axis in range(len(shape)):
         rows = jnp.moveaxis(grid, axis, 0).reshape(shape[axis], -1, grid.shape[-1])
-        names = np.moveaxis(entry, axis, 0).reshape(shape[axis], -1, 1)
+        names = np.moveaxis(code, axis, 0).reshape(shape[axis], -1, 1)
         profile = jnp.max(rows, axis=1)
         best = jnp.max(jnp.where(rows == profile[:, None], names, -1), axis=1)
         outside = jnp.full_like(profile[:1], -jnp.inf)
@@ -215,24 +223,26 @@ def _entries(layout, noise, tables, data, sigma):
         peak = (profile >= behind) & (profile > ahead)
         end = jnp.isinf(behind) | jnp.isinf(ahead)
         height.append(jnp.where(peak, profile, jnp.where(end, profile - handicap, -jnp.inf)))
-        entries.append(best)
-    height, entries = jnp.concatenate(height), jnp.concatenate(entries)
-    best, found = jnp.max(height, axis=0), []
-    place = jnp.stack(jnp.unravel_index(entries, shape))
+        codes.append(best)
+    height, codes = jnp.concatenate(height), jnp.concatenate(codes)
+
+    def places(code):
+        return [(code >> shift) & ((1 << bits) - 1) for shift in shifts]
+
+    strides = [len(explained) // shape[0] ** (axis + 1) for axis in range(len(shape))]
+    best, found, place = jnp.max(height, axis=0), [], places(codes)
     for _ in range(MAXIMA):
         top = jnp.max(height, axis=0)
-        chosen = jnp.max(jnp.where(height == top, entries, -1), axis=0)
-        allowed = tolerance + spacing[chosen] * (size if scaled else 1.0)
-        found.append(jnp.where((best - top <= allowed) & (top > -jnp.inf), chosen, -1))
-        apart = jnp.abs(place - jnp.stack(jnp.unravel_index(chosen, shape))[:, None])
-        height = jnp.where(jnp.all(apart <= 1, axis=0), -jnp.inf, height)
+        chosen = places(jnp.max(jnp.where(height == top, codes, -1), axis=0))
+        entry = sum(x * n for x, n in zip(chosen, strides, strict=True))
+        allowed = tolerance + spacing[entry] * (size if scaled else 1.0)
+        found.append(jnp.where((best - top <= allowed) & (top > -jnp.inf), entry, -1))
+        near = [jnp.abs(a - b) <= 1 for a, b in zip(place, chosen, strict=True)]
+        height = jnp.where(functools.reduce(operator.and_, near), -jnp.inf, height)
     found = jnp.stack(found)
     at = jnp.maximum(found, 0)
     amplitude, shares, _ = _solve(scaled, _at(products, at), _at(gram, at))
-    shares = (
-        jnp.clip(jnp.stack(shares), INSIDE, 1 - INSIDE) if shares else jnp.zeros((0, *at.shape))
-    )
-    return found, amplitude, shares
+    return found, amplitude, [jnp.clip(share, INSIDE, 1 - INSIDE) for share in shares]
 
 
 def _product(rows: Float[Array, "*k K M"], data: Float[Array, "M W"]) -> Float[Array, "*k K W"]:
