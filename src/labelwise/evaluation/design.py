@@ -264,11 +264,11 @@ def design(
     reference = next(iter(fixed))
     draws = np.asarray(prior.sample(jax.random.key(seed), _DRAWS), np.float64)
     spread, known = _known(model, prior, draws, scale, estimator)
-    populations: list[Prior] = [prior]
+    populations: Sequence[Prior] = [prior]
     middle = draws.mean(axis=0)
     if task is not None:
         tissues = [Population(each, model.parameters) for each in task.tissues]
-        populations, draws = [*tissues], _drawn(task, tissues, prior, seed)
+        populations, draws = tissues, _drawn(task, tissues, prior, seed)
     information = _in_units(measurement_information(model, noise, draws, sigma), spread)
     there = _in_units(measurement_information(fixed[reference], noise, draws, sigma), spread)
     known = np.diag(np.maximum(known, _ROUNDING * volumes * information.max()))

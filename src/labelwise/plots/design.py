@@ -118,7 +118,7 @@ def _areas(axes: Axes, found: Design) -> None:
 
 
 def _points(
-    axes: Axes, found: Design, parameters: Sequence[Parameter], points: Sequence[Sequence[Any]]
+    axes: Axes, found: Design, parameters: Sequence[Parameter], points: Sequence[Any]
 ) -> None:
     """Values of each acquisition with two standard errors, a line for each parameter."""
     places = np.arange(len(parameters))[::-1]
