@@ -189,6 +189,14 @@ def test_what_is_kept_does_not_get_worse_for_a_task():
     assert kept.rows[0].ratio[1] < 1.1
 
 
+@pytest.mark.parametrize(("after", "area"), [(1.1, 1.0), (0.9801, 0.5)])
+def test_tissues_far_apart_or_hardly_different_leave_a_design(after, area):
+    task = lw.Detection(HEALTHY, lw.Tissue({"ADC": lw.Normal(after, 0.01)}))
+    found = designed(prior=NEAR, task=task, sigma=1e-3)
+    assert found.rows[0].auc["ADC"].value == pytest.approx(area, abs=0.05)
+    assert all(np.all((path >= 0) & (path <= 1 + 1e-9)) for path in found.search)
+
+
 def test_a_tissue_outside_of_the_prior_is_noted():
     prior = lw.Uniform({"S0": (0.99, 1.01), "ADC": (0.9, 1.01)})
     with pytest.warns(UserWarning, match="lesion: ADC is outside of 0.9 to 1.01"):

@@ -471,7 +471,7 @@ def _apart(
             noise = np.maximum(row[..., index] - row**2 @ np.diag(pull), _SINGULAR)
             shift = mean[..., partners] - mean[..., None, :half]
             spread = np.sqrt(noise[..., partners] + noise[..., None, :half])
-            area = ndtr(shift / spread).mean(axis=(-2, -1))
+            area = np.minimum(ndtr(shift / spread).mean(axis=(-2, -1)), 1 - _ROUNDING)
             total -= np.log(np.maximum(np.sqrt(2) * ndtri(area), _LEAST_D))
         return total / len(goal)
 
