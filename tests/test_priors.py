@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from labelwise import ADC, IVIM, T2EPG, Kurtosis, Parameter, SignalModel, per_measurement
-from labelwise.priors import Empirical, Grid, Uniform
+from labelwise.priors import Empirical, Grid, Population, Tissue, Uniform
 
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(5)
@@ -119,6 +119,15 @@ def test_typical_draws_are_those_for_which_the_equation_holds():
     for column in (1, 2):
         assert stats.ks_2samp(draws[~good, column], others[good, column]).pvalue > 0.01
     assert prior.describe() == {**box.describe(), "where": "Kurtosis holds"}
+
+
+def test_a_tissue_leaves_out_what_the_equation_does_not_describe_if_there_is_more():
+    model = Kurtosis([0, 1.0, 2.0])
+    wide = Population(Tissue(RANGES), model.parameters, model).sample(KEY, 2000)
+    assert model.holds(*wide.T).all()
+    fixed = Tissue({"S0": (0.8, 1.2), "D": 2.0, "K": 1.5})
+    tissue = Population(fixed, model.parameters, model).sample(KEY, 20)
+    assert np.all(tissue[:, 1:] == [2.0, 1.5])
 
 
 @pytest.mark.parametrize("points", [10, {"A": 10, "B": 10, "C": 10}, {}])

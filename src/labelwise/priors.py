@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -96,7 +96,7 @@ class Uniform:
         self.model = None if unlimited else model
         if self.model is None:
             return
-        if self._held(self._box(jax.random.key(0), _TRIED)).mean() < _FEWEST_HELD:
+        if held(self.model, self._box(jax.random.key(0), _TRIED)).mean() < _FEWEST_HELD:
             raise InputError(
                 f"ranges: the equation of {type(model).__name__} holds for hardly any parameters "
                 f"within {self} with this acquisition; choose others, or lower settings"
@@ -138,16 +138,7 @@ class Uniform:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
-        params = self._box(key, n)
-        again = 0
-        while not (held := self._held(params)).all():
-            again += 1
-            params[~held] = self._box(jax.random.fold_in(key, again), n)[~held]
-        return params
-
-    def _held(self, params: Float[np.ndarray, "n P"]) -> Bool[np.ndarray, " n"]:
-        """Which rows the equation holds for."""
-        return np.broadcast_to(self.model is None or self.model.holds(*params.T), len(params))
+        return _drawn(self._box, self.model, key, n)
 
     def _box(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """Samples of the ranges, whether the equation holds or not."""
@@ -310,6 +301,26 @@ class Empirical:
         return f"Empirical({len(self.params)} voxels, {_by_name(self)})"
 
 
+def held(model: SignalModel | None, params: Float[np.ndarray, "n P"]) -> Bool[np.ndarray, " n"]:
+    """Which rows of parameters the equation of a model holds for."""
+    return np.broadcast_to(model is None or model.holds(*params.T), len(params))
+
+
+def _drawn(
+    draw: Callable[[PRNGKeyArray, int], Float[np.ndarray, "n P"]],
+    model: SignalModel | None,
+    key: PRNGKeyArray,
+    n: int,
+    rounds: float = math.inf,
+) -> Float[np.ndarray, "n P"]:
+    """Draws, of which rows that the equation of a model does not hold for are drawn again."""
+    params, again = draw(key, n), 0
+    while again < rounds and not (good := held(model, params)).all():
+        again += 1
+        params[~good] = draw(jax.random.fold_in(key, again), n)[~good]
+    return params
+
+
 def _rows(key: PRNGKeyArray, n: int, count: int) -> np.ndarray:
     return np.asarray(jax.random.randint(key, (n,), 0, count, jnp.int32))
 
@@ -417,10 +428,18 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Population:
-    """A tissue with distributions of all parameters in the model's order; a `Prior`."""
+    """A tissue with distributions of all parameters in the model's order; a `Prior`.
+
+    Args:
+        tissue: with all parameters.
+        parameters: of the model.
+        model: parameters for which its equation does not hold are drawn again, a hundred times at
+            most, since a tissue may leave no others.
+    """
 
     tissue: Tissue
     parameters: tuple[Parameter, ...]
+    model: SignalModel | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -438,6 +457,10 @@ class Population:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
+        return _drawn(self._all, self.model, key, n, rounds=100)
+
+    def _all(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """Samples whether the equation of the model holds or not."""
         keys = jax.random.split(key, len(self.parameters))
         distributions = zip(self.tissue.parts.values(), self.parameters, keys, strict=True)
         return np.stack([_draw(*each, n) for each in distributions], axis=1)

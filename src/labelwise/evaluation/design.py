@@ -267,7 +267,7 @@ def design(
     populations: Sequence[Prior] = [prior]
     middle = draws.mean(axis=0)
     if task is not None:
-        tissues = [Population(each, model.parameters) for each in task.tissues]
+        tissues = [Population(each, model.parameters, model) for each in task.tissues]
         populations, draws = tissues, _drawn(task, tissues, prior, seed)
     information = _in_units(measurement_information(model, noise, draws, sigma), spread)
     there = _in_units(measurement_information(fixed[reference], noise, draws, sigma), spread)

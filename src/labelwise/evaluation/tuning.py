@@ -401,7 +401,7 @@ def _estimated_halves(
     key: PRNGKeyArray,
 ) -> tuple[_Ends, _Ends]:
     """Simulate a tissue and estimate both halves of its voxels by both networks."""
-    population = Population(tissue, network.parameters)
+    population = Population(tissue, network.parameters, model)
     simulated = simulate(model, noise, population, sigma, 2 * voxels, key)
     assert simulated.params is not None  # for the type checker: simulated voxels have a truth
     ranges = np.array(network.card.ranges, np.float32)
