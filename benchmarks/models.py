@@ -14,7 +14,8 @@ One line for each model, in Markdown, with these columns; "!" marks what misses 
 - coverage: of 95 % intervals by profile likelihood at SNR 30, of the worst parameter in the worst
   cell, from 5 VOXELS repeats; the bar is 92 %. Cells are all combinations of 20 and 80 % of the
   typical ranges, with the middle; for more than three parameters beside the amplitude, one at a
-  time.
+  time. Where the equation of a model does not hold, such a voxel is moved towards the mean over the
+  typical ranges until it does.
 - gt / fit, mle / fit: the lowest and highest over the parameters of the RMSE of a network taught
   the ground truth, and fits, over that of fits, in 8 VOXELS fresh voxels of the prior at SNR 10 to
   60. The networks are small: 80 VOXELS simulated voxels, 20 epochs. The bars are 1.02 and 1.25.
@@ -92,18 +93,30 @@ ACQUISITIONS = {
 
 
 def inner(model, share=0.8):
-    """The middle of the typical ranges."""
+    """The inner part of the typical ranges."""
     prior = lw.Uniform.typical(model)
-    middle, half = prior.ranges.mean(axis=1), share * np.diff(prior.ranges)[:, 0] / 2
-    return lw.Uniform(
-        {n: (m - h, m + h) for n, m, h in zip(prior.names, middle, half, strict=True)}
-    )
+    centre, half = prior.ranges.mean(axis=1), share * np.diff(prior.ranges)[:, 0] / 2
+    spans = {n: (m - h, m + h) for n, m, h in zip(prior.names, centre, half, strict=True)}
+    return lw.Uniform(spans, model=model)
+
+
+def held(model, voxel):
+    """A voxel, moved towards the mean over the typical ranges until the equation holds."""
+    if not model.holds(*voxel):
+        mean = lw.Uniform.typical(model).sample(jax.random.key(0), 10_000).mean(axis=0)
+        while not model.holds(*voxel):
+            voxel = voxel + 0.05 * (mean - voxel)
+    return voxel
+
+
+def middle(model):
+    """The middle of the typical ranges."""
+    return held(model, lw.Uniform.typical(model).ranges.mean(axis=1))
 
 
 def level(model, snr):
     """Sigma of an SNR."""
-    middle = lw.Uniform.typical(model).ranges.mean(axis=1)
-    return float(np.abs(signals(model, middle[None])).max()) / snr
+    return float(np.abs(signals(model, middle(model)[None])).max()) / snr
 
 
 def noise_of(model):
@@ -133,11 +146,11 @@ def noise_free(model, voxels):
 
 def cramer_rao(model, voxels):
     noise, sigma, repeats = noise_of(model), level(model, 100), 20 * voxels
-    middle = lw.Uniform.typical(model).ranges.mean(axis=1)
-    grid = lw.Grid({p.name: [x] for p, x in zip(model.parameters, middle, strict=True)})
+    centre = middle(model)
+    grid = lw.Grid({p.name: [x] for p, x in zip(model.parameters, centre, strict=True)})
     data = simulate(model, noise, grid, sigma, repeats, jax.random.key(2))
     found = lw.MaximumLikelihood(model, noise)(data.signal, sigma)
-    bound = lw.cramer_rao(model, noise, middle[None], sigma)[0]
+    bound = lw.cramer_rao(model, noise, centre[None], sigma)[0]
     ratios = np.nanstd(found.values, axis=0) / bound
     on_bound = np.mean(found.stats["on_bound"].any(axis=1))
     missed = np.abs(ratios - 1).max() > 0.05 + 2 / np.sqrt(2 * repeats)
@@ -161,18 +174,19 @@ def search(model, voxels):
 def cells(model):
     """The parameters of the cells of a small grid."""
     ranges = lw.Uniform.typical(model).ranges
-    low, middle, high = (ranges @ [1 - share, share] for share in (0.2, 0.5, 0.8))
+    low, high = (ranges @ [1 - share, share] for share in (0.2, 0.8))
+    centre = middle(model)
     free = [i for i in range(len(ranges)) if i != scale_parameter(model)]
     if len(free) > 3:
         chosen = [(i, values[i]) for i in free for values in (low, high)]
-        found = [np.where(np.arange(len(ranges)) == i, value, middle) for i, value in chosen]
+        found = [np.where(np.arange(len(ranges)) == i, value, centre) for i, value in chosen]
     else:
         found = []
         for each in itertools.product((low, high), repeat=len(free)):
-            cell = middle.copy()
+            cell = centre.copy()
             cell[free] = [values[i] for i, values in zip(free, each, strict=True)]
             found.append(cell)
-    return np.array([middle, *found])
+    return np.array([centre, *(held(model, cell) for cell in found)])
 
 
 def coverage(model, voxels):

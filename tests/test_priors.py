@@ -9,8 +9,8 @@ import pytest
 from jaxtyping import Array, Float
 from scipy import stats
 
-from labelwise import ADC, IVIM, T2EPG, Parameter, SignalModel, per_measurement
-from labelwise.priors import Empirical, Grid, Uniform
+from labelwise import ADC, IVIM, T2EPG, Kurtosis, Parameter, SignalModel, per_measurement
+from labelwise.priors import Empirical, Grid, Population, Tissue, Uniform
 
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(5)
@@ -21,6 +21,7 @@ PRIORS = {
     "grid": Grid({"A": [0.8, 1.2], "B": np.linspace(10, 150, 7), "C": [3.0]}),
     "empirical": Empirical(CORRELATED, ("A", "B", "C")),
 }
+RANGES = {"S0": (0.8, 1.2), "D": (0.2, 3.5), "K": (0.0, 2.0)}
 every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 
 
@@ -107,6 +108,28 @@ def test_typical_ranges(model, overrides, expected):
     assert Uniform.typical(model, **overrides).ranges.tolist() == expected
 
 
+def test_typical_draws_are_those_for_which_the_equation_holds():
+    model = Kurtosis([0, 1.0, 2.0])
+    prior, box = Uniform.typical(model), Uniform(RANGES)
+    draws, others = prior.sample(KEY, 20_000), box.sample(KEY, 20_000)
+    good = model.holds(*others.T)
+    assert 0.3 < good.mean() < 0.7
+    np.testing.assert_array_equal(draws[good], others[good])
+    assert model.holds(*draws.T).all()
+    for column in (1, 2):
+        assert stats.ks_2samp(draws[~good, column], others[good, column]).pvalue > 0.01
+    assert prior.describe() == {**box.describe(), "where": "Kurtosis holds"}
+
+
+def test_a_tissue_leaves_out_what_the_equation_does_not_describe_if_there_is_more():
+    model = Kurtosis([0, 1.0, 2.0])
+    wide = Population(Tissue(RANGES), model.parameters, model).sample(KEY, 2000)
+    assert model.holds(*wide.T).all()
+    fixed = Tissue({"S0": (0.8, 1.2), "D": 2.0, "K": 1.5})
+    tissue = Population(fixed, model.parameters, model).sample(KEY, 20)
+    assert np.all(tissue[:, 1:] == [2.0, 1.5])
+
+
 @pytest.mark.parametrize("points", [10, {"A": 10, "B": 10, "C": 10}, {}])
 def test_grid_divides_the_ranges_ends_included(points):
     grid = Grid.over(PRIORS["uniform"], points)
@@ -163,6 +186,10 @@ def test_empirical_is_known_by_its_content():
         (lambda: Uniform({"A": (np.nan, 1)}), "finite lowest value"),
         (lambda: Uniform({"A": (0, 1)}, ["A"]), "A starts at 0, but its logarithm"),
         (lambda: Uniform({"A": (1, 2)}, ["B"]), "logarithmic: no parameter 'B'; there are A"),
+        (
+            lambda: Uniform.typical(Kurtosis([0, 9]), D=(3, 4), K=(1, 3)),
+            "Kurtosis holds for hardly",
+        ),
         (lambda: Uniform.typical(ADC([0, 1]), D=(0, 1)), "no parameter 'D'; there are S0, ADC"),
         (lambda: Grid({}), "got none"),
         (lambda: Grid({"A": []}), "A needs finite values in ascending order"),

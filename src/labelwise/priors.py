@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from labelwise.limits import check_whole
 from labelwise.models.base import SignalModel, scale_parameter
@@ -26,6 +26,8 @@ Ranges = Mapping[str, tuple[float, float]]
 
 SCALE_RANGE = (0.8, 1.2)
 """The simulated range of an amplitude, since signals are divided by a reference."""
+
+_TRIED, _FEWEST_HELD = 1000, 0.01  # parameters, and the share of them for which a model must hold
 
 
 class Prior(Protocol):
@@ -46,7 +48,7 @@ class Prior(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """The description as JSON data; priors with equal descriptions give equal samples."""
+        """The description as JSON data; for one model, equal ones are of equal samples."""
         ...
 
 
@@ -57,9 +59,11 @@ class Uniform:
         ranges: lowest and highest value by name, in the model's order and each parameter's unit;
             a parameter with two equal values is fixed.
         logarithmic: the parameters whose logarithm is uniform; their ranges must be positive.
+        model: draw only parameters for which its equation holds (`SignalModel.holds`).
 
     Raises:
-        InputError: if a range is not finite and ordered, or there is none.
+        InputError: if a range is not finite and ordered, there is none, or the equation of the
+            model holds for hardly any of these parameters.
 
     Example:
         >>> import labelwise as lw
@@ -70,7 +74,12 @@ class Uniform:
         {'kind': 'uniform', 'ranges': {'S0': [0.8, 1.2], 'T2': [20.0, 120.0]}}
     """
 
-    def __init__(self, ranges: Ranges, logarithmic: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        ranges: Ranges,
+        logarithmic: Collection[str] = (),
+        model: SignalModel | None = None,
+    ) -> None:
         if not ranges:
             raise InputError("ranges: expected one range for each parameter, got none")
         self.names = tuple(ranges)
@@ -83,6 +92,15 @@ class Uniform:
                     f"ranges: {name} starts at {low:g}, but its logarithm is to be uniform; "
                     "give a positive value"
                 )
+        unlimited = model is None or type(model).holds is SignalModel.holds
+        self.model = None if unlimited else model
+        if self.model is None:
+            return
+        if held(self.model, self._box(jax.random.key(0), _TRIED)).mean() < _FEWEST_HELD:
+            raise InputError(
+                f"ranges: the equation of {type(model).__name__} holds for hardly any parameters "
+                f"within {self} with this acquisition; choose others, or lower settings"
+            )
 
     @classmethod
     def typical(cls, model: SignalModel, /, **overrides: tuple[float, float]) -> Uniform:
@@ -90,13 +108,15 @@ class Uniform:
 
         The range of a parameter is its `typical` range, else its bounds. It is 0.8 to 1.2 for a
         parameter without typical range that scales the whole signal or has no upper bound.
+        Parameters for which the equation does not hold are left out.
 
         Args:
             model: the signal model.
             overrides: other ranges by parameter name: `T2=(20, 120)`.
 
         Raises:
-            InputError: if an override names no parameter, or a range is not ordered.
+            InputError: if an override names no parameter, a range is not ordered, or the equation
+                holds for hardly any of these parameters.
         """
         names = [parameter.name for parameter in model.parameters]
         _refuse_unknown("overrides", overrides, names)
@@ -106,7 +126,7 @@ class Uniform:
             free = index == scale or math.isinf(parameter.bounds[1])
             default = parameter.typical or (SCALE_RANGE if free else parameter.bounds)
             ranges[parameter.name] = overrides.get(parameter.name, default)
-        return cls(ranges)
+        return cls(ranges, model=model)
 
     @classmethod
     def paper(cls) -> Uniform:
@@ -118,6 +138,10 @@ class Uniform:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
+        return _drawn(self._box, self.model, key, n)
+
+    def _box(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """Samples of the ranges, whether the equation holds or not."""
         share = np.asarray(jax.random.uniform(key, (n, len(self.names)), jnp.float32), float)
         low, high = self.ranges.T
         params = low + share * (high - low)
@@ -129,7 +153,8 @@ class Uniform:
     def describe(self) -> dict[str, Any]:
         """See `Prior`."""
         logarithmic = {"logarithmic": list(self.logarithmic)} if self.logarithmic else {}
-        return {"kind": "uniform", "ranges": _by_name(self), **logarithmic}
+        where = {"where": f"{type(self.model).__name__} holds"} if self.model is not None else {}
+        return {"kind": "uniform", "ranges": _by_name(self), **logarithmic, **where}
 
     def __repr__(self) -> str:
         return f"Uniform({_by_name(self)})"
@@ -276,6 +301,26 @@ class Empirical:
         return f"Empirical({len(self.params)} voxels, {_by_name(self)})"
 
 
+def held(model: SignalModel | None, params: Float[np.ndarray, "n P"]) -> Bool[np.ndarray, " n"]:
+    """Which rows of parameters the equation of a model holds for."""
+    return np.broadcast_to(model is None or model.holds(*params.T), len(params))
+
+
+def _drawn(
+    draw: Callable[[PRNGKeyArray, int], Float[np.ndarray, "n P"]],
+    model: SignalModel | None,
+    key: PRNGKeyArray,
+    n: int,
+    rounds: float = math.inf,
+) -> Float[np.ndarray, "n P"]:
+    """Draws, of which rows that the equation of a model does not hold for are drawn again."""
+    params, again = draw(key, n), 0
+    while again < rounds and not (good := held(model, params)).all():
+        again += 1
+        params[~good] = draw(jax.random.fold_in(key, again), n)[~good]
+    return params
+
+
 def _rows(key: PRNGKeyArray, n: int, count: int) -> np.ndarray:
     return np.asarray(jax.random.randint(key, (n,), 0, count, jnp.int32))
 
@@ -383,10 +428,18 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Population:
-    """A tissue with distributions of all parameters in the model's order; a `Prior`."""
+    """A tissue with distributions of all parameters in the model's order; a `Prior`.
+
+    Args:
+        tissue: with all parameters.
+        parameters: of the model.
+        model: parameters for which its equation does not hold are drawn again, a hundred times at
+            most, since a tissue may leave no others.
+    """
 
     tissue: Tissue
     parameters: tuple[Parameter, ...]
+    model: SignalModel | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -404,6 +457,10 @@ class Population:
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
         """See `Prior`."""
+        return _drawn(self._all, self.model, key, n, rounds=100)
+
+    def _all(self, key: PRNGKeyArray, n: int) -> Float[np.ndarray, "n P"]:
+        """Samples whether the equation of the model holds or not."""
         keys = jax.random.split(key, len(self.parameters))
         distributions = zip(self.tissue.parts.values(), self.parameters, keys, strict=True)
         return np.stack([_draw(*each, n) for each in distributions], axis=1)

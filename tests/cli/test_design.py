@@ -10,6 +10,9 @@ from labelwise.io.acquisition import read_bvals, read_table
 
 ADC = ("design", "--model", "adc", "--snr", "30", "--out", "out", "--voxels", "400")
 QUICK = ("--estimator", "fit", "--minimise", "crlb", "--candidates", "0,200,500,800,1200")
+AUC = ("--estimator", "fit", "--minimise", "auc:ADC", "--candidates", QUICK[-1])
+TASK = '[from]\nname = "healthy"\nADC = 0.95\n[to]\nname = "lesion"\nADC = 1.05\n'
+TISSUES = ("--from", "ADC=0.95", "--to", "ADC=1.05")
 T2 = ("design", "--model", "t2", "--snr", "30", "--volumes", "8", *ADC[5:], *QUICK[:4])
 
 
@@ -62,7 +65,9 @@ def test_candidates_that_the_model_does_not_describe_are_left_out(folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--minimise", "auc:f"), "--minimise auc:f: expected rmse, rmse:NAME"),
+        (("--minimise", "auc:"), "--minimise auc:: expected rmse, rmse:NAME"),
+        (("--minimise", "auc:ADC"), "--minimise: crlb and auc:ADC exclude each other"),
+        (("--from", "ADC=1"), "--detect, --from, --to: are for --minimise auc"),
         (("--minimise", "rmse:"), "--minimise rmse:: expected rmse"),
         (("--minimise", "rmse"), "--minimise: crlb and rmse exclude each other"),
         (("--volumes", "1"), "volumes: expected at least 2"),
@@ -87,6 +92,43 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(folder, options, words):
         message = complaint(*ADC, "--volumes", "6", *QUICK, *options)
     assert words in message
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--minimise auc: needs two tissues, --detect FILE.toml, or --from and --to"),
+        (("--from", "ADC=1"), "--to: is missing"),
+        (("--detect", "task.toml", *TISSUES), "by --detect, or by --from and --to, not by both"),
+        (("--detect", "none.toml"), "none.toml: No such file"),
+        (("--from", "ADC=1", "--to", "ADC=1"), "are the same in every parameter"),
+        ((*TISSUES, "--minimise", "auc:T2"), "minimise: unknown parameter 'T2'"),
+        ((*TISSUES, "--minimise", "rmse"), "auc:ADC and rmse exclude each other"),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_refused_in_one_sentence(folder, options, words):
+    (folder / "task.toml").write_text(TASK)
+    assert words in complaint(*ADC, *AUC, "--volumes", "6", *options)
+    assert not (folder / "out").exists()
+
+
+def test_an_acquisition_is_designed_to_distinguish_tissues(folder):
+    (folder / "task.toml").write_text(TASK)
+    present = ("--bvals", "dwi.bval", "--prior", "ADC=0.8:1.2")
+    result = run(*ADC, *AUC, *present, "--detect", "task.toml")
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "out" / "design.bval").read_text() == "0 1200 1200 1200\n"
+    record = valid("design", (folder / "out" / "design.json").read_text())
+    assert record["minimised"] == ["ADC"]
+    assert record["task"]["from"] == {"name": "healthy", "parts": {"S0": [0.8, 1.2], "ADC": 0.95}}
+    areas = [each["auc"]["ADC"] for each in record["acquisitions"].values()]
+    assert areas[0]["gain"] == areas[0]["value"] - areas[1]["value"] > 0.05
+    assert "Detection: healthy | lesion" in result.stdout
+    assert "AUC of ADC (maximised): 0." in result.stdout
+    again = run(*ADC, *AUC, *present, *TISSUES, "--overwrite", "--quiet")
+    assert (again.exit_code, again.stdout) == (0, ""), again.stderr
+    same = valid("design", (folder / "out" / "design.json").read_text())
+    assert same["acquisitions"] == record["acquisitions"]
 
 
 def test_without_a_number_of_volumes_there_must_be_an_acquisition():

@@ -5,6 +5,7 @@ from itertools import combinations_with_replacement
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 import labelwise as lw
 from labelwise.evaluation.cramer_rao import fisher_information, measurement_information
@@ -123,6 +124,103 @@ def test_a_noise_level_near_0_and_a_poor_acquisition_leave_a_design():
     found = designed(*given, present=present, voxels=100)
     assert len(counts(found.rows[0])) >= 4
     assert found.rows[0].ratio[1:].max() < 0.5
+
+
+HEALTHY = lw.Tissue({"ADC": lw.Normal(0.98, 0.01)}, "healthy")
+LESION = lw.Tissue({"ADC": lw.Normal(1.02, 0.02)}, "lesion")
+NEAR = lw.Uniform({"S0": (0.99, 1.01), "ADC": (0.8, 1.2)})
+
+
+def test_the_area_is_that_of_normal_estimates():
+    task = lw.Detection(HEALTHY, LESION)
+    found = designed(prior=NEAR, task=task, present=lw.ADC([0.0, 0.2, 0.2, 0.4]), voxels=4000)
+    assert (found.minimised, found.kept, found.voxels) == (("ADC",), (), 8000)
+    for row in found.rows:
+        noise = lw.cramer_rao(row.model, lw.Gaussian(), np.array([[1.0, 1.0]]), 0.02)[0, 1]
+        expected = stats.norm.cdf(0.04 / np.sqrt(0.01**2 + 0.02**2 + 2 * noise**2))
+        assert [*row.auc] == ["ADC"]
+        assert row.auc["ADC"].value == pytest.approx(expected, abs=4 * row.auc["ADC"].error)
+        assert 0 < row.auc["ADC"].error < 0.01
+    first, reference, _ = (row.auc["ADC"] for row in found.rows)
+    assert first.gain == first.value - reference.value
+    assert first.gain > 0.1
+    assert (reference.gain, reference.gain_error) == (0, 0)
+
+
+def test_tissues_that_differ_in_one_parameter_need_its_least_variance():
+    found = designed(prior=NEAR, task=lw.Detection(LESION, HEALTHY))  # whose ADC is lower
+    assert counts(found.rows[0]) == {0.0: 5, 1.28: 18}
+    assert found.rows[0].auc["ADC"].value > 0.7
+
+
+@pytest.mark.parametrize("after", [{"D": 1.02}, {"K": 1.015}])
+def test_efficiency_along_the_search_is_that_of_the_areas(after):
+    model, before = lw.Kurtosis([0, 0.5, 1, 1.5, 2, 2.5]), {"S0": 1.0, "D": 1.0, "K": 1.0}
+    prior = lw.Uniform({"S0": (0.99, 1.01), "D": (0.9, 1.1), "K": (0.9, 1.1)})
+    task = lw.Detection(lw.Tissue(before), lw.Tissue(after))
+    found = designed(model, prior=prior, sigma=0.005, volumes=12, task=task, keep=[], voxels=4000)
+    best, gauss = (stats.norm.ppf(row.auc[found.minimised[0]].value) for row in found.rows)
+    assert found.search[0][0] == pytest.approx((gauss / best) ** 2, abs=0.06)
+    assert found.search[0][0] < 0.85
+
+
+def test_a_network_taught_the_truth_distinguishes_better_by_its_design():
+    b = np.array([0, 10, 20, 50, 100, 200, 400, 800]) / 1000
+    parts = {"f": (0.3, 0.4), "D_slow": (1.0, 1.2), "D_fast": (50.0, 70.0)}
+    task = lw.Detection(lw.Tissue(parts), lw.Tissue({"f": (0.2, 0.3), "D_slow": (1.2, 1.4)}))
+    recipe = lw.Recipe.fast(signals=20_000, epochs=10, restarts=1)
+    model = lw.IVIM(b)
+    given = model, lw.Rician(), lw.Uniform.typical(model), 0.05, 12
+    options = {"estimator": "gt", "recipe": recipe, "voxels": 2000}
+    found = designed(*given, task=task, minimise=["D_slow"], keep=[], **options)
+    area = found.rows[0].auc["D_slow"]
+    assert area.gain > 3 * area.gain_error > 0
+
+
+def test_what_is_kept_does_not_get_worse_for_a_task():
+    b = np.array([0, 5, 10, 20, 40, 80, 200, 400, 600, 800]) / 1000
+    prior = lw.Uniform.typical(lw.IVIM(b))
+    tissues = ({"f": (0.3, 0.4), "D_slow": 1.1, "D_fast": (60.0, 90.0)}, {"D_slow": 1.3})
+    task = lw.Detection(*map(lw.Tissue, tissues))
+    given = lw.IVIM(b), lw.Rician(), prior, 0.02, 16
+    alone, kept = (designed(*given, task=task, keep=keep) for keep in ([], ["f"]))
+    assert alone.minimised == kept.minimised == ("D_slow",)
+    assert alone.rows[0].ratio[1] > 1.1
+    assert kept.rows[0].ratio[1] < 1.1
+
+
+@pytest.mark.parametrize(("after", "area"), [(1.1, 1.0), (0.9801, 0.5)])
+def test_tissues_far_apart_or_hardly_different_leave_a_design(after, area):
+    task = lw.Detection(HEALTHY, lw.Tissue({"ADC": lw.Normal(after, 0.01)}))
+    found = designed(prior=NEAR, task=task, sigma=1e-3)
+    assert found.rows[0].auc["ADC"].value == pytest.approx(area, abs=0.05)
+    assert all(np.all((path >= 0) & (path <= 1 + 1e-9)) for path in found.search)
+
+
+def test_a_tissue_outside_of_the_prior_is_noted():
+    prior = lw.Uniform({"S0": (0.99, 1.01), "ADC": (0.9, 1.01)})
+    with pytest.warns(UserWarning, match="lesion: ADC is outside of 0.9 to 1.01"):
+        designed(prior=prior, task=lw.Detection(HEALTHY, LESION))
+
+
+@pytest.mark.parametrize(
+    ("after", "options", "message"),
+    [
+        ({"ADC": (0.97, 0.99)}, {}, "no parameter has another centre in healthy and other"),
+        ({"ADC": 1.1, "S0": 0.999}, {"minimise": ["S0"]}, None),
+        ({"ADC": 1.1}, {"minimise": ["S0"]}, "S0 has the same centre in healthy and other"),
+        ({}, {}, "are the same in every parameter"),
+        ({"T2": 1.0}, {}, "other: no parameter 'T2'"),
+        ({"ADC": 9.0}, {}, "ADC=9 is not within the bounds of ADC"),
+    ],
+)
+def test_tissues_that_cannot_be_distinguished_are_refused(after, options, message):
+    task = lw.Detection(HEALTHY, lw.Tissue(after, "other"))
+    if message is None:
+        assert [*designed(prior=NEAR, task=task, **options).rows[0].auc] == ["S0", "ADC"]
+        return
+    with pytest.raises(lw.InputError, match=message):
+        designed(prior=NEAR, task=task, **options)
 
 
 @pytest.mark.parametrize(

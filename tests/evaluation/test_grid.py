@@ -437,3 +437,17 @@ def test_intervals_of_fits_hold_the_truth_in_95_percent_of_repeats():
     fit = lw.MaximumLikelihood(model, lw.Rician(), intervals=0.95)
     result = evaluate({"fit": fit}, model, lw.Rician(), 0.05, grid, 4000, jax.random.key(0))
     assert (abs(result.coverage - 0.95) < 4 * 0.0035).all()
+
+
+def test_points_for_which_the_equation_does_not_hold_are_left_out():
+    model = lw.Kurtosis([0.0, 0.5, 1.0, 2.0])
+    grid = lw.Grid({"S0": [1.0], "D": [0.5, 1.0, 2.0], "K": [0.5, 1.0, 2.0]})
+    fits = {"MLE": lw.MaximumLikelihood(model, lw.Gaussian())}
+    found = lw.evaluate(fits, model, lw.Gaussian(), 0.02, grid, 30, jax.random.key(0))
+    good = np.isfinite(found["rmse"].sel(estimator="MLE", parameter="K").values[0])
+    assert good.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
+    assert np.isfinite(found.failed.values[0, 0][good]).all()
+    assert np.isfinite(summary(found).slope.sel(parameter=["D", "K"])).all()
+    none = lw.Grid({"S0": [1.0], "D": [2.0], "K": [2.0]})
+    with pytest.raises(lw.InputError, match="grid: the equation of Kurtosis holds at no point"):
+        lw.evaluate(fits, model, lw.Gaussian(), 0.02, none, 30, jax.random.key(0))

@@ -273,6 +273,20 @@ def test_quantiles_of_a_model_that_nothing_scales():
         np.testing.assert_allclose(found[:, index], expected, atol=0.01)
 
 
+def test_quantiles_are_those_of_parameters_for_which_the_equation_holds():
+    model, noise = lw.Kurtosis([0.0, 0.5, 1.0, 2.0]), lw.Gaussian()
+    prior, sigma, levels = Uniform.typical(model), 0.05, (0.1, 0.5, 0.9)
+    data = np.array([[1.0, 0.5, 0.3, 0.2]], np.float32)
+    found, _ = posterior_quantiles(model, noise, prior, data, np.full(1, sigma), levels)
+    draws = prior.sample(jax.random.key(1), 400_000).astype(float)
+    nll = np.sum((np.asarray(signals(model, draws)) - data) ** 2, axis=1) / (2 * sigma**2)
+    for index, values in enumerate(draws.T):
+        order = np.argsort(values)
+        share = np.cumsum(np.exp(nll.min() - nll)[order])
+        expected = values[order][np.searchsorted(share / share[-1], levels)]
+        np.testing.assert_allclose(found[0, index], expected, rtol=0.02)
+
+
 def test_quantiles_of_a_black_box_or_another_prior_are_refused():
     data, sigma = np.ones((1, 3)), np.ones(1)
     box = BlackBox([0.0, 0.5, 1.0])

@@ -8,6 +8,7 @@ from labelwise import (
     ADC,
     ADCFloor,
     Gaussian,
+    IVIMKurtosis,
     Kurtosis,
     MaximumLikelihood,
     StretchedExponential,
@@ -33,6 +34,15 @@ def test_kurtosis_equation(d, k):
 
 def test_kurtosis_without_kurtosis_is_adc():
     np.testing.assert_allclose(Kurtosis(B).signal(2.0, 1.3, 0.0), ADC(B).signal(2.0, 1.3))
+
+
+@pytest.mark.parametrize("model", [Kurtosis, IVIMKurtosis])
+def test_kurtosis_holds_where_the_signal_falls(model):
+    b, fast = np.linspace(0, 2, 41), [0.0, 50.0] * (model is IVIMKurtosis)
+    for d, k in [(1.0, 1.4), (1.0, 1.6), (0.7, 2.1), (0.8, 2.0), (3.0, 0.4), (3.0, 0.6), (1.0, 0)]:
+        params = [1.0, *fast[:1], d, *fast[1:], k]
+        falls = np.all(np.diff(np.asarray(model(b).signal(*params), float)) < 0)
+        assert falls == model(b).holds(*params)
 
 
 def test_kurtosis_turns_where_its_docstring_says():

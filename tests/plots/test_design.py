@@ -23,6 +23,19 @@ def test_every_acquisition_has_its_volumes_and_errors():
     assert len(search.lines) == len(found.search)
 
 
+def test_the_areas_of_a_task_have_a_panel():
+    prior = lw.Uniform({"S0": (0.8, 1.2), "T2": (20.0, 200.0)})
+    task = lw.Detection(lw.Tissue({"T2": 60.0}), lw.Tissue({"T2": (70.0, 90.0)}))
+    options = {"estimator": "fit", "voxels": 300, "simulated": False}
+    found = lw.design(lw.T2([10, 40, 80]), lw.Rician(), prior, 0.05, 6, task=task, **options)
+    _, areas, errors, _ = design_figure(found, "te").axes
+    assert areas.get_xlabel() == "AUC of the two tissues"
+    assert [label.get_text() for label in areas.get_yticklabels()] == ["$T_2$"]
+    drawn = [float(line.get_xdata()[0]) for line in areas.lines]
+    assert drawn == [row.auc["T2"].value for row in found.rows]
+    assert errors.get_xlabel() == "RMSE / RMSE of Gaussian optimum"
+
+
 def test_counts_of_near_settings_do_not_touch():
     """Those at b = 45 and 50 s/mm² did."""
     prior = lw.Uniform({"S0": (0.8, 1.2), "ADC": (0.5, 2.0)})

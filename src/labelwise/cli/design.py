@@ -11,6 +11,7 @@ import typer
 
 from labelwise.cli import options
 from labelwise.cli.tables import progress_bar, show_design
+from labelwise.cli.tuning import detection
 from labelwise.errors import InputError
 from labelwise.limits import check_sigma, check_whole
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from labelwise.evaluation.design import Design
     from labelwise.models import SignalModel
 
-_TASK = "expected rmse, rmse:NAME (several with commas) or crlb"
+_AIM = "expected rmse, rmse:NAME (several with commas), auc, auc:NAME or crlb"
 _STEPS = ((10, 1), (20, 2), (50, 5), (100, 10), (200, 20), (1000, 50), (30_000, 250))
 
 
@@ -54,11 +55,15 @@ def design(
     minimise: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="rmse | rmse:NAME | crlb",
-            help="RMSE of all parameters but the amplitude (default), of some, or of all by the "
-            "bound alone. May be repeated.",
+            metavar="rmse | rmse:NAME | auc:NAME | crlb",
+            help="RMSE of all parameters but the amplitude (default), or of some; the overlap of "
+            "a parameter in two tissues (1 - AUC), given by --detect, or --from and --to; or RMSE "
+            "by the bound alone. May be repeated.",
         ),
     ] = None,
+    detect: options.Detect = None,
+    before: options.FirstTissue = None,
+    after: options.SecondTissue = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,19 +105,25 @@ def design(
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Choose which settings to acquire, and how often each, for an estimator and a tissue.
+    """Choose which settings to acquire, and how often each, for an estimator and a tissue or task.
 
     First by the Fisher information averaged over the tissue, then by simulation with the estimator,
     for which networks are trained. Compares with the present acquisition, if it is given, and with
     the optimum of a Gaussian Cramér-Rao bound. Writes `design.bval` (`design.tsv` for other
     settings), `design.json`, `design.png` and `design.pdf`.
     """
-    names, by_bound = _minimised(minimise or [])
+    kind, names = _minimised(minimise or [])
     if not 0 < snr < float("inf"):
         raise InputError(f"--snr {snr:g}: expected a positive number")
     check_sigma(1 / snr)
     check_whole("seed", seed)
     check_whole("voxels", voxels)
+    if (kind == "auc") != bool(detect or before or after):
+        raise InputError(
+            "--minimise auc: needs two tissues, --detect FILE.toml, or --from and --to"
+            if kind == "auc"
+            else "--detect, --from, --to: are for --minimise auc or auc:NAME; add it"
+        )
     options.start_jax()
 
     from labelwise.evaluation.design import design as designed
@@ -134,7 +145,9 @@ def design(
     ranges = Uniform.typical(among, **spans | options.ranges(prior or [], "--prior"))
     file = "design.bval" if setting == "b" else "design.tsv"
     files = (file, "design.png", "design.pdf", "design.json")
+    task = detection(detect, before, after)[0] if kind == "auc" else None
     inputs = [*given.sources.values(), *options.preset_file(preset).values()]
+    inputs += [detect] if detect is not None else []
     inputs += options.model_file(model)
     record = {
         "command": context.meta["labelwise.command"],
@@ -155,9 +168,10 @@ def design(
             measurements(present) if volumes is None and present is not None else volumes or 0,
             minimise=names,
             keep=None if keep is None else [name for name in _parts(keep) if name != "none"],
+            task=task,
             estimator=estimator.value,
             present=present,
-            simulated=not by_bound,
+            simulated=kind != "crlb",
             voxels=voxels,
             seed=seed,
             progress=lambda done, total: progress("simulating designs", done, total, ""),
@@ -184,18 +198,19 @@ def candidate_b(largest: float) -> Float[ndarray, " C"]:
     return np.array([*(b for b in found if b < largest), largest]) / 1000
 
 
-def _minimised(texts: Sequence[str]) -> tuple[list[str], bool]:
-    """The names of the parameters to minimise, and whether by the bound alone."""
+def _minimised(texts: Sequence[str]) -> tuple[str, list[str]]:
+    """What to minimise (`"rmse"`, `"auc"` or `"crlb"`), and the names of its parameters."""
     names: list[str] = []
+    kinds = {text.partition(":")[0] for text in texts} or {"rmse"}
     for text in texts:
         what, colon, listed = text.partition(":")
-        if what not in ("rmse", "crlb") or (colon and (what == "crlb" or not _parts([listed]))):
-            raise InputError(f"--minimise {text}: {_TASK}")
+        known = what in ("rmse", "auc", "crlb")
+        if not known or (colon and (what == "crlb" or not _parts([listed]))):
+            raise InputError(f"--minimise {text}: {_AIM}")
         names += _parts([listed]) if colon else []
-    by_bound = "crlb" in texts
-    if len(texts) > 1 and (by_bound or "rmse" in texts):
-        raise InputError(f"--minimise: {' and '.join(texts)} exclude each other; {_TASK}")
-    return names, by_bound
+    if len(kinds) > 1 or (len(texts) > 1 and kinds & {*texts}):
+        raise InputError(f"--minimise: {' and '.join(texts)} exclude each other; {_AIM}")
+    return kinds.pop(), names
 
 
 def _parts(texts: Sequence[str]) -> list[str]:

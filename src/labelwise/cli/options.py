@@ -133,6 +133,29 @@ PresetName = Annotated[
         "own. Ranges given by other options win.",
     ),
 ]
+Detect = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml", help="Distinguish the tissues in its tables [from] and [to]."
+    ),
+]
+FirstTissue = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="NAME=VALUE,...",
+        help="First tissue, such as f=0.1:0.2,D_fast=60±10. Parameters left out are as in "
+        "training.",
+    ),
+]
+SecondTissue = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="NAME=VALUE,...",
+        help="Second tissue. Parameters left out are as in --from.",
+    ),
+]
 Tolerance = Annotated[
     float,
     typer.Option(min=0, help="In s/mm²: b-values this close are equal; b up to this is b = 0."),

@@ -485,6 +485,16 @@ def show_design(found: Design, setting: str, file: Path) -> None:
     for value in sorted(set().union(*counts)):
         table.add_row(f"{value * factor:.6g}", *(str(each[value] or "") for each in counts))
     console.print(table, "")
+    if found.task is not None:
+        before, after = (tissue.name for tissue in found.task.tissues)
+        console.print(f"Detection: {before} | {after}\n", soft_wrap=True)
+        table = Table("AUC", **_PLAIN)
+        for row in found.rows:
+            table.add_column(row.name, justify="right", no_wrap=True)
+        for name in found.rows[0].auc:
+            areas = [row.auc[name] for row in found.rows]
+            table.add_row(name, *(with_error(area.value, area.error) for area in areas))
+        console.print(table, "")
     table = Table("RMSE", **_PLAIN)
     for row in found.rows:
         table.add_column(row.name, justify="right", no_wrap=True)
@@ -493,8 +503,12 @@ def show_design(found: Design, setting: str, file: Path) -> None:
         table.add_row(title, *(with_error(r.rmse[index], r.error[index]) for r in found.rows))
     console.print(table, "")
     first = found.rows[0]
+    for name in found.minimised if found.task is not None else ():
+        gain = with_error(first.auc[name].gain, first.auc[name].gain_error)
+        console.print(f"AUC of {name} (maximised): {gain} against the {found.reference}.")
+    aims = found.kept if found.task is not None else (*found.minimised, *found.kept)
     for index, parameter in enumerate(found.parameters):
-        if parameter.name in (*found.minimised, *found.kept):
+        if parameter.name in aims:
             change = with_error(100 * (first.ratio[index] - 1), 100 * first.ratio_error[index])
             aim = "minimised" if parameter.name in found.minimised else "kept"
             console.print(f"{parameter.name} ({aim}): {change} % against the {found.reference}.")

@@ -36,29 +36,9 @@ def tune(
     context: typer.Context,
     net: Annotated[Path, typer.Argument(help="A blend of two networks, from `labelwise train`.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
-    detect: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Distinguish the tissues in its tables [from] and [to]."
-        ),
-    ] = None,
-    before: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="NAME=VALUE,...",
-            help="First tissue, such as f=0.1:0.2,D_fast=60±10. Parameters left out are as in "
-            "training.",
-        ),
-    ] = None,
-    after: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--to",
-            metavar="NAME=VALUE,...",
-            help="Second tissue. Parameters left out are as in --from.",
-        ),
-    ] = None,
+    detect: options.Detect = None,
+    before: options.FirstTissue = None,
+    after: options.SecondTissue = None,
     rmse: Annotated[
         list[str] | None,
         typer.Option(
@@ -182,7 +162,7 @@ def _task_and_snr(
     tissue: Sequence[str] | None,
 ) -> tuple[Detection | Rmse, float | None]:
     """The one task given by the options, and the SNR if its file has one."""
-    from labelwise.evaluation.tuning import Detection, Rmse
+    from labelwise.evaluation.tuning import Rmse
     from labelwise.io.tissues import read_tissues
 
     inline = bool(before or after)
@@ -196,9 +176,6 @@ def _task_and_snr(
         raise InputError(f"task: {_EXPECTED}; {got}")
     if tissue and not rmse:
         raise InputError("--tissue: is for --rmse; for detection, give tissues by --from and --to")
-    if detect is not None:
-        tissues, snr = read_tissues(detect, "from", "to")
-        return Detection(*tissues), snr
     if rmse:
         names = [name.strip() for text in rmse for name in text.split(",")]
         parameters = () if names == ["all"] else tuple(dict.fromkeys(names))
@@ -206,6 +183,21 @@ def _task_and_snr(
             tissues, snr = read_tissues(Path(tissue[0]), "tissue")
             return Rmse(parameters, *tissues), snr
         return Rmse(parameters, _tissue(tissue or [], "--tissue")), None
+    return detection(detect, before, after)
+
+
+def detection(
+    detect: Path | None, before: Sequence[str] | None, after: Sequence[str] | None
+) -> tuple[Detection, float | None]:
+    """The two tissues of a file, or of --from and --to; the SNR, if the file has one."""
+    from labelwise.evaluation.tuning import Detection
+    from labelwise.io.tissues import read_tissues
+
+    if detect is not None and (before or after):
+        raise InputError("task: give the tissues by --detect, or by --from and --to, not by both")
+    if detect is not None:
+        tissues, snr = read_tissues(detect, "from", "to")
+        return Detection(*tissues), snr
     if not before or not after:
         missing = "--to" if before else "--from"
         raise InputError(f"{missing}: is missing; detection needs two tissues, --from and --to")

@@ -6,6 +6,12 @@ is averaged over the prior. Volumes are exchanged between candidate settings whi
 falls. Then by simulation: the designs that the bound found are compared with the estimator itself
 on the same voxels, and the best one is evaluated on fresh voxels.
 
+For a `Detection`, the averages are over both tissues, and the bound is the area under the ROC curve
+of normal estimates with the mean θ - (J(θ) + Λ)⁻¹ Λ (θ - μ), μ the middle of the prior, and the
+covariance (J + Λ)⁻¹ J (J + Λ)⁻¹ (θ and (J + Λ)⁻¹ for fits, which are not pulled to the middle): the
+average of Φ(difference of means / √(sum of variances)) over pairs of the tissues. Its
+discriminability is d' = √2 Φ⁻¹(area).
+
 Source: Chaloner & Verdinelli 1995, section 4, doi:10.1214/ss/1177009939, for averages of such a
 variance over the prior; Fedorov 1972, Theory of Optimal Experiments, for exchanges.
 """
@@ -14,15 +20,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.special import ndtr, ndtri
 
 from labelwise.evaluation.cramer_rao import measurement_information
-from labelwise.evaluation.scores import rmse
+from labelwise.evaluation.scores import auc, rmse
+from labelwise.evaluation.tuning import Detection, warn_if_outside
 from labelwise.fitting import MaximumLikelihood
 from labelwise.limits import check_memory, check_sigma, check_whole
 from labelwise.models.base import SignalModel, measurements, scale_parameter, settings_of
@@ -32,7 +40,7 @@ from labelwise.networks.plan import TrainingPlan
 from labelwise.networks.recipe import Recipe
 from labelwise.networks.train import train_networks
 from labelwise.noise import Gaussian, NoiseModel
-from labelwise.priors import Prior
+from labelwise.priors import Population, Prior
 from labelwise.simulation import simulate
 from labelwise.types import Estimator, InputError, Parameter
 
@@ -49,8 +57,29 @@ _LEAST_GAIN = 1e-6  # of an exchange, in the logarithm of the criterion
 _SINGULAR = 1e-9  # precision of an unknown parameter, in units of 1 / its spread squared
 _ROUNDING = 1e-12  # of the largest information, below which an inverse is not precise
 
+_PARTNERS = 8  # of each draw of a tissue, among those of the other
+_LEAST_D = 1e-6  # discriminability, whose logarithm is taken
+
 Counts = Int[np.ndarray, " C"]
-Criterion = Callable[[Float[np.ndarray, "... P"]], Float[np.ndarray, "..."]]
+Criterion = Callable[[Float[np.ndarray, "N ... P P"]], Float[np.ndarray, "..."]]
+"""What is minimised, of the inverse of the information with what is known beforehand."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """The area under the ROC curve of the estimates of a parameter in two tissues.
+
+    Args:
+        value: the area; below 0.5 if the estimates change in the wrong direction.
+        error: its standard error.
+        gain: how much larger it is than that of the reference.
+        gain_error: its standard error; the voxels are the same.
+    """
+
+    value: float
+    error: float
+    gain: float
+    gain_error: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,7 @@ class Row:
         error: (P,) its standard error.
         ratio: (P,) RMSE over that of the reference.
         ratio_error: (P,) its standard error; the voxels are the same.
+        auc: of the parameters whose centre differs between the tissues of a task, by name.
     """
 
     name: str
@@ -72,6 +102,7 @@ class Row:
     error: Float[np.ndarray, " P"]
     ratio: Float[np.ndarray, " P"]
     ratio_error: Float[np.ndarray, " P"]
+    auc: Mapping[str, Area] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,14 +111,16 @@ class Design:
 
     Args:
         rows: this design, the present acquisition if there is one, the Gaussian optimum.
-        minimised: the parameters whose RMSE was minimised.
+        minimised: the parameters whose RMSE was minimised, or AUC was maximised for a task.
         kept: those whose RMSE must not grow by more than 2 % over the reference.
         reference: the name of the row that ratios and `kept` refer to.
         estimator: `"gt"`, `"mle"` or `"fit"`.
         sigma: noise of one channel.
         voxels: number of fresh voxels behind the errors: those with an estimate in all rows.
         search: for each start, the efficiency after each exchange by the bound: the share of
-            its volumes with which the best design found would have the same criterion.
+            its volumes with which the best design found would have the same criterion; for a
+            task, the square of its discriminability relative to that of the best.
+        task: the tissues to distinguish, with the distribution of every parameter.
     """
 
     rows: tuple[Row, ...]
@@ -98,6 +131,7 @@ class Design:
     sigma: float
     voxels: int
     search: tuple[Float[np.ndarray, " S"], ...]
+    task: Detection | None = None
 
     @property
     def model(self) -> SignalModel:
@@ -113,7 +147,7 @@ class Design:
         """The description as JSON data, settings in the models' units."""
         names = [parameter.name for parameter in self.parameters]
         columns = ("rmse", "error", "ratio", "ratio_error")
-        return {
+        found = {
             "estimator": self.estimator,
             "minimised": list(self.minimised),
             "kept": list(self.kept),
@@ -129,6 +163,12 @@ class Design:
             },
             "search": [path.tolist() for path in self.search],
         }
+        if self.task is not None:
+            found["task"] = self.task.describe()
+            for row in self.rows:
+                areas = {name: dataclasses.asdict(each) for name, each in row.auc.items()}
+                found["acquisitions"][row.name]["auc"] = areas
+        return found
 
 
 def design(
@@ -140,6 +180,7 @@ def design(
     *,
     minimise: Sequence[str] = (),
     keep: Sequence[str] | None = None,
+    task: Detection | None = None,
     estimator: EstimatorName = "gt",
     present: SignalModel | None = None,
     simulated: bool = True,
@@ -161,9 +202,12 @@ def design(
         sigma: noise of one channel, where the amplitude is about 1 (1 / SNR).
         volumes: number of volumes.
         minimise: the parameters whose RMSE is minimised, by name (the geometric mean of several);
-            all but the amplitude if empty.
+            all but the amplitude if empty. For a task, those whose AUC is maximised (the mean of
+            several); all but the amplitude whose centre differs between the tissues if empty.
         keep: the parameters whose RMSE may be 2 % above that of the reference at most; None for all
             others apart from the amplitude.
+        task: distinguish two tissues; networks are still trained over the prior, and all errors are
+            those in the voxels of both tissues.
         estimator: `"gt"`, a network taught the ground truth, close to the posterior mean; `"mle"`,
             one taught maximum-likelihood estimates; or `"fit"`, maximum likelihood itself.
         present: the model with the present acquisition, to compare with: its volumes are scaled
@@ -171,13 +215,17 @@ def design(
         simulated: choose by simulation between the designs that the bound found, the present one
             and the Gaussian optimum; by the bound if False.
         recipe: of the networks; `Recipe.fast()` if None.
-        voxels: number of voxels in a simulation.
+        voxels: number of voxels in a simulation, of each tissue.
         seed: of all random numbers.
         progress: called with the number of simulated designs and their total.
 
     Raises:
         InputError: if an argument is out of its range, names no parameter, or measurements of the
-            model depend on each other (an echo train).
+            model depend on each other (an echo train); for a task, if a tissue is not possible, or
+            the centre of a parameter to minimise is the same in both.
+
+    Warns:
+        UserWarning: if more than 1 % of a tissue lies outside the prior.
 
     Source: Chaloner & Verdinelli 1995, doi:10.1214/ss/1177009939.
 
@@ -195,7 +243,13 @@ def design(
     names = [parameter.name for parameter in model.parameters]
     scale = scale_parameter(model)
     free = [name for index, name in enumerate(names) if index != scale]
-    minimised = _named("minimise", tuple(minimise) or tuple(free), names)
+    if task is not None:
+        ranges = dict(zip(names, map(tuple, prior.ranges.tolist()), strict=True))
+        task = task.complete(model.parameters, ranges)
+    usual = free if task is None else [name for name in free if task.direction(name)]
+    minimised = _named("minimise", tuple(minimise) or tuple(usual), names)
+    if task is not None:
+        _check_distinct(task, minimised)
     others = [name for name in free if name not in minimised]
     kept = _named("keep", tuple(others if keep is None else keep), names)
     if both := [name for name in kept if name in minimised]:
@@ -210,13 +264,28 @@ def design(
     reference = next(iter(fixed))
     draws = np.asarray(prior.sample(jax.random.key(seed), _DRAWS), np.float64)
     spread, known = _known(model, prior, draws, scale, estimator)
+    populations: Sequence[Prior] = [prior]
+    middle = draws.mean(axis=0)
+    if task is not None:
+        tissues = [Population(each, model.parameters, model) for each in task.tissues]
+        populations, draws = tissues, _drawn(task, tissues, prior, seed)
     information = _in_units(measurement_information(model, noise, draws, sigma), spread)
     there = _in_units(measurement_information(fixed[reference], noise, draws, sigma), spread)
     known = np.diag(np.maximum(known, _ROUNDING * volumes * information.max()))
-    base = _variance(there.sum(axis=1) + known)
+    base = _variance(np.linalg.inv(there.sum(axis=1) + known))
+    apart = None
+    if task is not None:
+        up = [task.direction(name) for name in minimised]
+        pull = known if estimator == "gt" else 0 * known  # fits are not pulled to the middle
+        apart = _apart((draws - middle) / spread, pull, goal, up)
 
     def searched(start: Counts, margin: float = WORSE) -> list[tuple[Counts, float]]:
-        return _exchange(information, known, start, _criterion(goal, limit, base, margin))
+        def criterion(inverse):
+            logs = 0.5 * np.log(_variance(inverse) / base)
+            aim = logs[..., goal].mean(axis=-1) if apart is None else apart(inverse)
+            return aim + _beyond(logs[..., limit], margin)
+
+        return _exchange(information, known, start, criterion)
 
     starts = [gaussian, *(_random(rng, len(gaussian), volumes) for _ in range(_STARTS))]
     paths = [searched(start) for start in starts]
@@ -234,28 +303,49 @@ def design(
             progress(len(trained), len(fixed) + len(found))
         trained[name] = _estimator(each, noise, prior, sigma, estimator, recipe, seed)
 
-    def errors(these: Mapping[str, SignalModel], key: int) -> dict[str, Float[np.ndarray, "P n"]]:
-        found = {}
+    def rows(these: Mapping[str, SignalModel], seed: int) -> tuple[dict[str, Row], int]:
+        """The errors with each acquisition in the same voxels, and the number of these."""
+        key = jax.random.key(seed)
+        keys = [key] if task is None else jax.random.split(key)
+        errors, values = {}, {}
         for name, each in these.items():
-            data = simulate(each, noise, prior, sigma, voxels, jax.random.key(key))
-            assert data.params is not None  # for the type checker: they are simulated
-            found[name] = (trained[name](data.signal, sigma).values - data.params).T.astype(float)
-        return _finite(found)
+            data = [
+                simulate(each, noise, population, sigma, voxels, key)
+                for population, key in zip(populations, keys, strict=True)
+            ]
+            truth = np.concatenate([part.params for part in data if part.params is not None])
+            found = np.concatenate([trained[name](part.signal, sigma).values for part in data])
+            values[name], errors[name] = found.T, (found - truth).T.astype(float)
+        good = _estimated(errors, len(populations))
+        after = (np.arange(len(good)) >= voxels)[good]
+        made = {}
+        for name, each in these.items():
+            compared = _compared(errors[name][:, good], errors[reference][:, good])
+            areas = {}
+            if task is not None:
+                pair = values[name][:, good], values[reference][:, good]
+                areas = _areas(task, names, *pair, after)
+            made[name] = Row(name, each, *compared, areas)
+        return made, int(good.sum())
 
     made = fixed | found
     chosen = "0"
     if simulated:  # on other voxels than the table, whose errors would be too small
-        tried = errors(made, seed + 1)
-        squares = {name: np.square(each).mean(axis=1) for name, each in tried.items()}
-        score = _criterion(goal, limit, squares[reference], WORSE)
-        chosen = min(made, key=lambda name: score(squares[name]))
-    compared = {THIS: made[chosen], **fixed}
+        tried, _ = rows(made, seed + 1)
+
+        def score(name: str) -> float:
+            row = tried[name]
+            logs = np.log(row.rmse / tried[reference].rmse)
+            areas = [row.auc[each].value for each in minimised if task is not None]
+            aim = -np.mean(areas) if areas else logs[goal].mean()
+            return float(aim + _beyond(logs[limit], WORSE))
+
+        chosen = min(made, key=score)
     trained[THIS] = trained[chosen]
-    fresh = errors(compared, seed + 2)
-    rows = [Row(name, compared[name], *_compared(e, fresh[reference])) for name, e in fresh.items()]
+    shown, used = rows({THIS: made[chosen], **fixed}, seed + 2)
     search = [np.exp(2 * (least - np.array([value for _, value in path]))) for path in paths]
-    used = fresh[reference].shape[1]
-    return Design(tuple(rows), minimised, kept, reference, estimator, sigma, used, tuple(search))
+    settings = minimised, kept, reference, estimator, sigma, used, tuple(search), task
+    return Design(tuple(shown.values()), *settings)
 
 
 def _check(model, present, prior, sigma, volumes, voxels, seed, estimator) -> None:
@@ -293,6 +383,18 @@ def _check(model, present, prior, sigma, volumes, voxels, seed, estimator) -> No
         raise InputError(
             f"{type(model).__name__}: each measurement depends on the others (an echo train), so "
             "that settings cannot be chosen one by one"
+        )
+
+
+def _check_distinct(task: Detection, minimised: Sequence[str]) -> None:
+    """Check that estimates of the parameters can be expected to differ between the tissues."""
+    what = " and ".join(tissue.name for tissue in task.tissues)
+    if not minimised:
+        raise InputError(f"minimise: no parameter has another centre in {what}; give other tissues")
+    if same := [name for name in minimised if not task.direction(name)]:
+        raise InputError(
+            f"minimise: {same[0]} has the same centre in {what}, so that its estimates do not "
+            "distinguish them; give other tissues, or another parameter"
         )
 
 
@@ -342,17 +444,43 @@ def _known(model, prior, draws, scale, estimator) -> tuple[np.ndarray, np.ndarra
     return spread, known
 
 
-def _criterion(
-    goal: list[int], limit: list[int], base: Float[np.ndarray, " P"], margin: float
-) -> Criterion:
-    """The mean logarithm of the minimised RMSE over the base, and a penalty on the kept ones."""
+def _drawn(
+    task: Detection, populations: Sequence[Population], prior: Prior, seed: int
+) -> Float[np.ndarray, "N P"]:
+    """Draws from the first tissue, and as many from the second."""
+    draws, ranges = [], prior.ranges.astype(np.float32)
+    keys = jax.random.split(jax.random.key(seed))
+    for tissue, population, key in zip(task.tissues, populations, keys, strict=True):
+        draws.append(population.sample(key, _DRAWS // 2))
+        warn_if_outside(ranges, tissue, population.parameters, draws[-1], stacklevel=4)
+    return np.concatenate(draws).astype(np.float64)
 
-    def value(variance: Float[np.ndarray, "... P"]) -> Float[np.ndarray, "..."]:
-        logs = 0.5 * np.log(variance / base)
-        beyond = np.maximum(0, logs[..., limit] - np.log(margin)).sum(axis=-1)
-        return logs[..., goal].mean(axis=-1) + _PENALTY * beyond
+
+def _apart(
+    draws: Float[np.ndarray, "N P"], pull: Float[np.ndarray, "P P"], goal: list[int], up: list[int]
+) -> Criterion:
+    """The mean of -log d' of some parameters; draws are relative to the middle of the prior."""
+    half = len(draws) // 2
+    partners = half + (np.arange(half) + np.arange(0, half, half // _PARTNERS)[:, None]) % half
+
+    def value(inverse: Float[np.ndarray, "N ... P P"]) -> Float[np.ndarray, "..."]:
+        total = np.zeros(inverse.shape[1:-2])
+        for index, sign in zip(goal, up, strict=True):
+            row = np.moveaxis(inverse[..., index, :], 0, -2)
+            mean = sign * (draws[:, index] - (row * (draws @ pull)).sum(axis=-1))
+            noise = np.maximum(row[..., index] - row**2 @ np.diag(pull), _SINGULAR)
+            shift = mean[..., partners] - mean[..., None, :half]
+            spread = np.sqrt(noise[..., partners] + noise[..., None, :half])
+            area = np.minimum(ndtr(shift / spread).mean(axis=(-2, -1)), 1 - _ROUNDING)
+            total -= np.log(np.maximum(np.sqrt(2) * ndtri(area), _LEAST_D))
+        return total / len(goal)
 
     return value
+
+
+def _beyond(logs: Float[np.ndarray, "... L"], margin: float) -> Float[np.ndarray, "..."]:
+    """The penalty on the logarithms of kept RMSE over those of the reference."""
+    return _PENALTY * np.maximum(0, logs - np.log(margin)).sum(axis=-1)
 
 
 def _in_units(
@@ -373,8 +501,8 @@ def _gaussian_optimum(model, prior, sigma, volumes, scale, rng) -> Counts:
     ridge = max(_SINGULAR, _ROUNDING * volumes * information.max()) * np.eye(len(unit))
     relative = [index for index in range(len(unit)) if index != scale]
 
-    def value(variance):
-        return np.log(np.sqrt(variance[..., relative]).sum(axis=-1))
+    def value(inverse):
+        return np.log(np.sqrt(_variance(inverse)[..., relative]).sum(axis=-1))
 
     starts = [_random(rng, information.shape[1], volumes) for _ in range(2 * _STARTS)]
     ends = [_exchange(information, ridge, start, value)[-1] for start in starts]
@@ -393,13 +521,14 @@ def _exchange(
 ) -> list[tuple[Counts, float]]:
     """The best exchange of one volume, again and again; the designs with their criterion."""
     total = np.einsum("ncpq,c->npq", information, start.astype(float)) + known
-    path = [(start, float(criterion(_variance(total))))]
+    path = [(start, float(criterion(np.linalg.inv(total))))]
     while True:
         counts, least = path[-1]
         total = np.einsum("ncpq,c->npq", information, counts.astype(float)) + known
         used = np.flatnonzero(counts)
         values = [
-            criterion(_variance((total - information[:, i])[:, None] + information)) for i in used
+            criterion(np.linalg.inv((total - information[:, i])[:, None] + information))
+            for i in used
         ]
         row, gained = np.unravel_index(np.argmin(values), np.shape(values))
         if not values[row][gained] < least - _LEAST_GAIN:
@@ -410,9 +539,9 @@ def _exchange(
         path.append((moved, float(values[row][gained])))
 
 
-def _variance(information: Float[np.ndarray, "N ... P P"]) -> Float[np.ndarray, "... P"]:
-    """The diagonal of the inverse, averaged over the draws."""
-    return np.diagonal(np.linalg.inv(information), axis1=-2, axis2=-1).mean(axis=0)
+def _variance(inverse: Float[np.ndarray, "N ... P P"]) -> Float[np.ndarray, "... P"]:
+    """The diagonal, averaged over the draws."""
+    return np.diagonal(inverse, axis1=-2, axis2=-1).mean(axis=0)
 
 
 def _estimator(model, noise, prior, sigma, estimator, recipe, seed) -> Estimator:
@@ -423,12 +552,34 @@ def _estimator(model, noise, prior, sigma, estimator, recipe, seed) -> Estimator
     return train_networks(TrainingPlan(model, noise, prior, sigma, (label,), made, seed))[0]
 
 
-def _finite(errors: Mapping[str, Float[np.ndarray, "P n"]]) -> dict[str, Float[np.ndarray, "P m"]]:
-    """The voxels that have an estimate with every acquisition."""
+def _estimated(
+    errors: Mapping[str, Float[np.ndarray, "P n"]], tissues: int
+) -> Bool[np.ndarray, " n"]:
+    """Which voxels have an estimate with every acquisition."""
     good = np.all([np.isfinite(each).all(axis=0) for each in errors.values()], axis=0)
-    if good.sum() < 2:
+    if good.reshape(tissues, -1).sum(axis=1).min() < 2:
         raise InputError("voxels: hardly one has an estimate with every acquisition; use more")
-    return {name: each[:, good] for name, each in errors.items()}
+    return good
+
+
+def _areas(
+    task: Detection,
+    names: Sequence[str],
+    values: Float[np.ndarray, "P n"],
+    others: Float[np.ndarray, "P n"],
+    after: Bool[np.ndarray, " n"],
+) -> dict[str, Area]:
+    """AUC of the parameters whose centre differs, beside those of other estimates."""
+    found = {}
+    for name, one, two in zip(names, values, others, strict=True):
+        if not (sign := task.direction(name)):
+            continue
+        both = sign * np.stack([one, two])
+        (value, base), covariance = auc(both[:, ~after], both[:, after])
+        paired = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        errors = np.sqrt(np.maximum([covariance[0, 0], paired], 0))
+        found[name] = Area(float(value), float(errors[0]), float(value - base), float(errors[1]))
+    return found
 
 
 def _compared(error: Float[np.ndarray, "P n"], other: Float[np.ndarray, "P n"]):

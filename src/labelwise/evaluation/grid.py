@@ -34,7 +34,7 @@ from labelwise.models import SignalModel
 from labelwise.models.base import measurements
 from labelwise.models.evaluate import jacobian, signals
 from labelwise.noise import NoiseModel
-from labelwise.priors import Grid
+from labelwise.priors import Grid, held
 from labelwise.types import Estimate, Estimator, InputError, LabelSource, Voxels
 
 _BINS = 200  # of the estimates, for mutual information; fewer would lose information
@@ -62,7 +62,7 @@ def evaluate(
     All estimators get the same signals, `repeats` at every grid point. The noise of a grid point
     depends on the key and on its position in the grid only, so that `block` affects memory only.
     Estimates are reduced point by point and not stored. Failed estimates (NaN in any parameter)
-    are counted and excluded.
+    are counted and excluded. All is NaN at grid points for which the equation does not hold.
 
     Args:
         estimators: by name.
@@ -97,8 +97,8 @@ def evaluate(
           estimators without intervals, and absent if none has them
 
     Raises:
-        InputError: if there is no estimator, a name is used twice, or grid, estimators and model
-            have different parameters.
+        InputError: if there is no estimator, a name is used twice, grid, estimators and model have
+            different parameters, or the equation holds at no point of the grid.
 
     Source: Epstein et al. 2024, sections 3.5 and 3.6, doi:10.59275/j.melba.2024-geb5.
 
@@ -119,7 +119,10 @@ def evaluate(
     points, size = simulator.truth.shape
     levels = np.stack(np.unravel_index(np.arange(points), grid.shape), axis=-1)
     bins = int(np.clip(points * repeats / max(grid.shape) / 50, 10, _BINS))
-    edges = _pilot_edges(simulator, sources, repeats, block, bins)
+    described = np.flatnonzero(held(model, simulator.truth))
+    if not len(described):
+        raise InputError(f"grid: the equation of {type(model).__name__} holds at no point")
+    edges = _pilot_edges(simulator, sources, described, repeats, block, bins)
 
     table: dict[str, np.ndarray] = {
         name: np.full((len(sources), points, size), np.nan)
@@ -151,7 +154,7 @@ def evaluate(
     # estimators are called one after the other, while earlier estimates are reduced in threads
     pending: deque[tuple[int, Future]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
-        for index, voxels, score in simulator.blocks(np.arange(points), repeats, block):
+        for index, voxels, score in simulator.blocks(described, repeats, block):
             for row, source in enumerate(sources.values()):
                 values, limits = _values(source, voxels, simulator.truth[index].shape, repeats)
                 pending.append((row, pool.submit(reduce, row, index, values, limits, score)))
@@ -407,10 +410,14 @@ def _of_intervals(
 
 
 def _pilot_edges(
-    simulator: _Simulator, sources: Mapping[str, Source], repeats: int, block: int, bins: int
+    simulator: _Simulator,
+    sources: Mapping[str, Source],
+    points: Int[np.ndarray, " G"],
+    repeats: int,
+    block: int,
+    bins: int,
 ):
-    """Bin edges by source and parameter, from a few repeats of (a sample of) the whole grid."""
-    points = np.arange(len(simulator.truth))
+    """Bin edges by source and parameter, from a few repeats of (a sample of) some grid points."""
     if len(points) > _PILOT:
         points = np.sort(np.random.default_rng(0).choice(points, _PILOT, replace=False))
     few = min(-(-_PILOT // len(points)), repeats)

@@ -255,6 +255,7 @@ def posterior_quantiles(
         prior.ranges.tolist(),
         sigma_range,
         float(effective),
+        prior.model is not None,
     )
 
     def one(voxel: int) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +271,7 @@ def posterior_quantiles(
 @eqx.filter_jit
 def _quantiles(settings, data, sigma, shares, levels):
     """The quantiles of one voxel (P, Q), and its effective sample size."""
-    model, noise, scale, ranges, sigma_range, effective = settings
+    model, noise, scale, ranges, sigma_range, effective, limited = settings
     clean = noise.signal_of(data, sigma)
 
     def draw(box, shares):
@@ -281,7 +282,8 @@ def _quantiles(settings, data, sigma, shares, levels):
         shape = jax.vmap(model.signal, in_axes=-1, out_axes=-1)(*params)
 
         def log_likelihood(amplitude):
-            return -jnp.sum(noise.nll(amplitude * shape, data[:, None], sigma), axis=0)
+            logs = -jnp.sum(noise.nll(amplitude * shape, data[:, None], sigma), axis=0)
+            return jnp.where(model.holds(*params), logs, -jnp.inf) if limited else logs
 
         if scale is None:
             return params, log_likelihood(1.0), log_likelihood(1.0)

@@ -54,6 +54,33 @@ class Detection:
         """Both tissues."""
         return self.before, self.after
 
+    def complete(
+        self, parameters: Sequence[Parameter], ranges: Mapping[str, Distribution]
+    ) -> Detection:
+        """The task with a distribution of every parameter and a name for both tissues.
+
+        Args:
+            parameters: of the model.
+            ranges: of the prior of the training, by name.
+
+        Raises:
+            InputError: if a parameter is unknown, a distribution exceeds its bounds, or the two
+                tissues are the same.
+        """
+        before = _fill(self.before, ranges, parameters)
+        after = _fill(self.after, before.parts, parameters)
+        if before.parts == after.parts:
+            raise InputError(
+                f"task: the tissues to distinguish ({before.name}; {after.name}) are the same in "
+                "every parameter; give at least one parameter another distribution"
+            )
+        return Detection(before, after)
+
+    def direction(self, name: str) -> int:
+        """1 if the centre of a parameter is larger in `after`, -1 if it is smaller, else 0."""
+        before, after = (centre(tissue.parts[name]) for tissue in self.tissues)
+        return int(np.sign(after - before))
+
     def describe(self) -> dict[str, Any]:
         """The description as JSON data."""
         return {
@@ -374,10 +401,11 @@ def _estimated_halves(
     key: PRNGKeyArray,
 ) -> tuple[_Ends, _Ends]:
     """Simulate a tissue and estimate both halves of its voxels by both networks."""
-    population = Population(tissue, network.parameters)
+    population = Population(tissue, network.parameters, model)
     simulated = simulate(model, noise, population, sigma, 2 * voxels, key)
     assert simulated.params is not None  # for the type checker: simulated voxels have a truth
-    _warn_if_outside_training(network, tissue, simulated.params)
+    ranges = np.array(network.card.ranges, np.float32)
+    warn_if_outside(ranges, tissue, network.parameters, simulated.params, stacklevel=4)
     mle, gt = (_unbounded(end)(simulated.signal, simulated.sigma).values for end in network.ends)
     good = np.all(np.isfinite(mle) & np.isfinite(gt), axis=1)
     if not good.all():
@@ -458,7 +486,7 @@ def _auc_curve(
         before, after = (tissue.blended(alpha, column, parameter) for tissue in half)
         found.append(auc(before, after))
     differs = parts[0] != parts[1]
-    up = np.sign(centre(parts[1]) - centre(parts[0]))
+    up = task.direction(parameter.name)
     if differs and up == 0:  # the direction is determined on the tuning half
         excess = found[0][0] - 0.5
         up = np.sign(excess[np.argmax(np.abs(excess))])
@@ -549,14 +577,7 @@ def _complete(task: Detection | Rmse, network: Network) -> Detection | Rmse:
         _refuse_unknown("rmse", task.parameters, names)
         parameters = tuple(task.parameters) or tuple(names)
         return Rmse(parameters, _fill(task.tissue, ranges, network.parameters))
-    before = _fill(task.before, ranges, network.parameters)
-    after = _fill(task.after, before.parts, network.parameters)
-    if before.parts == after.parts:
-        raise InputError(
-            f"task: the tissues to distinguish ({before.name}; {after.name}) are the same in every "
-            "parameter; give at least one parameter another distribution"
-        )
-    return Detection(before, after)
+    return task.complete(network.parameters, ranges)
 
 
 def _fill(
@@ -587,15 +608,19 @@ def _refuse_unknown(what: str, given: Sequence[str] | Mapping[str, Any], names: 
         raise InputError(f"{what}: no parameter {unknown[0]!r}; there are {', '.join(names)}")
 
 
-def _warn_if_outside_training(
-    network: Network, tissue: Tissue, truth: Float[np.ndarray, "n P"]
+def warn_if_outside(
+    ranges: Float[np.ndarray, "P 2"],
+    tissue: Tissue,
+    parameters: Sequence[Parameter],
+    truth: Float[np.ndarray, "n P"],
+    stacklevel: int,
 ) -> None:
-    ranges = np.array(network.card.ranges, np.float32)
-    for parameter, (low, high), values in zip(network.parameters, ranges, truth.T, strict=True):
+    """Warn if more than 1 % of the voxels of a tissue lie outside the prior of the training."""
+    for parameter, (low, high), values in zip(parameters, ranges, truth.T, strict=True):
         outside = np.mean((values < low) | (values > high))
         if outside > _OUTSIDE_SHARE:
             warnings.warn(
                 f"{tissue.name}: {parameter.name} is outside of {low:g} to {high:g}, the range of "
                 f"the training prior, in {outside:.0%} of the voxels",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )

@@ -377,6 +377,16 @@ class Tuning(_Entries):
     discriminant: Discriminant | None = None
 
 
+class Area(_Entries):
+    """An area under the ROC curve."""
+
+    value: float
+    error: Number
+    gain: Number
+    """Over that of the reference."""
+    gain_error: Number
+
+
 class Acquired(_Entries):
     """An acquisition and its errors, by parameter."""
 
@@ -387,6 +397,8 @@ class Acquired(_Entries):
     ratio: dict[str, Number]
     """Of the RMSE to that of the reference."""
     ratio_error: dict[str, Number]
+    auc: dict[str, Area] | None = None
+    """For a task, of the parameters whose centre differs between the tissues."""
 
 
 class Design(_Entries):
@@ -406,7 +418,7 @@ class Design(_Entries):
     estimator: str
     """`gt`, `mle` or `fit`."""
     minimised: list[str]
-    """The parameters whose RMSE was minimised."""
+    """The parameters whose RMSE was minimised; for a task, whose AUC was maximised."""
     kept: list[str]
     """Those that may get 2 % worse at most."""
     reference: str
@@ -418,6 +430,8 @@ class Design(_Entries):
     acquisitions: dict[str, Acquired]
     search: list[list[float]]
     """From each start, the efficiency along the search."""
+    task: dict[str, Any] | None = None
+    """`kind` (`detect`) and its tissues."""
 
 
 class Part(_Entries):

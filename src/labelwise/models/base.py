@@ -95,6 +95,13 @@ class SignalModel(eqx.Module):
         """Which measurements the equation describes; maps leave the others out."""
         return np.ones(measurements(self), bool)
 
+    def holds(self, *params: Any, **any_signature: Any) -> Bool[Array | np.ndarray, "..."] | bool:
+        """Whether the equation describes a tissue, from one number or an array per parameter.
+
+        Typical priors leave other parameters out; fits are limited by the bounds alone.
+        """
+        return True
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the parameters when a subclass is defined."""
         super().__init_subclass__(**options)

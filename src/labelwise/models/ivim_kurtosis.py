@@ -37,6 +37,10 @@ class IVIMKurtosis(SelfStarting):
         tissue = jnp.exp(-bd + bd * bd * k / 6)
         return s0 * (f * jnp.exp(-self.b * d_fast - bd) + (1 - f) * tissue)
 
+    def holds(self, s0, f, d_slow, d_fast, k):
+        """Where the signal of the tissue falls up to the largest b, as for `Kurtosis`."""
+        return self.b.max() * d_slow * k <= 3
+
     def guess(self, signal):
         """As for `IVIM`, from 0.2 <= b <= 1.2 ms/µm²; K of brain tissue."""
         weight = (self.b >= 0.2) & (self.b <= 1.2)

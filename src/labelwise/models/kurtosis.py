@@ -12,7 +12,8 @@ class Kurtosis(SelfStarting):
     """S(b) = S0 exp(-b D + (b D)² K / 6).
 
     The first two terms of a series in b: use b up to 2.5 or 3 ms/µm². Beyond b = 3 / (D K) the
-    equation rises again, which no tissue does. For the signal averaged over directions; D is then
+    equation rises again, which no tissue does, so that it holds for K <= 3 / (b_max D) (Tabesh et
+    al. 2011, doi:10.1002/mrm.22655). For the signal averaged over directions; D is then
     the mean diffusivity, and K also holds the spread of D over directions, so it is larger than
     the mean of the kurtosis tensor.
 
@@ -39,6 +40,10 @@ class Kurtosis(SelfStarting):
         """The equation above, for one voxel."""
         bd = self.b * d
         return s0 * jnp.exp(-bd + bd * bd * k / 6)
+
+    def holds(self, s0, d, k):
+        """Where the signal falls up to the largest b."""
+        return self.b.max() * d * k <= 3
 
     def guess(self, signal):
         """A parabola through the log of the signal; none if it falls up to the largest b.

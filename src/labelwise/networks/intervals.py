@@ -200,8 +200,9 @@ def confidence(
 ) -> IntervalNetwork:
     """A network of confidence intervals, taught the ends of given ones.
 
-    Half of its voxels are of the plan's prior, half have parameters anywhere within their bounds,
-    so that intervals hold for tissue that the prior excludes, too.
+    Half of its voxels are of the plan's prior, half have parameters anywhere within their bounds
+    (where the equation of the model holds), so that intervals hold for tissue that the prior
+    excludes, too.
 
     Args:
         plan: of the network of maximum-likelihood labels.
@@ -229,7 +230,9 @@ def confidence(
     logarithmic = worst & bounded & (bounds[:, 0] > 0)
     names = np.array(plan.parameters)
     anywhere = Uniform(
-        dict(zip(plan.parameters, ranges.tolist(), strict=True)), names[logarithmic].tolist()
+        dict(zip(plan.parameters, ranges.tolist(), strict=True)),
+        names[logarithmic].tolist(),
+        plan.model,
     )
     key = jax.random.split(jax.random.key(plan.seed))[1]
     rest = recipe.signals - len(near)

@@ -132,7 +132,7 @@ def verified(network: Network, model: SignalModel, noise: NoiseModel) -> Network
     card = network.card
     ranges = {n: (low, high) for n, (low, high) in zip(network.names, card.ranges, strict=True)}
     sigma = (card.sigma[0], card.sigma[1]) if isinstance(card.sigma, list) else card.sigma
-    voxels = simulate(model, noise, Uniform(ranges), sigma, _VOXELS, jax.random.key(1))
+    voxels = simulate(model, noise, Uniform(ranges, model=model), sigma, _VOXELS, jax.random.key(1))
     fits = MaximumLikelihood(model, noise)(voxels.signal, voxels.sigma)
     ends = [with_verification(end, verify(end, voxels, fits)) for end in network.ends]
     return replace(network, members=tuple(end.members[0] for end in ends))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from labelwise.evaluation.design import GAUSSIAN, PRESENT, THIS, Design
 from labelwise.plots.curves import legend_below, sheet, tidy
 from labelwise.plots.maps import symbol
 from labelwise.plots.styles import BLACK, BLUE, BROWN
-from labelwise.types import SETTINGS
+from labelwise.types import SETTINGS, Parameter
 
 _SIZE = 3.6, 2.6  # inches, of one panel
 _DIGIT = 0.016  # of the axis, of a count; counts that would touch are in different lines
@@ -26,6 +27,8 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 def design_figure(found: Design, setting: str) -> Figure:
     """Volumes at each setting, RMSE relative to the reference, and efficiency along the search.
+
+    For a task, the AUC of the parameters, too.
 
     Args:
         found: from `labelwise.design`.
@@ -45,10 +48,13 @@ def design_figure(found: Design, setting: str) -> Figure:
     names = [row.name for row in found.rows]
     model = type(found.model).__name__
     title = f"{model}, SNR {1 / found.sigma:.3g}, estimator {found.estimator}"
-    figure, grid = sheet(1, 3, title, names, size=_SIZE, sharex="none")
-    settings, errors, search = grid[0]
+    columns = 3 if found.task is None else 4
+    figure, grid = sheet(1, columns, title, names, size=_SIZE, sharex="none")
+    settings, *areas, errors, search = grid[0]
     _settings(settings, found, setting)
     _errors(errors, found)
+    for axes in areas:
+        _areas(axes, found)
     for index, path in enumerate(found.search):
         first = {"color": BROWN, "linewidth": 1.6} if index == 0 else {"color": "0.7"}
         search.plot(path, zorder=3 - (index > 0), **first)
@@ -97,19 +103,35 @@ def _settings(axes: Axes, found: Design, setting: str) -> None:
 
 
 def _errors(axes: Axes, found: Design) -> None:
-    places = np.arange(len(found.parameters))[::-1]
-    for index, row in enumerate(found.rows):
+    points = [(row.ratio, row.ratio_error) for row in found.rows]
+    _points(axes, found, found.parameters, points)
+    axes.axvline(1, color="0.35", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_xlabel(f"RMSE / RMSE of {found.reference}", fontsize=8)
+
+
+def _areas(axes: Axes, found: Design) -> None:
+    shown = [each for each in found.parameters if each.name in found.rows[0].auc]
+    areas = [[row.auc[each.name] for each in shown] for row in found.rows]
+    points = [np.array([(each.value, each.error) for each in row]).T for row in areas]
+    _points(axes, found, shown, points)
+    axes.set_xlabel("AUC of the two tissues", fontsize=8)
+
+
+def _points(
+    axes: Axes, found: Design, parameters: Sequence[Parameter], points: Sequence[Any]
+) -> None:
+    """Values of each acquisition with two standard errors, a line for each parameter."""
+    places = np.arange(len(parameters))[::-1]
+    for index, (row, (value, error)) in enumerate(zip(found.rows, points, strict=True)):
         shift = 0.22 * ((len(found.rows) - 1) / 2 - index)
         axes.errorbar(
-            row.ratio,
+            value,
             places + shift,
-            xerr=2 * row.ratio_error,
+            xerr=2 * error,
             linestyle="",
             markersize=5,
             **_LOOKS[row.name],
         )
-    axes.axvline(1, color="0.35", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_yticks(places, [symbol(parameter) for parameter in found.parameters])
-    axes.set_ylim(-0.6, len(found.parameters) - 0.4)
-    axes.set_xlabel(f"RMSE / RMSE of {found.reference}", fontsize=8)
+    axes.set_yticks(places, [symbol(parameter) for parameter in parameters])
+    axes.set_ylim(-0.6, len(parameters) - 0.4)
     axes.set_title(f"{found.voxels:,} fresh voxels, ± 2 standard errors", fontsize=8)
