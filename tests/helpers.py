@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -107,6 +108,19 @@ class Offset(SignalModel):
 
     def signal(self, a, b):
         return a + b * self.b
+
+
+class Drift(SignalModel):
+    """A decay or a rise: a rate of either sign."""
+
+    t: Float[Array, " M"] = per_measurement()
+    parameters = (
+        Parameter("A", "a.u.", (0.0, np.inf)),
+        Parameter("R", "1/ms", (-1.0, 2.0), typical=(-0.8, 0.6)),
+    )
+
+    def signal(self, a, r):
+        return a * jnp.exp(-r * self.t)
 
 
 class Fixed:

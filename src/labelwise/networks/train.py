@@ -186,6 +186,7 @@ class _TrainingSet:
             width=recipe.width or len(self.scaling.groups),
             depth=recipe.depth,
             activation=recipe.activation,
+            signed=any(parameter.bounds[0] < 0 for parameter in plan.model.parameters),
         )
 
     def networks(self, path_of: Callable[[str], Path | None], resume: bool) -> list[Network]:
