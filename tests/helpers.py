@@ -64,6 +64,7 @@ MODELS = [
     lw.T2MultiEcho(10.0 * np.arange(1, 17)),
     lw.T2MultiEchoB1(10.0 * np.arange(1, 17), b1=0.8),
     lw.DTI(**shells(1.0)),
+    lw.DKI(**shells(1.0, 2.0)),
     lw.Verdict([0, 0.09, 0.5, 1.5, 2.0, 3.0], [12] * 3 + [20] * 3, [32] * 3 + [40] * 3),
 ]
 """Each built-in model with an acquisition that determines its parameters; a new one joins them."""

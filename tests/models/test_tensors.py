@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import DIRECTIONS, shells
-from labelwise import DTI, Gaussian, MaximumLikelihood, Status
+from labelwise import DKI, DTI, Gaussian, MaximumLikelihood, Status
 from labelwise.io.acquisition import read_bvals, read_bvecs
 from labelwise.models.evaluate import signals
 from labelwise.types import InputError
@@ -100,3 +100,70 @@ def test_directions_must_have_unit_length(length):
         settings[name] = np.where(np.arange(32) == 7, length / np.sqrt(3), SHELL[name])
     with pytest.raises(InputError, match=r"of unit length, got length .* for measurement 8"):
         DTI(**settings)
+
+
+def two_compartments(seed):
+    """Elements of D and V of two Gaussian compartments with tensors along random axes."""
+    first, second = (rotated(values, seed)[0] for values in ([2.0, 0.9, 0.6], [1.2, 0.3, 0.2]))
+    share = 0.4
+    d = share * first + (1 - share) * second
+
+    def along(i, j, k, m):  # the symmetrised product of the two compartments' deviation
+        e = first - second
+        return e[i, j] * e[k, m] + e[i, k] * e[j, m] + e[i, m] * e[j, k]
+
+    axes = {"x": 0, "y": 1, "z": 2}
+    names = [p.name[1:] for p in DKI.parameters[7:]]
+    v = [share * (1 - share) * along(*(axes[letter] for letter in name)) for name in names]
+    return [d[0, 0], d[1, 1], d[2, 2], d[0, 1], d[0, 2], d[1, 2], *v]
+
+
+DKI_SHELLS = shells(1.0, 2.0)
+DIPYS_ORDER = [
+    *("xxxx", "yyyy", "zzzz", "xxxy", "xxxz", "xyyy", "yyyz", "xzzz", "yzzz"),
+    *("xxyy", "xxzz", "yyzz", "xxyz", "xyyz", "xyzz"),
+]
+
+
+def test_kurtosis_tensor_without_kurtosis_is_the_tensor():
+    _, elements = rotated([1.7, 0.4, 0.2])
+    ours = DKI(**DKI_SHELLS).signal(5.0, *elements, *[0.0] * 15)
+    np.testing.assert_allclose(ours, DTI(**DKI_SHELLS).signal(5.0, *elements), rtol=1e-6)
+
+
+def test_kurtosis_tensor_is_that_of_two_compartments():
+    """To second order in b: -log S and the variance of the diffusivities along each direction."""
+    elements = two_compartments(3)
+    small = {**DKI_SHELLS, "b": DKI_SHELLS["b"] * 0.02}
+    first, second = (rotated(values, 3)[0] for values in ([2.0, 0.9, 0.6], [1.2, 0.3, 0.2]))
+    g = np.stack([small[name] for name in ("gx", "gy", "gz")])
+    d = [np.einsum("im,ij,jm->m", g, each, g) for each in (first, second)]
+    exact = 0.4 * np.exp(-small["b"] * d[0]) + 0.6 * np.exp(-small["b"] * d[1])
+    ours = signals(DKI(**small), np.array([[1.0, *elements]]))[0]
+    np.testing.assert_allclose(ours, exact, atol=3e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kurtosis_is_dipys(seed):
+    """dipy fits our noise-free signals: tensors, MK (in closed form there), MKT, MD and FA."""
+    from dipy.reconst.dki import DiffusionKurtosisModel
+
+    model, params = DKI(**DKI_SHELLS), [1.0, *two_compartments(seed)]
+    signal = signals(model, np.array([params]))[0]
+    theirs = DiffusionKurtosisModel(gradients(DKI_SHELLS), fit_method="WLS").fit(signal)
+    derived = {each.name: float(each.function(*params)) for each in model.derived}
+    names = [p.name[1:] for p in DKI.parameters[7:]]
+    v = [params[7 + names.index(name)] for name in DIPYS_ORDER]
+    np.testing.assert_allclose(theirs.kt, np.array(v) / derived["MD"] ** 2, atol=1e-4)
+    assert 1000 * theirs.md == pytest.approx(derived["MD"], rel=1e-4)
+    assert theirs.fa == pytest.approx(derived["FA"], abs=1e-4)
+    assert theirs.mk(min_kurtosis=-1, max_kurtosis=10) == pytest.approx(derived["MK"], rel=2e-3)
+    mkt = theirs.mkt(min_kurtosis=-1, max_kurtosis=10)
+    assert mkt == pytest.approx(derived["MKT"], rel=1e-3)
+
+
+def test_kurtosis_guess_is_near_without_noise():
+    model, params = DKI(**DKI_SHELLS), np.array([1.0, *two_compartments(1)])
+    guess = np.array([float(x) for x in model.guess(signals(model, params[None])[0])])
+    np.testing.assert_allclose(guess[:7], params[:7], atol=0.05)
+    np.testing.assert_allclose(guess[7:], params[7:], atol=0.2)

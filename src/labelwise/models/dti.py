@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, per_measurement
+from labelwise.models.base import SelfStarting, eliminate, per_measurement
 from labelwise.types import Derived, InputError, Parameter
 
 _UNIT_LENGTH = 0.02
@@ -133,4 +133,5 @@ def weighted_log_fit(columns, signal: Float[Array, " M"]) -> Float[Array, " P"]:
     normal = design.T @ design
     ridge = 1e-6 * jnp.trace(normal) / len(columns)
     target = design.T @ (weight * jnp.log(safe))
-    return jnp.linalg.solve(normal + ridge * jnp.eye(len(columns)), target)
+    matrix = normal + ridge * jnp.eye(len(columns))
+    return jnp.linalg.solve(matrix, target) if len(columns) < 8 else eliminate(matrix, target)
