@@ -1,5 +1,6 @@
 """Tensors from directions against NumPy and dipy, on the same voxels."""
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from helpers import DIRECTIONS, shells
 from labelwise import DKI, DTI, Gaussian, MaximumLikelihood, Status
 from labelwise.io.acquisition import read_bvals, read_bvecs
+from labelwise.mapping.derived import _evaluate
 from labelwise.models.evaluate import signals
 from labelwise.types import InputError
 
@@ -46,6 +48,25 @@ def test_invariants_do_not_depend_on_the_axes(eigenvalues):
         assert fa == pytest.approx(float(fractional_anisotropy(np.array(eigenvalues))), abs=1e-3)
         assert ad == pytest.approx(max(eigenvalues), rel=1e-5)
         assert rd == pytest.approx(np.mean(sorted(eigenvalues)[:2]), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", [DTI, DKI])
+def test_derived_maps_call_no_lapack(model):
+    """Two blocks of voxels in two threads waited for each other in eigenvalues without end."""
+    params = np.ones((3, len(model.parameters)))
+    program = str(jax.make_jaxpr(lambda p: _evaluate(model.derived, p))(params))
+    assert "cos" in program
+    assert not any(name in program for name in ("eig", "lu[", "svd", "qr[", "cholesky"))
+
+
+def test_slope_of_the_largest_eigenvalue_is_that_of_numpys():
+    d, elements = rotated([1.7, 0.41, 0.4], 4)
+    vector = np.linalg.eigh(d)[1][:, 2]
+    with jax.enable_x64(True):
+        along = jax.jacfwd(lambda e: DTI.derived[2].function(1.0, *e))(np.array(elements))
+    twice = np.array([1, 1, 1, 2, 2, 2])
+    i, j = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
+    np.testing.assert_allclose(along, twice * vector[i] * vector[j], atol=1e-6)
 
 
 def test_tensor_guess_is_near_without_noise():
