@@ -42,20 +42,21 @@ def _half_sphere(rings: int = 8, points: int = 24):
 
 
 _DIRECTIONS, _WEIGHTS = _half_sphere()
+_LEAST = 0.05  # µm²/ms, less than in any tissue; noise can make D negative along some direction
 
 
 def mean_kurtosis(s0, *tensors):
-    """The mean over directions n of K(n) = V(n) / D(n)²."""
+    """The mean over directions n of K(n) = V(n) / D(n)², D at least 0.05 µm²/ms."""
     d = sum(x * t for x, t in zip(tensors[:6], second_order(*_DIRECTIONS), strict=True))
     v = sum(x * t for x, t in zip(tensors[6:], fourth_order(*_DIRECTIONS), strict=True))
-    return jnp.sum(_WEIGHTS * v / jnp.maximum(d, 1e-3) ** 2)
+    return jnp.sum(_WEIGHTS * v / jnp.maximum(d, _LEAST) ** 2)
 
 
 def mean_kurtosis_tensor(s0, *tensors):
     """The mean over directions n of V(n) / MD², in closed form."""
     v = dict(zip(_FOURTH, tensors[6:], strict=True))
     trace = v["xxxx"] + v["yyyy"] + v["zzzz"] + 2 * (v["xxyy"] + v["xxzz"] + v["yyzz"])
-    return trace / 5 / jnp.maximum(mean_diffusivity(s0, *tensors), 1e-3) ** 2
+    return trace / 5 / jnp.maximum(mean_diffusivity(s0, *tensors), _LEAST) ** 2
 
 
 class DKI(SelfStarting):
