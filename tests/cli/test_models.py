@@ -9,6 +9,7 @@ import pytest
 import labelwise as lw
 from commands import complaint, run
 from helpers import DIRECTIONS, valid
+from labelwise.mapping import maps
 from labelwise.models.evaluate import signals
 from labelwise.networks.blend import blend_plan
 
@@ -186,7 +187,14 @@ def test_a_kurtosis_tensor_of_a_poor_acquisition_is_refused(folder, shells, coun
     assert not (folder / "maps").exists()
 
 
-def test_a_kurtosis_tensor_has_standard_errors_and_no_intervals(folder):
+def test_a_kurtosis_tensor_has_standard_errors_and_no_intervals(folder, monkeypatch):
+    pictured, draw = [], maps.parameter_maps
+
+    def seen(values, *rest, **options):
+        pictured.extend(values)
+        return draw(values, *rest, **options)
+
+    monkeypatch.setattr(maps, "parameter_maps", seen)
     model = gradients(folder, 1000, 2000)
     tissue = [500.0, *[1.0] * 3, *[0.0] * 3, *[0.9] * 3, *[0.0] * 6, *[0.3] * 3, *[0.0] * 3]
     clean = np.broadcast_to(signals(model, np.array([tissue])), (24, len(model.b)))
@@ -199,6 +207,7 @@ def test_a_kurtosis_tensor_has_standard_errors_and_no_intervals(folder):
         assert median(name) == pytest.approx(truth, rel=0.08)
         assert 0 < median(f"{name}_standard_error") < 0.2 * truth
     assert not list((folder / "maps").glob("*_low*"))
+    assert pictured == ["MD", "FA", "AD", "RD", "MK", "MKT"]
     record = valid("run", (folder / "maps" / "run.json").read_text())
     assert record["model"]["class"] == "labelwise.models.dki:DKI"
 

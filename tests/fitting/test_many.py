@@ -9,7 +9,7 @@ import labelwise as lw
 from helpers import assert_same, shells
 from labelwise.fitting import engines, many
 from labelwise.fitting.newton import Evaluated, Problem, lower_triangle, propose, slopes
-from labelwise.models.base import eliminate
+from labelwise.models.base import eliminate, never_negative
 from labelwise.models.evaluate import signals
 from labelwise.simulation import simulate
 from labelwise.types import InputError, Status
@@ -164,3 +164,14 @@ def test_ten_parameters_are_found_from_entries_at_random():
     found = fitter(signals(model, truth), 0.01)
     assert (found.status == Status.CONVERGED).all()
     np.testing.assert_allclose(found.values, truth, atol=1e-3)
+
+
+def test_a_magnitude_of_many_parameters_is_recognised_at_some_points():
+    assert never_negative(DKI)
+
+    class Signed(Series):
+        def signal(self, *c):
+            return sum(x * jnp.cos(k * self.t) for k, x in enumerate(c))
+
+    assert never_negative(Series(np.linspace(0, 1, 12)))
+    assert not never_negative(Signed(np.linspace(0, 1, 12)))

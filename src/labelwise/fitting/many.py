@@ -6,6 +6,7 @@ The programs of `newton` are unrolled over P parameters. They grow with P³, and
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def propose(
     damping: Float[Array, " W"] | float,
     lower: Float[Array, "P W"],
     upper: Float[Array, "P W"],
-) -> tuple[Float[Array, "P W"], Float[Array, " W"]]:
+) -> tuple[Any, Float[Array, " W"]]:
     """The next point and the predicted decrease of the nll; see `newton.propose`."""
     down, up = lower - q, upper - q
     unit = jnp.eye(len(q), dtype=q.dtype)[..., None]

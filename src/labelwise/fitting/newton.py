@@ -109,7 +109,8 @@ def begin(q: Rows, damping: Float[Array, " W"], kinked: bool = False) -> State:
     gradient: Any = (zero,) * len(q)
     hessian: Any = dict.fromkeys(lower_triangle(len(q)), zero)
     if len(q) > many.UNROLLED:
-        gradient, hessian = jnp.zeros_like(q), jnp.zeros((len(q), *q.shape), zero.dtype)
+        gradient = jnp.zeros((len(q), *zero.shape), zero.dtype)
+        hessian = jnp.zeros((len(q), *gradient.shape), zero.dtype)
     best = Evaluated(jnp.full_like(zero, jnp.inf), gradient, hessian)
     count = jnp.zeros(zero.shape, jnp.int32)
     cut = Cut(jnp.full_like(zero, -jnp.inf), best.gradient, best.nll, count) if kinked else None
@@ -180,7 +181,8 @@ def propose(
     """
     size, gradient = len(q), at.gradient
     if size > many.UNROLLED:
-        return many.propose(q, gradient, at.hessian, damping, problem.lower, problem.upper)
+        arrays: Any = q, gradient, at.hessian, damping, problem.lower, problem.upper
+        return many.propose(*arrays)
     down = [lower - x for lower, x in zip(problem.lower, q, strict=True)]
     up = [upper - x for upper, x in zip(problem.upper, q, strict=True)]
     damped = {
