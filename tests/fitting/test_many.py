@@ -58,6 +58,8 @@ def test_standard_errors_are_those_of_the_unrolled_program():
     free = np.ones((7, voxels), bool)
     free[3, 10:20], free[5, 15:25] = False, False
     q[3, 10:20] += 0.5  # far from the optimum
+    free[0, 25:] = False
+    q[0, 25:] += 0.02  # about a standard error
 
     def signal(*q):
         return jax.vmap(model.signal, out_axes=-1)(*q)
