@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -63,6 +64,7 @@ MODELS = [
     lw.T2MultiEcho(10.0 * np.arange(1, 17)),
     lw.T2MultiEchoB1(10.0 * np.arange(1, 17), b1=0.8),
     lw.DTI(**shells(1.0)),
+    lw.DKI(**shells(1.0, 2.0)),
     lw.Verdict([0, 0.09, 0.5, 1.5, 2.0, 3.0], [12] * 3 + [20] * 3, [32] * 3 + [40] * 3),
 ]
 """Each built-in model with an acquisition that determines its parameters; a new one joins them."""
@@ -107,6 +109,19 @@ class Offset(SignalModel):
 
     def signal(self, a, b):
         return a + b * self.b
+
+
+class Drift(SignalModel):
+    """A decay or a rise: a rate of either sign."""
+
+    t: Float[Array, " M"] = per_measurement()
+    parameters = (
+        Parameter("A", "a.u.", (0.0, np.inf)),
+        Parameter("R", "1/ms", (-1.0, 2.0), typical=(-0.8, 0.6)),
+    )
+
+    def signal(self, a, r):
+        return a * jnp.exp(-r * self.t)
 
 
 class Fixed:

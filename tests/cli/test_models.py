@@ -8,8 +8,10 @@ import pytest
 
 import labelwise as lw
 from commands import complaint, run
-from helpers import valid
+from helpers import DIRECTIONS, valid
+from labelwise.mapping import maps
 from labelwise.models.evaluate import signals
+from labelwise.networks.blend import blend_plan
 
 MODELS = {
     "vfa": lw.T1VariableFlipAngle([2, 5, 10, 20], tr=12),
@@ -153,6 +155,69 @@ def test_directions_must_fit_the_b_values_and_the_model(folder):
     assert "expected 8 directions, one for each b-value, got 7" in complaint(
         *command, "--model", "dti", *bvecs
     )
+
+
+def gradients(folder, *shells, of=DIRECTIONS):
+    g = np.concatenate([np.zeros((3, 5)), *[of] * len(shells)], axis=1)
+    b = [0] * 5 + [b for b in shells for _ in range(of.shape[1])]
+    (folder / "tensor.bval").write_text(" ".join(map(str, b)))
+    np.savetxt(folder / "tensor.bvec", g)
+    settings = dict(zip(("gx", "gy", "gz"), g, strict=True))
+    return lw.DKI(np.array(b) / 1000, **settings)
+
+
+KURTOSIS = ("--model", "dki", "--bvals", "tensor.bval", "--bvecs", "tensor.bvec")
+
+
+@pytest.mark.parametrize(
+    ("shells", "count", "reason"),
+    [
+        ((1000,), 30, "cannot be distinguished"),
+        ((1000, 2000), 10, "cannot be distinguished"),
+        ((1000, 2000), 8, "21 measurements cannot determine 22 parameters"),
+    ],
+)
+def test_a_kurtosis_tensor_of_a_poor_acquisition_is_refused(folder, shells, count, reason):
+    model = gradients(folder, *shells, of=DIRECTIONS[:, :count])
+    nib.save(nib.Nifti1Image(np.ones((4, 3, 2, len(model.b)), np.float32), np.eye(4)), "k.nii.gz")
+    command = ("fit", "k.nii.gz", *KURTOSIS, "--sigma", "1", "--out", "maps")
+    sentence = complaint(*command)
+    assert reason in sentence
+    assert "DKI needs 22 volumes or more: b = 0, and 15 directions or more at two b-" in sentence
+    assert not (folder / "maps").exists()
+
+
+def test_a_kurtosis_tensor_has_standard_errors_and_no_intervals(folder, monkeypatch):
+    pictured, draw = [], maps.parameter_maps
+
+    def seen(values, *rest, **options):
+        pictured.extend(values)
+        return draw(values, *rest, **options)
+
+    monkeypatch.setattr(maps, "parameter_maps", seen)
+    model = gradients(folder, 1000, 2000)
+    tissue = [500.0, *[1.0] * 3, *[0.0] * 3, *[0.9] * 3, *[0.0] * 6, *[0.3] * 3, *[0.0] * 3]
+    clean = np.broadcast_to(signals(model, np.array([tissue])), (24, len(model.b)))
+    noisy = np.abs(clean + np.random.default_rng(0).normal(0, 5, clean.shape))
+    image = noisy.reshape(4, 3, 2, -1).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), "k.nii.gz")
+    notes = fit("k", *KURTOSIS, "--uncertainty", "interval")
+    assert "up to 8 parameters, and DKI has 22, so there are standard errors and no int" in notes
+    for name, truth in (("MD", 1.0), ("MK", 0.9), ("MKT", 0.9), ("S0", 500)):
+        assert median(name) == pytest.approx(truth, rel=0.08)
+        assert 0 < median(f"{name}_standard_error") < 0.2 * truth
+    assert not list((folder / "maps").glob("*_low*"))
+    assert pictured == ["MD", "FA", "AD", "RD", "MK", "MKT"]
+    record = valid("run", (folder / "maps" / "run.json").read_text())
+    assert record["model"]["class"] == "labelwise.models.dki:DKI"
+
+
+def test_confidence_intervals_of_a_kurtosis_tensor_are_not_learned(folder):
+    model = gradients(folder, 1000, 2000)
+    small = ("--signals", "2000", "--epochs", "1", "--restarts", "1", "--snr", "20")
+    command = ("train", *KURTOSIS, *small, "--label", "blend", "--out", "n.safetensors")
+    assert "has 22; train without intervals" in complaint(*command, "--intervals")
+    assert not blend_plan(model, lw.Rician(), (0.02, 0.1)).intervals
 
 
 def test_a_map_of_a_constant(folder):

@@ -223,7 +223,7 @@ def test_a_page_asks_for_nothing_and_has_every_note(job):
 def test_a_curve_is_drawn_where_the_model_describes_all_of_it(model):
     varying = [name for name, values in settings_of(model).items() if np.ptp(values) > 0]
     finer = page._along(model, varying)
-    dashes = {"T2EPG", "T2MultiEcho", "T2MultiEchoB1", "IVIMSimplified", "DTI", "Verdict"}
+    dashes = {"T2EPG", "T2MultiEcho", "T2MultiEchoB1", "IVIMSimplified", "DKI", "DTI", "Verdict"}
     assert (finer is None) == (type(model).__name__ in dashes)
     if finer is not None:
         params = np.array([[within(each.bounds, 0.3) for each in model.parameters]])

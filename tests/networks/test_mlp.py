@@ -52,6 +52,19 @@ def test_a_network_is_the_matrices_it_says(activation):
     assert np.all(outputs >= 0)
 
 
+def test_signed_outputs_keep_their_sign():
+    usual = Architecture(inputs=4, outputs=3, width=6)
+    weights, x = (
+        usual.initial(np.random.default_rng(1)),
+        np.random.default_rng(2).normal(scale=30, size=(4, 50)),
+    )
+    raw = np.asarray(usual.linear(weights, jnp.asarray(x, jnp.float32)))
+    assert (raw < 0).any(axis=1).all()
+    signed = Architecture(inputs=4, outputs=3, width=6, signed=True)
+    outputs = signed(weights, jnp.asarray(x, jnp.float32))
+    np.testing.assert_array_equal(outputs, raw)
+
+
 def test_the_number_of_weights_is_counted():
     architecture = Architecture(inputs=4, outputs=3, width=6, depth=2)
     weights = architecture.initial(np.random.default_rng(0))

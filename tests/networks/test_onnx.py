@@ -81,7 +81,7 @@ def assert_agree(network, path):
     error = np.abs(run(path, VOXELS.signal, VOXELS.sigma) - expected)
     assert error.shape == expected.shape
     assert np.all(
-        error <= tolerance * np.maximum(np.array(network.members[0].scaling.unit), expected)
+        error <= tolerance * np.maximum(np.array(network.members[0].scaling.unit), np.abs(expected))
     )
 
 
@@ -118,6 +118,19 @@ def test_the_graph_holds_the_ends_of_intervals(ends, alpha, tmp_path):
     model = onnx.load(tmp_path / "net.onnx")
     said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert said["intervals"] == network.interval_kinds
+
+
+def test_signed_outputs_keep_their_sign(ends, tmp_path):
+    (member,) = ends[0].members
+    free = tuple(replace(each, bounds=(-9.0, 9e3)) for each in ends[0].parameters)
+    *hidden, (matrix, bias) = member.architecture.initial(np.random.default_rng(3))
+    weights, layers = (*hidden, (matrix, bias - 1)), replace(member.architecture, signed=True)
+    member = replace(member, architecture=layers, weights=weights)
+    network = replace(ends[0], members=(member,), parameters=free)
+    values = network(VOXELS.signal, VOXELS.sigma).values
+    assert (values < 0).any(axis=0).all()
+    export_onnx(network, tmp_path / "net.onnx")
+    assert_agree(network, tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

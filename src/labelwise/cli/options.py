@@ -173,7 +173,7 @@ UncertaintyName = Annotated[
     UncertaintyKind,
     typer.Option(
         help="Maps of the ends of 95 % intervals and of half their width, of standard errors, or "
-        "both.",
+        "both; of more than 8 parameters (dki), standard errors always.",
     ),
 ]
 BScale = Annotated[

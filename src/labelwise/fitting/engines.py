@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from labelwise import interrupts
+from labelwise.fitting import many
 from labelwise.fitting.batching import WIDTH, by_block, in_chunks
 from labelwise.fitting.compiler import make_room
 from labelwise.fitting.newton import (
@@ -24,6 +25,7 @@ from labelwise.fitting.newton import (
     gauss_newton,
     newton,
     propose,
+    rows,
     rows_from,
     second_slopes,
     slopes,
@@ -167,15 +169,16 @@ class Compiled(eqx.Module):
         """The signal, slopes and second slopes of some measurements at q."""
 
         def expanded(signal: Signal) -> Expansion:
-            return signal(*q), slopes(signal, q), second_slopes(signal, q)
+            second = second_slopes(signal, q) if len(q) <= many.UNROLLED else {}
+            return signal(*q), slopes(signal, q), second
 
-        def part(first, count):
-            rows = [rows_from(x, first, count) for x in _settings(self.model)]
-            some = eqx.tree_at(lambda engine: _settings(engine.model), self, rows)
+        def measured(first, count):
+            part = [rows_from(x, first, count) for x in _settings(self.model)]
+            some = eqx.tree_at(lambda engine: _settings(engine.model), self, part)
             return expanded(some.signal)
 
         if self.separable:
-            return part
+            return measured
         whole = expanded(self.signal)
         return lambda first, count: jax.tree.map(lambda x: rows_from(x, first, count), whole)
 
@@ -198,7 +201,7 @@ class BlackBox(eqx.Module):
 
         def blocks(_, arrays):
             q, damping, problem = arrays
-            state = begin(tuple(q), damping, self.kinked)
+            state = begin(rows(q), damping, self.kinked)
             for _ in range(limit):
                 running = np.flatnonzero(np.asarray(state.outcome) == RUNNING)
                 if not len(running):
@@ -337,7 +340,7 @@ def _settings(model: SignalModel) -> list[Array]:
 def _newton(engine: Compiled, blocks, limit, q, damping, problem):
     def block(arrays):
         q, damping, problem = arrays
-        q = tuple(jnp.clip(q, problem.lower, problem.upper))
+        q = rows(jnp.clip(q, problem.lower, problem.upper))
         how = engine.stop, limit, engine.kinked
         return _outcome(newton(engine.expand, engine.noise, q, damping, problem, *how))
 
@@ -411,7 +414,7 @@ def _bent(q, sides, problem, signal, slopes, evaluate):
 
 @eqx.filter_jit
 def _predicted(noise, q, problem, signal, slopes):
-    return propose(tuple(q), gauss_newton(noise, problem, signal, slopes), 0.0, problem)[1]
+    return propose(rows(q), gauss_newton(noise, problem, signal, slopes), 0.0, problem)[1]
 
 
 def _outcome(state: State) -> tuple[Array, ...]:
@@ -438,6 +441,17 @@ def uncertainty(
 
     Source: Rao 1948, doi:10.1017/S0305004100023987 (score test).
     """
+    size = len(slopes)
+    of = _errors_of_many if size > many.UNROLLED else _errors
+    errors = of(noise, signal, slopes, problem, free, chosen)
+    nll = noise.nll(signal, problem.data, problem.sigma)
+    silent = noise.nll(jnp.zeros_like(signal), problem.data, problem.sigma)
+    left = residual(noise, signal, problem.data, problem.sigma, size)
+    return errors, left, total(silent - nll)
+
+
+def _errors(noise, signal, slopes, problem, free, chosen) -> Float[Array, "P W"]:
+    """The standard errors of `uncertainty`."""
     size = len(slopes)
     root = jnp.sqrt(jnp.maximum(noise.information(signal, problem.sigma), 0))
     columns = [root * slope for slope in slopes]
@@ -483,10 +497,34 @@ def uncertainty(
         determined = seen[i] & (deviation[i] < 0.5 / UNDETERMINED)
         error = jnp.where(determined, deviation[i] / scale[i], jnp.inf)
         errors.append(jnp.where(free[i] & ~shifted[i], error, jnp.nan))
-    nll = noise.nll(signal, problem.data, problem.sigma)
-    silent = noise.nll(jnp.zeros_like(signal), problem.data, problem.sigma)
-    left = residual(noise, signal, problem.data, problem.sigma, size)
-    return jnp.stack(errors), left, total(silent - nll)
+    return jnp.stack(errors)
+
+
+def _errors_of_many(noise, signal, slopes, problem, free, chosen) -> Float[Array, "P W"]:
+    """The same for many parameters, in arrays."""
+    slopes = jnp.asarray(slopes)
+    root = jnp.sqrt(jnp.maximum(noise.information(signal, problem.sigma), 0))
+    columns = root * slopes
+    scale = jnp.sqrt(jnp.sum(columns * columns, axis=1))
+    informed = scale > 0
+    scale = jnp.where(informed, scale, 1.0)
+    columns = columns / scale[:, None]
+    inside = jnp.where(free[:, None], columns, 0.0)
+    fixed = jnp.where(free[:, None], 0.0, columns)
+    seen = free & informed
+    inverse, across, rest = many.orthogonalise(inside, fixed, seen, UNDETERMINED)
+    deviation = jnp.sqrt(jnp.sum(inverse * inverse, axis=1))
+    score, _ = noise.score_and_curvature(signal, problem.data, problem.sigma)
+    rest = jnp.maximum(jnp.sum(rest * rest, axis=1), 1e-7)
+    slope = jnp.sum(score * slopes, axis=1) / scale
+    rejected = chosen & (slope * slope > SIGNIFICANT * rest)
+    moves = jnp.einsum("kjw,jiw->kiw", inverse, across, precision="highest")
+    shift = jnp.abs(moves * slope / rest)
+    other = ~jnp.eye(len(slopes), dtype=bool)[..., None]
+    shifted = jnp.any(other & rejected & (shift > SHIFTED * deviation[:, None]), axis=1)
+    determined = seen & (deviation < 0.5 / UNDETERMINED)
+    errors = jnp.where(determined, deviation / scale, jnp.inf)
+    return jnp.where(free & ~shifted, errors, jnp.nan)
 
 
 def residual(

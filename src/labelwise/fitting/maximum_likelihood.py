@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from labelwise.fitting.batching import WIDTH, Solution, solve
 from labelwise.fitting.engines import NO_WEIGHT, Coordinates, has_kinks, make_engine
 from labelwise.fitting.intervals import profile_ends
+from labelwise.fitting.many import UNROLLED
 from labelwise.fitting.newton import Problem, Stop
 from labelwise.fitting.starts import Dictionary
 from labelwise.limits import check_whole
@@ -52,8 +53,8 @@ class MaximumLikelihood:
         intervals: the confidence of intervals, such as 0.95; no intervals if None.
 
     Raises:
-        InputError: if a bound names no parameter, is not ordered or is infinite, or the confidence
-            is not between 0 and 1.
+        InputError: if a bound names no parameter, is not ordered or is infinite, the confidence is
+            not between 0 and 1, or intervals are wanted of more than 8 parameters.
 
     Example:
         >>> import labelwise as lw
@@ -101,8 +102,15 @@ class MaximumLikelihood:
         _refuse_open_bounds(self.parameters, self._scale)
         self._coordinates = Coordinates.within(self.parameters)
         self._off = self._coordinates.off(self.parameters, FAR_OFF)
+        few = len(self.parameters) <= UNROLLED
+        if intervals is not None and not few:
+            raise InputError(
+                f"intervals: profile likelihood is for up to {UNROLLED} parameters, and "
+                f"{type(model).__name__} has {len(self.parameters)}; use standard errors "
+                "(intervals=None)"
+            )
         # a black box may be slow: it is not tried at thousands of points
-        kinked = (model.differentiable or model.vectorized) and has_kinks(model)
+        kinked = few and (model.differentiable or model.vectorized) and has_kinks(model)
         self._engine = make_engine(detached(model), noise, self._coordinates, self._stop, kinked)
         self._dictionary = Dictionary(model, self.parameters, self._scale, kinked)
         settings = np.stack(list(settings_of(model).values()), axis=1)

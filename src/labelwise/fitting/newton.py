@@ -7,8 +7,9 @@ bounds). The Hessian is exact where it is positive; elsewhere, the curvature of 
 out of it (Gauss-Newton).
 
 Voxels are the last axis, so that XLA vectorises over them, and small symmetric systems are unrolled
-(batched `jnp.linalg.solve` is much slower). Coordinates q are parameters divided by the width of
-their bounds, or the logarithm of those whose bounds span a large ratio.
+(batched `jnp.linalg.solve` is much slower). For many parameters, arrays take the place of the rows,
+and the Hessian is always that of Gauss-Newton; see `many`. Coordinates q are parameters divided by
+the width of their bounds, or the logarithm of those whose bounds span a large ratio.
 
 Source: Nocedal & Wright 2006, chapters 10 and 16, doi:10.1007/978-0-387-40065-5.
 """
@@ -23,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from labelwise.fitting import many
 from labelwise.noise import NoiseModel
 
 Rows = tuple[Float[Array, " W"], ...]
-"""One array over the W voxels of the batch for each of P parameters."""
+"""One array over the W voxels of the batch for each of P parameters; (P, W) if they are many."""
 Symmetric = dict[tuple[int, int], Float[Array, " W"]]
-"""The lower triangle of a P x P matrix, by (row, column), each entry over the batch."""
+"""The lower triangle of a P x P matrix, by (row, column), each entry over the batch; (P, P, W) if
+the parameters are many."""
 Signal = Callable[..., Float[Array, "M W"]]
 """The signal of a batch from P rows of coordinates."""
 Expansion = tuple[Array, list[Array], dict[tuple[int, int], Array]]
@@ -104,11 +107,20 @@ def lower_triangle(size: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in range(i + 1)]
 
 
+def rows(q: Float[Array | np.ndarray, "P W"]) -> Rows:
+    """Coordinates as `Rows`."""
+    return tuple(q) if len(q) <= many.UNROLLED else jnp.asarray(q)  # type: ignore[return-value]
+
+
 def begin(q: Rows, damping: Float[Array, " W"], kinked: bool = False) -> State:
     """The state of fits before their first evaluation, at q; kinked if the signal has kinks."""
     zero = jnp.zeros_like(damping)
-    hessian = dict.fromkeys(lower_triangle(len(q)), zero)
-    best = Evaluated(jnp.full_like(zero, jnp.inf), (zero,) * len(q), hessian)
+    gradient: Any = (zero,) * len(q)
+    hessian: Any = dict.fromkeys(lower_triangle(len(q)), zero)
+    if len(q) > many.UNROLLED:
+        gradient = jnp.zeros((len(q), *zero.shape), zero.dtype)
+        hessian = jnp.zeros((len(q), *gradient.shape), zero.dtype)
+    best = Evaluated(jnp.full_like(zero, jnp.inf), gradient, hessian)
     count = jnp.zeros(zero.shape, jnp.int32)
     cut = Cut(jnp.full_like(zero, -jnp.inf), best.gradient, best.nll, count) if kinked else None
     return State(q, best, cut, q, zero, damping, count, count)
@@ -136,7 +148,7 @@ def step(state: State, at_trial: Evaluated, problem: Problem, stop: Stop) -> Sta
     best = Evaluated(
         jnp.where(better, nll, best.nll),
         _choose(better, at_trial.gradient, best.gradient),
-        {k: jnp.where(better, v, best.hessian[k]) for k, v in at_trial.hessian.items()},
+        _choose(better, at_trial.hessian, best.hessian),
     )
     trial, predicted = propose(q, best, damping, problem, cut)
     rounding = 8 * jnp.finfo(nll.dtype).eps * jnp.abs(best.nll)
@@ -177,6 +189,9 @@ def propose(
     see docs/decisions/0002-solve-the-box-in-every-step.md.
     """
     size, gradient = len(q), at.gradient
+    if size > many.UNROLLED:
+        arrays: Any = q, gradient, at.hessian, damping, problem.lower, problem.upper
+        return many.propose(*arrays)
     down = [lower - x for lower, x in zip(problem.lower, q, strict=True)]
     up = [upper - x for upper, x in zip(problem.upper, q, strict=True)]
     damped = {
@@ -286,6 +301,8 @@ def gauss_newton(
 
     It leaves the curvature of the signal out.
     """
+    if len(slopes) > many.UNROLLED:
+        return _of_many(noise, problem, signal, jnp.asarray(slopes))
     (nll, gradient, hessian), _, _ = _terms(noise, problem, signal, slopes)
     return Evaluated(total(nll), tuple(map(total, gradient)), jax.tree.map(total, hessian))
 
@@ -293,6 +310,8 @@ def gauss_newton(
 def evaluate(expand: Expand, noise: NoiseModel, q: Rows, problem: Problem) -> Evaluated:
     """The likelihood at q, with its exact Hessian where that is positive enough."""
     at, count = expand(q), len(problem.data)
+    if len(q) > many.UNROLLED:
+        return gauss_newton(noise, problem, *at(0, count)[:2])
     parts = -(-count // TOGETHER)
     size = -(-count // parts)
 
@@ -338,6 +357,19 @@ def rows_from(rows: Array | np.ndarray, first: Array | int, count: int) -> Array
     return rows if len(rows) == 1 else jax.lax.dynamic_slice_in_dim(rows, first, count)
 
 
+def _of_many(noise, problem, signal, slopes: Float[Array, "P M W"]) -> Evaluated:
+    """`gauss_newton` for many parameters."""
+    (nll, _, _), score, curvature = _terms(noise, problem, signal, ())
+    weighted = _positive(curvature, problem) * slopes
+    gradient = jnp.sum(score * slopes, axis=1)
+    hessian = jnp.einsum("imw,jmw->ijw", weighted, slopes, precision="highest")
+    return Evaluated(total(nll), gradient, hessian)  # type: ignore[arg-type]
+
+
+def _positive(curvature, problem):
+    return jnp.maximum(curvature, FLAT / (problem.sigma * problem.sigma))
+
+
 def _terms(noise, problem, signal, slopes):
     """The nll, its gradient and its Gauss-Newton Hessian; the score and curvature; by measurement.
 
@@ -346,7 +378,7 @@ def _terms(noise, problem, signal, slopes):
     """
     nll = noise.nll(signal, problem.data, problem.sigma)
     score, curvature = noise.score_and_curvature(signal, problem.data, problem.sigma)
-    positive = jnp.maximum(curvature, FLAT / (problem.sigma * problem.sigma))
+    positive = _positive(curvature, problem)
     hessian = {(i, j): positive * slopes[i] * slopes[j] for i, j in lower_triangle(len(slopes))}
     return (nll, [score * slope for slope in slopes], hessian), score, curvature
 
@@ -385,6 +417,8 @@ def newton(
 
 def slopes(signal: Signal, at: Rows) -> list[Float[Array, "M W"]]:
     """d signal / d q for each of the P coordinates, by forward-mode differentiation."""
+    if len(at) > many.UNROLLED:
+        return many.slopes(signal, jnp.asarray(at))  # type: ignore[return-value]
 
     def along(index: int) -> Array:
         def moved(x):
@@ -450,5 +484,6 @@ def entry(matrix: Symmetric, i: int, j: int) -> Array:
     return matrix[max(i, j), min(i, j)]
 
 
-def _choose(condition: Array, new: Rows, old: Rows) -> Rows:
-    return tuple(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True))
+def _choose(condition: Array, new: Any, old: Any) -> Any:
+    """The arrays of `new` where the condition holds, else those of `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -6,6 +6,10 @@ and from their ends, unless they are much worse than the best entry. Parameters 
 signal linearly (S0, and f of IVIM) are solved for every entry instead of searched.
 `benchmarks/search.py` measures the share of voxels that reach the best known likelihood.
 
+More than `log2(ENTRIES)` searched parameters leave no two values for each. Then the entries are
+spread at random over the bounds (a Latin hypercube); a model with a guess has only one entry beside
+it, in the middle of the typical ranges.
+
 Source of the separation: Golub & Pereyra 2003, doi:10.1088/0266-5611/19/2/201.
 """
 
@@ -70,11 +74,19 @@ class Dictionary:
         searched = [i for i in range(len(parameters)) if i not in (scale, *self.linear)]
         entries = KINKED_ENTRIES if kinked else ENTRIES
         points = max(2, int(entries ** (1 / max(1, len(searched))) + 1e-9))
-        axes = [self._axis(model, i, searched, points) for i in searched]
         shape = (points,) * len(searched) or (1,)
+        if points ** len(searched) <= entries:
+            axes = [self._axis(model, i, searched, points) for i in searched]
+            grid = np.meshgrid(*axes, indexing="ij")
+        elif isinstance(model, SelfStarting):
+            shape = (1,)
+            grid = [np.mean(parameters[i].typical or parameters[i].bounds) for i in searched]
+        else:
+            shape, rng = (entries,), np.random.default_rng(0)
+            grid = [rng.permutation(self._axis(model, i, searched, entries)) for i in searched]
         params = np.ones((len(parameters), int(np.prod(shape))))
-        for i, values in zip(searched, np.meshgrid(*axes, indexing="ij"), strict=True):
-            params[i] = values.ravel()
+        for i, values in zip(searched, grid, strict=True):
+            params[i] = np.ravel(values)
         self.shape, self.params = shape, params
         terms = self._terms(model, params)
         table = self._table(terms)

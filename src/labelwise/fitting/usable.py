@@ -206,7 +206,8 @@ def fit(
         used, 1 for one that was left out on request, 2 if it was clipped, 3 if it was far too low.
 
     Raises:
-        InputError: if shapes or bounds do not fit the model, or the confidence is not in (0, 1).
+        InputError: if shapes or bounds do not fit the model, the confidence is not in (0, 1), or
+            intervals are wanted of more than 8 parameters.
 
     Example:
         >>> import labelwise as lw

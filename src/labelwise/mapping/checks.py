@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from labelwise.fitting.many import UNROLLED
 from labelwise.formatting import in_words
 from labelwise.io.acquisition import doubts
 from labelwise.io.nifti import Series, file_hash, paths_of
@@ -57,10 +58,12 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
         raise InputError(
             f"{label}: all {count} are the same; {needs} need measurements at different ones"
         )
+    kind, minimum = type(request.model).__name__, request.model.minimum
+    wanted = f"; {kind} needs {minimum}" * bool(minimum)
     if measured < len(parameters):
         raise InputError(
             f"{series.name}: {measured} measurements cannot determine {needs}; acquire "
-            "more, or choose a model with fewer parameters"
+            f"more, or choose a model with fewer parameters{wanted}"
         )
     if request.b_scale is not None:
         scaled_by_b(request.model)
@@ -69,13 +72,17 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
         with np.errstate(all="ignore"):
             problem = next(information_problems(request.model), None)
     if problem:
-        minimum = f"; {type(request.model).__name__} needs {request.model.minimum}"
-        raise InputError(f"{label}: {problem}{minimum * bool(request.model.minimum)}")
+        raise InputError(f"{label}: {problem}{wanted}")
     notes = [*doubts(request.acquisition), *series.notes]
     if distinct < len(parameters):
         notes.append(
             f"{label}: only {distinct} distinct ones for {needs}; expect voxels on bounds and "
             "large standard errors"
+        )
+    if request.many and request.uncertainty != "standard_error":
+        notes.append(
+            f"uncertainty: profile likelihood is for up to {UNROLLED} parameters, and {kind} has "
+            f"{len(parameters)}, so there are standard errors and no intervals"
         )
     return [*notes, *method.check(request)]
 

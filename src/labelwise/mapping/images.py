@@ -92,7 +92,8 @@ def fit_image(
         constants: maps of constants of the model by name, in its units, which differ from voxel to
             voxel: `{"b1": "b1.nii.gz"}`. Voxels within 0.2 % share a value.
         uncertainty: `"interval"` for the maps `NAME_low` and `NAME_high`, the ends of an interval
-            of 95 %, and `NAME_uncertainty`, half its width; `"standard_error"`; or `"both"`.
+            of 95 %, and `NAME_uncertainty`, half its width; `"standard_error"`; or `"both"`. Of
+            more than 8 parameters (`DKI`) there are standard errors only.
         b_tolerance: in ms/µm². Two b-values this close are equal; b up to this is b = 0.
         max_iterations: a voxel that needs more becomes NOT_CONVERGED.
         threads: cores to use; all if None.

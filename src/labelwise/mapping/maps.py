@@ -196,11 +196,15 @@ def picture(
     slices = list(dict.fromkeys(slices))
     numbers = f"slice{'s' * (len(slices) > 1)} {', '.join(str(z + 1) for z in reversed(slices))}"
     x, y = (float(zoom) or 1.0 for zoom in series.header.get_zooms()[:2])
-    columns = {parameter.name: column for column, parameter in enumerate(parameters)}
-    intervals = "low" in estimate.stats
+    intervals, values = "low" in estimate.stats, estimate.values
     widths = half_width(estimate) if intervals else estimate.stats["standard_error"]
+    if request.many and request.model.derived:  # what 15 elements of a tensor mean is not seen
+        derived = request.model.derived
+        parameters = tuple(Parameter(each.name, each.unit, (0, 1)) for each in derived)
+        values, widths = (estimate.stats[f"derived_{k}"] for k in ("value", "standard_error"))
+    columns = {parameter.name: column for column, parameter in enumerate(parameters)}
     return parameter_maps(
-        {name: volume(estimate.values[:, column]) for name, column in columns.items()},
+        {name: volume(values[:, column]) for name, column in columns.items()},
         parameters,
         status,
         slices=slices,

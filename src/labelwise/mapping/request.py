@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from labelwise.fitting import available_cores
+from labelwise.fitting.many import UNROLLED
 from labelwise.io.acquisition import group_equal
 from labelwise.limits import check_whole
 from labelwise.models import SignalModel
@@ -98,12 +99,17 @@ class Request:
     @property
     def level(self) -> float | None:
         """The probability of the intervals; None if there are none."""
-        return None if self.uncertainty == "standard_error" else LEVEL
+        return None if self.uncertainty == "standard_error" or self.many else LEVEL
 
     @property
     def standard_errors(self) -> bool:
         """Whether standard errors are written."""
-        return self.uncertainty != "interval"
+        return self.uncertainty != "interval" or self.many
+
+    @property
+    def many(self) -> bool:
+        """Whether the parameters are too many for intervals, which standard errors replace."""
+        return len(self.model.parameters) > UNROLLED
 
     @property
     def volumes(self) -> list[int]:

@@ -9,6 +9,7 @@ from labelwise.models.base import SelfStarting as SelfStarting
 from labelwise.models.base import SignalModel as SignalModel
 from labelwise.models.base import constant as constant
 from labelwise.models.base import per_measurement as per_measurement
+from labelwise.models.dki import DKI as DKI
 from labelwise.models.dti import DTI as DTI
 from labelwise.models.ivim import IVIM as IVIM
 from labelwise.models.ivim_kurtosis import IVIMKurtosis as IVIMKurtosis

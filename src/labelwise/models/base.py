@@ -200,6 +200,27 @@ def log_linear(
     return jnp.exp(y_mean + rate * x_mean), rate
 
 
+def eliminate(
+    matrix: Float[Array, "P P *W"], target: Float[Array, "P *W"], floor: float = 1e-6
+) -> Float[Array, "P *W"]:
+    """x with matrix x = target, for positive matrices; pivots below `floor` · diagonal are raised.
+
+    Not by LAPACK: two threads that solve 22 x 22 systems by it wait for each other without end
+    (jaxlib 0.10.2).
+    """
+    least = floor * jnp.diagonal(matrix).T
+
+    def column(j, carry):
+        matrix, target, pivots = carry
+        pivot = jnp.maximum(matrix[j, j], least[j])
+        factor = (matrix[:, j] / pivot).at[j].set(0.0)
+        matrix = matrix - factor[:, None] * matrix[j]
+        return matrix, target - factor * target[j], pivots.at[j].set(pivot)
+
+    _, target, pivots = jax.lax.fori_loop(0, len(matrix), column, (matrix, target, least))
+    return target / pivots
+
+
 def acquisition_names(model: type[SignalModel]) -> tuple[str, ...]:
     """The names of a model's acquisition fields: those without a default, apart from constants.
 
@@ -281,8 +302,14 @@ def scale_parameter(model: SignalModel) -> int | None:
 
 
 def never_negative(model: SignalModel) -> bool:
-    """Whether the signal is a magnitude: nowhere negative on a grid over the bounds."""
-    shares = itertools.product((0.1, 0.5, 0.9), repeat=len(model.parameters))
+    """Whether the signal is a magnitude: nowhere negative on a grid over the bounds.
+
+    Of a grid over more than seven parameters, some points are tried.
+    """
+    size = len(model.parameters)
+    shares: Any = itertools.product((0.1, 0.5, 0.9), repeat=size)
+    if size > 7:
+        shares = np.random.default_rng(0).choice((0.1, 0.5, 0.9), (200, size))
     return all(
         np.min(np.asarray(model.signal(*params))) >= 0
         for voxel in shares

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from labelwise.models.base import SelfStarting, per_measurement
+from labelwise.models.base import SelfStarting, eliminate, per_measurement
 from labelwise.types import Derived, InputError, Parameter
 
 _UNIT_LENGTH = 0.02
@@ -25,15 +25,32 @@ def fractional_anisotropy(s0, xx, yy, zz, xy, xz, yz, *rest):
     return jnp.sqrt(1.5 * jnp.maximum(apart, 1e-20) / jnp.maximum(whole, 1e-20))
 
 
-def _eigenvalues(s0, xx, yy, zz, xy, xz, yz, *rest):
-    return jnp.linalg.eigvalsh(jnp.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
+def axial_diffusivity(s0, xx, yy, zz, xy, xz, yz, *rest):
+    """The largest eigenvalue, in µm²/ms.
+
+    In closed form (Smith 1961, doi:10.1145/355578.366316): two threads that call LAPACK for many
+    voxels wait for each other without end (jaxlib 0.10.2).
+    """
+    mean = (xx + yy + zz) / 3
+    x, y, z = xx - mean, yy - mean, zz - mean
+    square = x**2 + y**2 + z**2 + 2 * (xy**2 + xz**2 + yz**2)
+    size = jnp.sqrt(jnp.maximum(square, 1e-20) / 6)
+    product = x * (y * z - yz**2) - xy * (xy * z - yz * xz) + xz * (xy * yz - y * xz)
+    cosine = product / (2 * size**3)
+    inside = 1 - jnp.finfo(jnp.result_type(cosine)).eps
+    return mean + 2 * size * jnp.cos(jnp.arccos(jnp.clip(cosine, -inside, inside)) / 3)
+
+
+def radial_diffusivity(s0, xx, yy, zz, *rest):
+    """The mean of the two smaller eigenvalues, in µm²/ms."""
+    return (xx + yy + zz - axial_diffusivity(s0, xx, yy, zz, *rest)) / 2
 
 
 INVARIANTS = (
     Derived("MD", "µm²/ms", mean_diffusivity),
     Derived("FA", "1", fractional_anisotropy),
-    Derived("AD", "µm²/ms", lambda *params: _eigenvalues(*params)[2]),
-    Derived("RD", "µm²/ms", lambda *params: jnp.mean(_eigenvalues(*params)[:2])),
+    Derived("AD", "µm²/ms", axial_diffusivity),
+    Derived("RD", "µm²/ms", radial_diffusivity),
 )
 """Mean diffusivity, fractional anisotropy, axial and radial diffusivity."""
 TENSOR = (
@@ -133,4 +150,5 @@ def weighted_log_fit(columns, signal: Float[Array, " M"]) -> Float[Array, " P"]:
     normal = design.T @ design
     ridge = 1e-6 * jnp.trace(normal) / len(columns)
     target = design.T @ (weight * jnp.log(safe))
-    return jnp.linalg.solve(normal + ridge * jnp.eye(len(columns)), target)
+    matrix = normal + ridge * jnp.eye(len(columns))
+    return jnp.linalg.solve(matrix, target) if len(columns) < 8 else eliminate(matrix, target)

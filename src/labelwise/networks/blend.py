@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from labelwise.fitting.many import UNROLLED
 from labelwise.io.files import canonical
 from labelwise.models.base import SignalModel, settings_of
 from labelwise.networks.cache import code_of
@@ -93,7 +94,7 @@ def blend_plan(
         prior: of the simulated parameters; the typical range of each if None.
         seed: of all random numbers.
         b_tolerance: in ms/µm²; b-values this close are equal.
-        intervals: whether to train networks of intervals, too.
+        intervals: whether to train networks of intervals, too; never for more than 8 parameters.
 
     Raises:
         InputError: if no parameter of the model scales the signal.
@@ -114,7 +115,7 @@ def blend_plan(
         seed=seed,
         on_bound="keep",  # at low SNR most labels are on a bound: docs/decisions/0007
         b_tolerance=b_tolerance,
-        intervals=intervals,
+        intervals=intervals and len(model.parameters) <= UNROLLED,
     )
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 
 from labelwise.noise import Gaussian, Rician, describe_noise
 
-VERSION = 3
-"""Version of network files. Files of versions 1 and 2, without intervals, can be read, too."""
+VERSION = 4
+"""Version of network files that have signed outputs; others are of version 3. Files of versions 1
+and 2, without intervals, can be read, too."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A multilayer perceptron whose outputs are absolute values.
+    """A multilayer perceptron whose outputs are absolute values, unless they are signed.
 
     Args:
         inputs: number of inputs, I.
@@ -86,6 +86,9 @@ class Architecture:
         width: nodes of each hidden layer.
         depth: number of hidden layers.
         activation: `"elu"` (the paper's), `"relu"`, `"tanh"` or `"softplus"`.
+        signed: whether outputs may be negative, as a parameter of the model may be. All of them, as
+            absolute values of some outputs vanish between voxels for which the last layer gives
+            either sign: of the tensor, 2 % had an S0 near 0.
 
     Raises:
         InputError: if a size is not positive or the activation is unknown.
@@ -102,6 +105,7 @@ class Architecture:
     width: int
     depth: int = 3
     activation: str = "elu"
+    signed: bool = False
 
     def __post_init__(self) -> None:
         if min(self.inputs, self.outputs, self.width, self.depth) < 1:
@@ -134,12 +138,13 @@ class Architecture:
         self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
     ) -> Float[Array, "P N"]:
         """The outputs for N voxels; see `linear`."""
-        return jnp.abs(self.linear(weights, inputs, product))
+        outputs = self.linear(weights, inputs, product)
+        return outputs if self.signed else jnp.abs(outputs)
 
     def linear(
         self, weights: Weights, inputs: Float[Array, "I N"], product: Product = jnp.matmul
     ) -> Float[Array, "P N"]:
-        """The outputs before their absolute value is taken.
+        """The outputs before absolute values are taken.
 
         Args:
             weights: of the layers.
@@ -259,7 +264,7 @@ def fit_scaling(
     Args:
         signal: (N, M) noisy measurements of the training set.
         sigma: (N,) their noise.
-        params: (N, P) the true parameters; their means become `unit`.
+        params: (N, P) the true parameters; the means of their sizes become `unit`.
         groups: see `Scaling`.
         reference: see `Scaling`.
         scale: see `Scaling`.

@@ -261,12 +261,13 @@ class Network:
             for index, member in enumerate(self.members)
             for name, values in _arrays(member).items()
         }
+        signed = any(member.architecture.signed for member in self.members)
         header = {
-            "version": VERSION,
+            "version": VERSION if signed else VERSION - 1,
             "alpha": list(self.alpha) if self.is_blend else None,
             "networks": [
                 {
-                    "architecture": asdict(member.architecture),
+                    "architecture": _architecture_to_json(member.architecture),
                     "scaling": asdict(member.scaling),
                     "parameters": [_parameter_to_json(each) for each in self.parameters],
                     "card": member.card.to_json(),
@@ -321,7 +322,8 @@ class Network:
                 stats["standard_error"][rows] = np.where(clipped == found, error, np.nan)
             if ends is not None:
                 np.clip(ends[:2], *bounds, out=ends[:2])
-                lowest, highest = bounds[0] * (1 + _ROUNDING), bounds[1] * (1 - _ROUNDING)
+                inwards = np.copysign(_ROUNDING, bounds)  # also for a bound below 0
+                lowest, highest = bounds[0] * (1 + inwards[0]), bounds[1] * (1 - inwards[1])
                 np.copyto(ends[0], bounds[0], where=ends[0] <= lowest)
                 np.copyto(ends[1], bounds[1], where=ends[1] >= highest)
                 sure = [kind == "confidence" for kind in kinds.values()]  # they hold the estimate
@@ -553,8 +555,16 @@ def _weights_from(
     )
 
 
+def _architecture_to_json(layers: Architecture) -> dict[str, Any]:
+    record = asdict(layers)
+    return record if layers.signed else {k: v for k, v in record.items() if k != "signed"}
+
+
 def _interval_to_json(interval: IntervalNetwork | None) -> dict[str, Any] | None:
-    return interval and {"heads": asdict(interval.heads), "training": dict(interval.record)}
+    if interval is None:
+        return None
+    layers = {"architecture": _architecture_to_json(interval.heads.architecture)}
+    return {"heads": asdict(interval.heads) | layers, "training": dict(interval.record)}
 
 
 def _interval_from_json(

@@ -133,7 +133,8 @@ class _Graph:
     def share(self, network: Member, alpha: Float[np.ndarray, " P"]) -> str:
         """alpha times the estimate of one network, (N, P) in the parameters' units."""
         raw, unit = self._layers(network.scaling, network.architecture, network.weights)
-        return self.node("Mul", alpha, self.node("Mul", self.node("Abs", raw), unit))
+        outputs = raw if network.architecture.signed else self.node("Abs", raw)
+        return self.node("Mul", alpha, self.node("Mul", outputs, unit))
 
     def ends(self, network: Member, alpha: Float[np.ndarray, " P"]) -> tuple[str, str]:
         """alpha times the low and high ends of one network; see `Heads.quantiles`."""

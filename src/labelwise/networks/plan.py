@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from labelwise.errors import warn_outdated
+from labelwise.fitting.many import UNROLLED
 from labelwise.formatting import plain
 from labelwise.io.files import digest
 from labelwise.limits import check_sigma, check_whole
@@ -121,7 +122,8 @@ class TrainingPlan:
 
     Raises:
         InputError: if there is no label, a weight is not positive, the prior exceeds the bounds of
-            a parameter, or the model of a self-supervised training is not differentiable.
+            a parameter, the model of a self-supervised training is not differentiable, or
+            confidence intervals are wanted of more than 8 parameters.
 
     Warns:
         UserWarning: if mixed labels are combined with a loss other than the squared one, for which
@@ -165,6 +167,12 @@ class TrainingPlan:
                     f"prior: {parameter.name} from {low:g} to {high:g} exceeds its bounds "
                     f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}; narrow the prior"
                 )
+        fits = any(isinstance(label, MLE) for label in self.labels)
+        if self.intervals and fits and len(names) > UNROLLED:
+            raise InputError(
+                f"intervals: confidence intervals are for up to {UNROLLED} parameters, and "
+                f"{type(self.model).__name__} has {len(names)}; train without intervals"
+            )
         check_whole("seed", self.seed)
         if not np.ndim(self.sigma) or np.shape(self.sigma) == (2,):
             check_sigma(self.sigma)

@@ -186,6 +186,7 @@ class _TrainingSet:
             width=recipe.width or len(self.scaling.groups),
             depth=recipe.depth,
             activation=recipe.activation,
+            signed=any(parameter.bounds[0] < 0 for parameter in plan.model.parameters),
         )
 
     def networks(self, path_of: Callable[[str], Path | None], resume: bool) -> list[Network]:
@@ -381,6 +382,7 @@ class _TrainingSet:
             checkpoint,
             resume,
             start=start,
+            centre=self.truth[self.valid].mean(axis=0) if self.architecture.signed else None,
         )
         if targets[0].kind == "labels":
             for index, (each, result) in enumerate(zip(targets, results, strict=True)):
@@ -397,6 +399,7 @@ class _TrainingSet:
         checkpoint: Path | None,
         resume: bool,
         start: Weights | None = None,
+        centre: Float[np.ndarray, " P"] | None = None,
         progress: Progress | None = None,
     ) -> list[TrainingResult]:
         """The training loop with the seed, fingerprint and progress of the plan."""
@@ -409,6 +412,7 @@ class _TrainingSet:
             recipe,
             self.plan.seed,
             start=start,
+            centre=centre,
             checkpoint=checkpoint,
             resume=resume,
             fingerprint=self.plan.fingerprint,

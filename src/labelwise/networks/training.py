@@ -124,6 +124,7 @@ def optimise(
     seed: int,
     *,
     start: Weights | None = None,
+    centre: Float[np.ndarray, " P"] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     fingerprint: str = "",
@@ -138,6 +139,7 @@ def optimise(
         recipe: the hyperparameters.
         seed: of the initial weights and of shuffling.
         start: initial weights of every network, instead of restarts.
+        centre: added to the random initial biases of the last layer.
         checkpoint: the file for the state after each epoch.
         resume: continue from `checkpoint`, if it exists.
         fingerprint: identifies the training; must match that of the checkpoint.
@@ -165,7 +167,8 @@ def optimise(
     programs = [_Group(examples, inputs, split, labels_of) for labels_of in groups]
     run = partial(_epoch, architecture, objective, recipe.batch, recipe.patience)
     # all labels share the initial weights, so that networks differ by their labels only
-    first = [start or architecture.initial(_rng(seed, 0, restart)) for restart in range(restarts)]
+    random = [architecture.initial(_rng(seed, 0, restart)) for restart in range(restarts)]
+    first = [start or _centred(weights, centre) for weights in random]
     first *= labels
     states = [_fresh(first[i * LANES : i * LANES + len(group)]) for i, group in enumerate(groups)]
     history = np.full((recipe.epochs, len(lane_label)), np.nan, np.float32)
@@ -201,6 +204,11 @@ def optimise(
                 save_checkpoint(checkpoint, states, history, done, fingerprint)
             raise
     return _results(states, history[:done], labels, restarts)
+
+
+def _centred(weights: Weights, centre: Float[np.ndarray, " P"] | None) -> Weights:
+    *hidden, (matrix, bias) = weights
+    return weights if centre is None else (*hidden, (matrix, bias + centre[:, None]))
 
 
 def _rng(seed: int, *stream: int) -> np.random.Generator:
