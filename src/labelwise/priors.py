@@ -48,7 +48,7 @@ class Prior(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """The description as JSON data; for one model, equal ones are of equal samples."""
+        """The description as JSON data; for one model, equal ones give equal samples."""
         ...
 
 
@@ -99,7 +99,7 @@ class Uniform:
         if held(self.model, self._box(jax.random.key(0), _TRIED)).mean() < _FEWEST_HELD:
             raise InputError(
                 f"ranges: the equation of {type(model).__name__} holds for hardly any parameters "
-                f"within {self} with this acquisition; choose others, or lower settings"
+                f"within {self} with this acquisition; choose other ranges, or smaller b-values"
             )
 
     @classmethod
@@ -315,9 +315,10 @@ def _drawn(
 ) -> Float[np.ndarray, "n P"]:
     """Draws, of which rows that the equation of a model does not hold for are drawn again."""
     params, again = draw(key, n), 0
-    while again < rounds and not (good := held(model, params)).all():
+    while again < rounds and (missing := np.flatnonzero(~held(model, params))).size:
         again += 1
-        params[~good] = draw(jax.random.fold_in(key, again), n)[~good]
+        count = 1 << int(missing.size - 1).bit_length()  # few sizes: each is compiled
+        params[missing] = draw(jax.random.fold_in(key, again), count)[: missing.size]
     return params
 
 

@@ -65,10 +65,10 @@ def test_candidates_that_the_model_does_not_describe_are_left_out(folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--minimise", "auc:"), "--minimise auc:: expected rmse, rmse:NAME"),
+        (("--minimise", "auc:"), "--minimise 'auc:': expected rmse, rmse:NAME"),
         (("--minimise", "auc:ADC"), "--minimise: crlb and auc:ADC exclude each other"),
-        (("--from", "ADC=1"), "--detect, --from, --to: are for --minimise auc"),
-        (("--minimise", "rmse:"), "--minimise rmse:: expected rmse"),
+        (("--from", "ADC=1"), "--detect, --from and --to are for --minimise auc"),
+        (("--minimise", "rmse:"), "--minimise 'rmse:': expected rmse"),
         (("--minimise", "rmse"), "--minimise: crlb and rmse exclude each other"),
         (("--volumes", "1"), "volumes: expected at least 2"),
         (("--snr", "0"), "--snr 0: expected a positive number"),

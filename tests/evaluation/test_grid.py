@@ -448,6 +448,14 @@ def test_points_for_which_the_equation_does_not_hold_are_left_out():
     assert good.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
     assert np.isfinite(found.failed.values[0, 0][good]).all()
     assert np.isfinite(summary(found).slope.sel(parameter=["D", "K"])).all()
+    # values without a point do not count, and the others by their points
+    wide = lw.Grid({"S0": [1.0], "D": [0.5, 1.0, 3.4], "K": [0.5, 1.0, 2.0]})
+    found = lw.evaluate(fits, model, lw.Gaussian(), 0.02, wide, 30, jax.random.key(0))
+    means = summary(found).sel(estimator="MLE", parameter=["D", "K"])
+    for name in ("abs_bias", "slope", "top", "mutual_information", "rmse"):
+        assert np.isfinite(means[name]).all()
+        assert np.isfinite(means[f"{name}_error"]).all()
+    assert (means.abs_bias <= means.rmse).all()
     none = lw.Grid({"S0": [1.0], "D": [2.0], "K": [2.0]})
     with pytest.raises(lw.InputError, match="grid: the equation of Kurtosis holds at no point"):
         lw.evaluate(fits, model, lw.Gaussian(), 0.02, none, 30, jax.random.key(0))

@@ -11,6 +11,8 @@ from labelwise.fitting import engines, many
 from labelwise.fitting.newton import Evaluated, Problem, lower_triangle, propose, slopes
 from labelwise.models.base import eliminate, never_negative
 from labelwise.models.evaluate import signals
+from labelwise.networks.labels import MLE, GroundTruth
+from labelwise.networks.plan import TrainingPlan
 from labelwise.simulation import simulate
 from labelwise.types import InputError, Status
 
@@ -143,6 +145,19 @@ def test_a_measurement_that_is_left_out_does_not_matter(fitter, data):
 def test_intervals_of_many_parameters_are_refused():
     with pytest.raises(InputError, match="up to 8 parameters, and DKI has 22; use standard errors"):
         lw.MaximumLikelihood(DKI, lw.Rician(), intervals=0.95)
+
+
+def test_many_parameters_have_standard_errors_only(data):
+    with pytest.warns(UserWarning, match="DKI has 22, so there are standard errors only"):
+        found = lw.fit(data[1][:3], DKI, SIGMA)
+    assert "low" not in found.stats
+    assert np.isfinite(found.stats["standard_error"]).all()
+
+
+@pytest.mark.parametrize("label", [GroundTruth(), MLE(DKI, lw.Rician())])
+def test_networks_of_many_parameters_have_no_intervals(label):
+    with pytest.raises(InputError, match="up to 8 parameters, and DKI has 22; train without"):
+        TrainingPlan(DKI, lw.Rician(), lw.Uniform.typical(DKI), SIGMA, (label,), intervals=True)
 
 
 # --- one's own model without a guess

@@ -28,6 +28,23 @@ class Model(SignalModel):
         return s0 * jnp.exp(-self.b * d)
 
 
+class HoldsNowhere(Model):
+    def holds(self, s0, d):
+        return d < 0
+
+
+class HoldsForOneVoxel(Model):
+    def holds(self, s0, d):
+        if d < 1:
+            return True
+        return d == 2
+
+
+class HoldsOutsideJAX(Model):
+    def holds(self, s0, d):
+        return np.less(np.asarray(d), 1)
+
+
 class TooFewArguments(Model):
     def signal(self, s0):
         return s0 * jnp.exp(-self.b)
@@ -180,6 +197,9 @@ def test_a_good_model_passes(model_class):
 @pytest.mark.parametrize(
     ("model_class", "message"),
     [
+        (HoldsNowhere, "holds is true nowhere within the bounds"),
+        (HoldsForOneVoxel, r"holds fails for arrays of parameters \(ValueError\)"),
+        (HoldsOutsideJAX, r"holds fails for arrays of parameters \(TracerArrayConversionError\)"),
         (TooFewArguments, r"signal\(s0\) does not take one argument per parameter \(S0, D\)"),
         (Fails, r"signal fails at S0 = .*, D = .*AttributeError"),
         (ScalarSignal, r"signal has shape \(\) for 4 measurements, expected \(4,\)"),

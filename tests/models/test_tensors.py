@@ -69,6 +69,12 @@ def test_slope_of_the_largest_eigenvalue_is_that_of_numpys():
     np.testing.assert_allclose(along, twice * vector[i] * vector[j], atol=1e-6)
 
 
+def test_the_largest_eigenvalue_of_an_isotropic_tensor_has_finite_slopes():
+    along = jax.jacfwd(lambda e: DTI.derived[2].function(1.0, *e))
+    for mean in (0.7, 0.0):
+        assert np.isfinite(along(np.array([mean, mean, mean, 0, 0, 0], np.float32))).all()
+
+
 def test_tensor_guess_is_near_without_noise():
     _, elements = rotated([1.7, 0.4, 0.2])
     model = DTI(**SHELL)

@@ -122,7 +122,7 @@ def design(
         raise InputError(
             "--minimise auc: needs two tissues, --detect FILE.toml, or --from and --to"
             if kind == "auc"
-            else "--detect, --from, --to: are for --minimise auc or auc:NAME; add it"
+            else "--detect, --from and --to are for --minimise auc or auc:NAME; add one of these"
         )
     options.start_jax()
 
@@ -206,7 +206,7 @@ def _minimised(texts: Sequence[str]) -> tuple[str, list[str]]:
         what, colon, listed = text.partition(":")
         known = what in ("rmse", "auc", "crlb")
         if not known or (colon and (what == "crlb" or not _parts([listed]))):
-            raise InputError(f"--minimise {text}: {_AIM}")
+            raise InputError(f"--minimise {text!r}: {_AIM}")
         names += _parts([listed]) if colon else []
     if len(kinds) > 1 or (len(texts) > 1 and kinds & {*texts}):
         raise InputError(f"--minimise: {' and '.join(texts)} exclude each other; {_AIM}")

@@ -124,12 +124,18 @@ def evaluate(
 
 def _grid(network: Network, points: int | None) -> Grid:
     """The true parameters: the ranges of the prior, at S0 = 1."""
+    from labelwise.fitting.many import UNROLLED
     from labelwise.priors import Grid
 
     names = [parameter.name for parameter in network.parameters]
     scale = network.members[0].scaling.scale
     fixed = {} if scale is None else {names[scale]: 1.0}
     free = len(names) - len(fixed)
+    if free > UNROLLED:
+        raise InputError(
+            f"evaluate: a grid of two values of each of {free} parameters has {2**free:,} points; "
+            f"it is for up to {UNROLLED}; from Python, lw.evaluate takes single values of most"
+        )
     count = points or min(10, max(2, int(_POINTS ** (1 / max(1, free)) + 1e-9)))
     spans = zip(names, network.card.ranges, strict=True)
     return Grid.over({name: (low, high) for name, (low, high) in spans}, count, fixed)

@@ -167,7 +167,14 @@ def evaluate(
 
     if np.isfinite(ends["coverage"]).any():
         table |= ends
-    bits = np.array([[mutual_information(table) for table in row] for row in counts])
+    # a value for which the equation holds at no point of the grid has no estimate
+    there = [np.isin(np.arange(n), levels[described, p]) for p, n in enumerate(grid.shape)]
+    bits = np.array(
+        [
+            [mutual_information(table[mine]) for table, mine in zip(row, there, strict=True)]
+            for row in counts
+        ]
+    )
     of_parameters = ("estimator", "parameter")
     return xr.Dataset(
         {name: _named(array, grid) for name, array in table.items()}
@@ -219,7 +226,8 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     Returns:
         On the dimensions `estimator` and `parameter`, each with its standard error `..._error`:
 
-        - `abs_bias`: mean of |bias| over the marginal bias curve of the parameter
+        - `abs_bias`: mean of |bias| over the marginal bias curve of the parameter, whose values
+          count by their grid points for which the equation of the model holds; so for `slope`
         - `abs_bias_grid`: mean of |bias| over all grid points. Both are positive: for an unbiased
           estimator, noise alone gives about 0.8 standard errors of one bias
         - `std`, `rmse`, `retained`: means over the grid; `coverage` and `interval_score`, too, if
@@ -249,12 +257,17 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     )
     columns: dict[str, list[xr.DataArray]] = {"abs_bias": [], "slope": [], "top": []}
     errors: dict[str, list[xr.DataArray]] = {name: [] for name in columns}
+    there = dataset.bias.notnull().any(("estimator", "parameter"))  # the equation holds
     for name in names:
         curve = marginal(dataset[["bias", "bias_error"]], name).sel(parameter=name)
-        offset = curve[name] - curve[name].mean()
+        points = there.sum([other for other in names if other != name])
+        curve, points = curve.sel({name: points > 0}), points[points > 0]
+        count = points / points.max()
+        offset = curve[name] - (count * curve[name]).sum() / count.sum()
+        spread = (count * offset**2).sum()
         weight = {
-            "abs_bias": np.sign(curve.bias) / curve.sizes[name],
-            "slope": offset / (offset**2).sum() if curve.sizes[name] > 1 else offset * np.nan,
+            "abs_bias": np.sign(curve.bias) * count / count.sum(),
+            "slope": count * offset / spread if curve.sizes[name] > 1 else offset * np.nan,
             "top": (curve[name] == curve[name].max()).astype(float),
         }
         for column, share in weight.items():

@@ -11,6 +11,7 @@ The first fit finds the suspects, a fit of the other measurements decides. Most 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from labelwise.fitting.batching import blocks
+from labelwise.fitting.many import UNROLLED
 from labelwise.fitting.maximum_likelihood import MaximumLikelihood, left_out
 from labelwise.models import SignalModel
 from labelwise.models.base import measurements
@@ -199,15 +201,18 @@ def fit(
         mask: (*shape) the voxels to fit; all of them if None.
         bounds: replaces the bounds of parameters by name.
         intervals: the confidence of intervals by profile likelihood, such as 0.95, in the stats
-            `low` and `high`; None for no intervals, which take most of the time.
+            `low` and `high`; None for no intervals, which take most of the time. A model of more
+            than 8 parameters has none.
 
     Returns:
         See `MaximumLikelihood`; and the stat `left_out` (*shape, M): 0 for a measurement that was
         used, 1 for one that was left out on request, 2 if it was clipped, 3 if it was far too low.
 
     Raises:
-        InputError: if shapes or bounds do not fit the model, the confidence is not in (0, 1), or
-            intervals are wanted of more than 8 parameters.
+        InputError: if shapes or bounds do not fit the model, or the confidence is not in (0, 1).
+
+    Warns:
+        UserWarning: if there are no intervals since the model has more than 8 parameters.
 
     Example:
         >>> import labelwise as lw
@@ -217,7 +222,13 @@ def fit(
         0.7
     """
     fitter = estimate = MaximumLikelihood(model, noise or Rician(), bounds=bounds)
-    if intervals is not None:
+    if intervals is not None and (size := len(model.parameters)) > UNROLLED:
+        warnings.warn(
+            f"intervals: profile likelihood is for up to {UNROLLED} parameters, and "
+            f"{type(model).__name__} has {size}, so there are standard errors only",
+            stacklevel=2,
+        )
+    elif intervals is not None:
         estimate = MaximumLikelihood(fitter.model, fitter.noise, bounds=bounds, intervals=intervals)
 
     def usable(signal, sigma) -> Estimate:

@@ -81,8 +81,8 @@ def check(request: Request, method: Method, series: Series) -> list[str]:
         )
     if request.many and request.uncertainty != "standard_error":
         notes.append(
-            f"uncertainty: profile likelihood is for up to {UNROLLED} parameters, and {kind} has "
-            f"{len(parameters)}, so there are standard errors and no intervals"
+            f"uncertainty: intervals are for up to {UNROLLED} parameters, and {kind} has "
+            f"{len(parameters)}, so there are standard errors only"
         )
     return [*notes, *method.check(request)]
 

@@ -58,7 +58,25 @@ def _problems(model: SignalModel) -> list[str]:
         if problems := list(stage(model)):
             return problems
     problems = [*_slope_problems(model), *_bound_problems(model), *_guess_problems(model)]
+    problems += _range_problems(model)
     return problems or list(information_problems(model))
+
+
+def _range_problems(model: SignalModel) -> Iterator[str]:
+    """Problems of where the equation holds."""
+    columns = _interior(model).T
+    try:
+        found = np.broadcast_to(model.holds(*columns), columns.shape[1:])
+        if model.differentiable:
+            jax.jit(lambda rows: model.holds(*rows))(columns)
+    except (Exception, SystemExit) as error:
+        yield (
+            f"holds fails for arrays of parameters ({type(error).__name__}): use operators and "
+            "jax.numpy, and no `if`"
+        )
+        return
+    if not found.any():
+        yield "holds is true nowhere within the bounds"
 
 
 def _call_problems(model: SignalModel) -> Iterator[str]:

@@ -34,7 +34,7 @@ def axial_diffusivity(s0, xx, yy, zz, xy, xz, yz, *rest):
     mean = (xx + yy + zz) / 3
     x, y, z = xx - mean, yy - mean, zz - mean
     square = x**2 + y**2 + z**2 + 2 * (xy**2 + xz**2 + yz**2)
-    size = jnp.sqrt(jnp.maximum(square, 1e-20) / 6)
+    size = jnp.sqrt(jnp.maximum(square, 1e-11) / 6)  # its sixth power is no 0 in float32
     product = x * (y * z - yz**2) - xy * (xy * z - yz * xz) + xz * (xy * yz - y * xz)
     cosine = product / (2 * size**3)
     inside = 1 - jnp.finfo(jnp.result_type(cosine)).eps

@@ -167,10 +167,9 @@ class TrainingPlan:
                     f"prior: {parameter.name} from {low:g} to {high:g} exceeds its bounds "
                     f"{parameter.bounds[0]:g} to {parameter.bounds[1]:g}; narrow the prior"
                 )
-        fits = any(isinstance(label, MLE) for label in self.labels)
-        if self.intervals and fits and len(names) > UNROLLED:
+        if self.intervals and len(names) > UNROLLED:
             raise InputError(
-                f"intervals: confidence intervals are for up to {UNROLLED} parameters, and "
+                f"intervals: they are for up to {UNROLLED} parameters, and "
                 f"{type(self.model).__name__} has {len(names)}; train without intervals"
             )
         check_whole("seed", self.seed)

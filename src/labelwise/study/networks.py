@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from labelwise.fitting.many import UNROLLED
 from labelwise.networks.labels import MLE, GroundTruth, Mix
 from labelwise.networks.mlp import Weights
 from labelwise.networks.network import Network, blend
@@ -88,7 +89,8 @@ def mle_of_the_noise(study: Study) -> str:
 
 def _intervals(study: Study) -> bool:
     """Whether it has networks of intervals; the fits of a black box are too slow to teach them."""
-    return study.intervals and study.model.differentiable
+    few = len(study.model.parameters) <= UNROLLED
+    return study.intervals and study.model.differentiable and few
 
 
 def _labels(study: Study) -> dict[str, Label]:
