@@ -262,7 +262,7 @@ def references(model: type[SignalModel]) -> list[str]:
     Example:
         >>> from labelwise.models import Kurtosis
         >>> references(Kurtosis)
-        ['https://doi.org/10.1002/mrm.20508']
+        ['https://doi.org/10.1002/mrm.22655', 'https://doi.org/10.1002/mrm.20508']
     """
     return [f"https://doi.org/{doi}" for doi in _DOI.findall(model.__doc__ or "")]
 
