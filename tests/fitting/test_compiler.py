@@ -14,6 +14,9 @@ from labelwise.fitting.compiler import keep_programs, make_room, plain_kernels, 
 @pytest.mark.parametrize("mine", ["", "--xla_dump_to=/nowhere"])
 def test_options_are_added_once_and_others_stay(mine, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", mine)
+    use_fused_kernels()  # without effect once JAX has started, as the form of sums assumes
+    assert os.environ["XLA_FLAGS"] == mine
+    monkeypatch.setattr(compiler, "_started", lambda: False)
     use_fused_kernels()
     use_fused_kernels()
     flags = os.environ["XLA_FLAGS"]
@@ -22,10 +25,16 @@ def test_options_are_added_once_and_others_stay(mine, monkeypatch):
 
 
 def test_options_of_the_person_stay(monkeypatch):
+    monkeypatch.setattr(compiler, "_started", lambda: False)
     mine = "--xla_backend_extra_options=xla_cpu_nothing=true"
     monkeypatch.setenv("XLA_FLAGS", mine)
     use_fused_kernels()
     assert os.environ["XLA_FLAGS"] == mine
+
+
+def test_jax_has_started_after_a_computation():
+    jax.jit(lambda x: x + 1)(1.0)
+    assert compiler._started()
 
 
 def test_an_import_changes_no_environment():

@@ -1,9 +1,13 @@
 """One iteration: its linear algebra and its step inside the box, against SciPy and NumPy."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
+import labelwise as lw
+from labelwise.fitting import newton
+from labelwise.fitting.engines import NO_WEIGHT
 from labelwise.fitting.newton import (
     Evaluated,
     Problem,
@@ -67,3 +71,27 @@ def test_a_damped_step_in_a_tight_box_stays_inside_and_promises_a_decrease(seed)
     step, predicted = propose_from_zero(hessian, gradient, lower, upper, damping=1e3)
     assert np.all((step >= np.float32(lower)) & (step <= np.float32(upper)))
     assert predicted > 0
+
+
+@pytest.mark.parametrize("noise", [lw.Rician(), lw.Gaussian()])
+@pytest.mark.parametrize("count", [4, 8, 9, 17, 24])
+@pytest.mark.parametrize("model_class", [lw.IVIM, lw.T2MultiEcho])
+def test_sums_over_measurements_are_those_of_all_at_once(model_class, count, noise, monkeypatch):
+    settings = (
+        np.linspace(0, 0.8, count) if model_class is lw.IVIM else 10.0 * np.arange(1, 1 + count)
+    )
+    fitter = lw.MaximumLikelihood(model_class(settings), noise)
+    rng = np.random.default_rng(count)
+    middle = np.array([np.mean(p.typical or (1.0, 1.0)) for p in fitter.parameters])
+    params = (middle[:, None] * rng.uniform(0.9, 1.1, (len(middle), 5))).astype(np.float32)
+    q = tuple(fitter._coordinates.of(params))
+    sigma = np.full((count, 5), 0.05, np.float32)
+    sigma[count // 2, :2] = NO_WEIGHT
+    data = rng.uniform(0.2, 1.0, (count, 5)).astype(np.float32)
+    problem = Problem(data, sigma, np.zeros_like(params), np.ones_like(params))
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(newton, "kernels_are_fused", lambda fused=fused: fused)
+        found.append(newton.evaluate(fitter._engine.expand, noise, q, problem))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-3 * np.abs(other).max())

@@ -44,8 +44,13 @@ def use_fused_kernels() -> None:
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags and not flags.startswith("--"):  # the name of a file of flags
         return
-    if _OPTION not in flags:
+    if _OPTION not in flags and not _started():
         os.environ["XLA_FLAGS"] = f"{flags} {_OPTION}{_WANTED}".strip()
+
+
+def kernels_are_fused() -> bool:
+    """Whether XLA was asked for kernels with several results, which suit other sums."""
+    return "xla_cpu_use_multi_output_fusion" in os.environ.get("XLA_FLAGS", "")
 
 
 def refuse_unknown_flags() -> None:
@@ -58,6 +63,15 @@ def refuse_unknown_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags not in ("", ours):
         _try_flags(flags.removesuffix(ours).strip())
+
+
+def _started() -> bool:
+    """Whether JAX has started its compiler; False if this version does not tell."""
+    try:
+        from jax._src.xla_bridge import backends_are_initialized
+    except ImportError:
+        return False
+    return backends_are_initialized()
 
 
 @cache

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from labelwise.fitting import many
+from labelwise.fitting.compiler import kernels_are_fused
 from labelwise.noise import NoiseModel
 
 Rows = tuple[Float[Array, " W"], ...]
@@ -46,7 +47,8 @@ STALLED = 12
 """A fit with kinks has converged if these iterations lower its nll by less than the tolerance."""
 TOGETHER = 8
 """Measurements whose terms are added in one kernel, while they are in the registers; with more, the
-terms go through memory, and an iteration takes up to seven times as long."""
+terms go through memory, and an iteration takes up to seven times as long. Without fused kernels
+(`use_fused_kernels`) each sum is a kernel of its own, and products add all measurements."""
 INDEFINITE = 1e-3
 """The exact Hessian is used if its pivots exceed this share of the Gauss-Newton diagonal."""
 
@@ -312,7 +314,8 @@ def evaluate(expand: Expand, noise: NoiseModel, q: Rows, problem: Problem) -> Ev
     at, count = expand(q), len(problem.data)
     if len(q) > many.UNROLLED:
         return gauss_newton(noise, problem, *at(0, count)[:2])
-    parts = -(-count // TOGETHER)
+    fused = kernels_are_fused()
+    parts = -(-count // TOGETHER) if fused else 1
     size = -(-count // parts)
 
     def sums(part):
@@ -329,7 +332,7 @@ def evaluate(expand: Expand, noise: NoiseModel, q: Rows, problem: Problem) -> Ev
         if count % parts:  # the last measurements are also in the part before
             new = (first + np.arange(size) >= part * size)[:, None]
             terms = jax.tree.map(lambda rows: jnp.where(new, rows, 0.0), terms)
-        return jax.tree.map(lambda rows: functools.reduce(operator.add, rows), terms)
+        return jax.tree.map(_added if fused else total, terms)
 
     def add(part, found):
         return jax.tree.map(jnp.add, found, sums(part))
@@ -381,6 +384,11 @@ def _terms(noise, problem, signal, slopes):
     positive = _positive(curvature, problem)
     hessian = {(i, j): positive * slopes[i] * slopes[j] for i, j in lower_triangle(len(slopes))}
     return (nll, [score * slope for slope in slopes], hessian), score, curvature
+
+
+def _added(rows: Float[Array, "m W"]) -> Float[Array, " W"]:
+    """The sum of a few rows, in the kernel that makes them."""
+    return functools.reduce(operator.add, rows)
 
 
 def total(rows: Any) -> Float[Array, " W"]:
