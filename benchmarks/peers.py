@@ -327,6 +327,7 @@ def main():
     if options.quick:
         for name in ("voxels", "scipy_voxels", "dipy_voxels"):
             setattr(options, name, getattr(options, name) // 4)
+    lw.use_fused_kernels()  # as on the command line
     rng = np.random.default_rng(2024)
     with tempfile.TemporaryDirectory() as folder:
         search_side_by_side(options, rng, Path(folder))
