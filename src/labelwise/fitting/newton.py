@@ -47,7 +47,7 @@ STALLED = 12
 """A fit with kinks has converged if these iterations lower its nll by less than the tolerance."""
 TOGETHER = 8
 """Measurements whose terms are added in one kernel, while they are in the registers; with more, the
-terms go through memory, and an iteration takes up to seven times as long. Without fused kernels
+terms go through memory, and an iteration takes up to five times as long. Without fused kernels
 (`use_fused_kernels`) each sum is a kernel of its own, and products add all measurements."""
 INDEFINITE = 1e-3
 """The exact Hessian is used if its pivots exceed this share of the Gauss-Newton diagonal."""
