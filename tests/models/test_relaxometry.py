@@ -107,6 +107,28 @@ def test_the_largest_variable_flip_angle_signal_is_at_the_ernst_angle():
     assert angles[signal.argmax()] == pytest.approx(ernst, abs=0.1)
 
 
+QIBA = np.array(
+    [
+        [0.0003536, 1475, 1276, 981, 644, 406, 276],
+        [0.0007071, 1885, 2053, 1746, 1217, 798, 551],
+        [0.0014142, 2196, 2953, 2858, 2227, 1541, 1084],
+        [0.0028284, 2384, 3773, 4197, 3812, 2878, 2091],
+        [0.0056569, 2497, 4386, 5470, 5915, 5068, 3925],
+        [0.011314, 2556, 4779, 6453, 8164, 8180, 6981],
+    ]
+)
+"""R1 in 1/ms and the signals of voxels of QIBA's T1 object (v03, noise 2, S0 = 50,000, TR = 5 ms),
+as in OSIPI's DCE-DSC-MRI_CodeCollection, test/T1_mapping."""
+
+
+def test_variable_flip_angle_gives_the_values_of_a_public_reference_object():
+    model = T1VariableFlipAngle([3, 6, 9, 15, 24, 35], tr=5.0)
+    found = MaximumLikelihood(model, Gaussian())(QIBA[:, 1:], 2.0)
+    errors = found.values - np.stack([np.full(len(QIBA), 50_000), 1 / QIBA[:, 0]], axis=1)
+    assert (np.abs(errors) < 4 * found.stats["standard_error"]).all()
+    np.testing.assert_allclose(found.values[:, 1] * QIBA[:, 0], 1, rtol=0.01)
+
+
 def test_two_flip_angles_give_the_closed_form():
     """Of the ratio Q of two signals, by Fram et al. 1987."""
     model = T1VariableFlipAngle([5, 20], tr=15)
