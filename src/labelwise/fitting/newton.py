@@ -110,7 +110,7 @@ def lower_triangle(size: int) -> list[tuple[int, int]]:
 
 
 def rows(q: Float[Array | np.ndarray, "P W"]) -> Rows:
-    """Coordinates as `Rows`."""
+    """Coordinates as `Rows`; an array of many is indexed and iterated like a tuple of rows."""
     return tuple(q) if len(q) <= many.UNROLLED else jnp.asarray(q)  # type: ignore[return-value]
 
 
@@ -361,7 +361,7 @@ def rows_from(rows: Array | np.ndarray, first: Array | int, count: int) -> Array
 
 
 def _of_many(noise, problem, signal, slopes: Float[Array, "P M W"]) -> Evaluated:
-    """`gauss_newton` for many parameters."""
+    """`gauss_newton` for many parameters; `many` takes its arrays in place of rows and entries."""
     (nll, _, _), score, curvature = _terms(noise, problem, signal, ())
     weighted = _positive(curvature, problem) * slopes
     gradient = jnp.sum(score * slopes, axis=1)
